@@ -1,0 +1,110 @@
+// What every kernel is given, and where in it one thread block works.
+//
+// The letters of a configuration (struct C, written by configurations.py):
+//     M   block size or order          NB  blocks (channels) a lane holds     R  lanes that share a block
+//     S   steps of a chunk             W   warps of a thread block            D  stages of shared memory
+//     K   thread blocks of a cluster   E   element type                       F  normalization
+//     ROWS             how rows lie in memory (enum Rows)
+//     TIME_BROADCAST   the logits have one step, used at all times
+//     GATE_GRADIENT    backward writes dL/dlogits (else dL/dh in float32, see gate_gradient.cuh)
+#pragma once
+#include "elements.cuh"
+#include "normalization.cuh"
+
+enum class Rows {
+    packed,    // consecutive rows of N elements, 16-byte aligned
+    strided,   // any strides between rows, 16-byte aligned
+    unaligned  // consecutive rows of N elements that start anywhere
+};
+
+// Strides in bytes. Mirrored field by field in launch.py.
+struct Arguments {
+    const char* gate_logits;
+    const char* values;
+    const char* hidden;            // backward: what forward returned, contiguous
+    const char* grad_hidden;       // backward
+    char* output;                  // forward: hidden; backward: dL/dvalues; contiguous
+    char* grad_gates;              // backward: dL/dlogits in the element type, or dL/dh in float32; contiguous
+    const float* initial_state;    // null: zero
+    const float* carry_in;         // forward: the initial state; backward: dL/dfinal_state; null: zero
+    float* carry_out;              // forward: the final state; backward: dL/dinitial_state; may be null
+    const int* cu_seqlens;         // null: every batch row is one sequence of T steps
+    i64 logits_batch, logits_time, logits_row, logits_line;
+    i64 values_batch, values_time, values_line;
+    i64 grad_batch, grad_time, grad_line;
+    i64 T, N;
+};
+
+// Strides of one tensor between steps, rows (block rows of the logits) and lines (runs along N).
+struct Strides {
+    i64 time, row, line;
+};
+
+template <class C>
+struct Tile {
+    static constexpr int LANES = 32 / C::R;          // lanes that hold different blocks
+    static constexpr int BLOCKS = LANES * C::NB;     // blocks (channels) of a tile
+    static constexpr bool APART = C::ROWS == Rows::unaligned;
+    static constexpr int ROW = BLOCKS * C::E::BYTES + (APART ? 16 : 0);  // bytes of a staged row
+
+    int rank;         // of this thread block in its cluster
+    int sequence;     // batch row, or index into cu_seqlens
+    int n0;           // first block of the tile
+    int length;       // steps
+    i64 first_step;   // first step of the sequence among all steps of a contiguous tensor
+    i64 batch;        // 0 when packed: a stride to multiply
+    i64 start;        // first step inside the batch row
+    int valid;        // blocks of the tile that exist
+
+    DEVICE explicit Tile(const Arguments& arguments) {
+        rank = blockIdx.x % C::K;
+        const int tile = blockIdx.x / C::K, tiles = (int)((arguments.N + BLOCKS - 1) / BLOCKS);
+        sequence = tile / tiles;
+        n0 = (tile % tiles) * BLOCKS;
+        valid = min(BLOCKS, (int)arguments.N - n0);
+        if (arguments.cu_seqlens) {
+            start = arguments.cu_seqlens[sequence];
+            length = arguments.cu_seqlens[sequence + 1] - (int)start;
+            first_step = start;
+            batch = 0;
+        } else {
+            start = 0;
+            length = (int)arguments.T;
+            first_step = (i64)sequence * length;
+            batch = sequence;
+        }
+    }
+
+    DEVICE i64 offset(i64 batch_stride, i64 time_stride) const {
+        return batch * batch_stride + start * time_stride + (i64)n0 * C::E::BYTES;
+    }
+};
+
+// The part of a tile that one lane computes.
+template <class C>
+struct Lane {
+    int lane, share;  // share: which of the R lanes of the block
+    int block;        // the lane's first block in the tile
+    int count;        // how many of the lane's blocks exist
+    DEVICE Lane(int lane_, int valid) {
+        lane = lane_;
+        share = lane / Tile<C>::LANES;
+        if constexpr (Tile<C>::APART) {
+            block = lane % Tile<C>::LANES;
+            count = 0;
+#pragma unroll
+            for (int n = 0; n < C::NB; n++) count += block + 32 * n < valid;
+        } else {
+            block = lane % Tile<C>::LANES * C::NB;
+            count = min(max(valid - block, 0), C::NB);
+        }
+    }
+    DEVICE int nth(int n) const { return block + n * (Tile<C>::APART ? 32 : 1); }
+};
+
+// The row of a block (or column of its matrix) behind a lane's index: rows are dealt to the R lanes in turn, and
+// columns are kept in the order that makes every register index a constant: own rows first, then the partners'.
+template <class C>
+DEVICE int partner_row(int index, int partner, int share) {
+    return index * C::R + (share ^ partner);
+}

@@ -1,0 +1,100 @@
+// Elements of the tensors in memory (float32, bfloat16, float16); arithmetic is always in float32.
+#pragma once
+
+typedef unsigned int u32;
+typedef unsigned short u16;
+typedef unsigned long long u64;
+typedef long long i64;
+
+#define DEVICE __device__ __forceinline__
+
+struct Float32 {
+    typedef u32 Bits;
+    static constexpr int BYTES = 4;
+    static DEVICE float widen(Bits bits) { return __uint_as_float(bits); }
+    static DEVICE Bits narrow(float x) { return __float_as_uint(x); }
+};
+
+struct Bfloat16 {
+    typedef u16 Bits;
+    static constexpr int BYTES = 2;
+    static DEVICE float widen(Bits bits) { return __uint_as_float((u32)bits << 16); }
+    static DEVICE Bits narrow(float x) {
+        Bits bits;
+        asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(x));
+        return bits;
+    }
+    static DEVICE void widen_pair(u32 pair, float& low, float& high) {
+        low = __uint_as_float(pair << 16);
+        high = __uint_as_float(pair & 0xffff0000u);
+    }
+    static DEVICE u32 narrow_pair(float low, float high) {
+        u32 pair;
+        asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+        return pair;
+    }
+};
+
+struct Float16 {
+    typedef u16 Bits;
+    static constexpr int BYTES = 2;
+    static DEVICE float widen(Bits bits) {
+        float x;
+        asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(bits));
+        return x;
+    }
+    static DEVICE Bits narrow(float x) {
+        Bits bits;
+        asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(x));
+        return bits;
+    }
+    static DEVICE void widen_pair(u32 pair, float& low, float& high) {
+        low = widen((Bits)(pair & 0xffffu));
+        high = widen((Bits)(pair >> 16));
+    }
+    static DEVICE u32 narrow_pair(float low, float high) {
+        u32 pair;
+        asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+        return pair;
+    }
+};
+
+// A lane's NB elements of one row: adjacent ones as one vector, or (apart) 32 elements from each other,
+// which keeps the accesses of a warp coalesced where a vector would be misaligned.
+template <class E, int NB, bool APART>
+DEVICE void load_elements(const char* p, float (&x)[NB]) {
+    if constexpr (NB == 1 || APART) {
+#pragma unroll
+        for (int n = 0; n < NB; n++) x[n] = E::widen(*(const typename E::Bits*)(p + n * 32 * E::BYTES));
+    } else if constexpr (E::BYTES == 2) {
+        E::widen_pair(*(const u32*)p, x[0], x[1]);
+    } else {
+        float2 pair = *(const float2*)p;
+        x[0] = pair.x;
+        x[1] = pair.y;
+    }
+}
+
+template <class E, int NB, bool APART>
+DEVICE void store_elements(char* p, const float (&x)[NB], int count) {
+    if constexpr (NB == 1) {
+        *(typename E::Bits*)p = E::narrow(x[0]);
+    } else if constexpr (APART) {
+#pragma unroll
+        for (int n = 0; n < NB; n++)
+            if (n < count) *(typename E::Bits*)(p + n * 32 * E::BYTES) = E::narrow(x[n]);
+    } else if constexpr (E::BYTES == 2) {
+        *(u32*)p = E::narrow_pair(x[0], x[1]);
+    } else {
+        *(float2*)p = make_float2(x[0], x[1]);
+    }
+}
+
+// Forces the values into registers at this point. Without it the compiler sinks the work that produces
+// them past the hand-over of the state, into the only part of the program that is serial.
+template <class A>
+DEVICE void pin(A& values) {
+    float* p = (float*)&values;
+#pragma unroll
+    for (int i = 0; i < (int)(sizeof(A) / 4); i++) asm volatile("" : "+f"(p[i]));
+}

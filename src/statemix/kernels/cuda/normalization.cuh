@@ -1,0 +1,124 @@
+// Gate logits to coefficients and back: the six normalizations, one row of logits at a time.
+// Every row is phi(z) / S with S = sum |phi(z)| + a constant, so one local form serves all gradients:
+//     dL/dz_i = u phi'(z_i) (x_i - sgn(phi(z_i)) h) / S
+#pragma once
+#include "elements.cuh"
+
+enum class Normalization { softmax, sigmoid, relu, tanh, linear, none };
+
+static constexpr float LOG2_E = 1.4426950408889634f;
+static constexpr float INFINITE = __builtin_huge_valf();
+
+DEVICE float exp2_approximate(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+DEVICE float reciprocal(float x) {
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+// fminf and fmaxf drop a NaN; a NaN gate must reach what depends on it.
+DEVICE float min_or_nan(float a, float b) {
+    float y;
+    asm("min.NaN.f32 %0, %1, %2;" : "=f"(y) : "f"(a), "f"(b));
+    return y;
+}
+DEVICE float max_or_nan(float a, float b) {
+    float y;
+    asm("max.NaN.f32 %0, %1, %2;" : "=f"(y) : "f"(a), "f"(b));
+    return y;
+}
+
+DEVICE float tanh_accurate(float z) {
+    // Near zero 1 - 2 / (e^2z + 1) cancels, and rows of small logits are divided by their own size.
+    float square = z * z;
+    float series = fmaf(square, 1.5625e-2f, -5.2459e-2f);
+    series = fmaf(series, square, 1.33199e-1f);
+    series = fmaf(series, square, -3.333329e-1f);
+    float near = fmaf(series * square, z, z);
+    float far = fmaf(-2.f, reciprocal(exp2_approximate(fabsf(z) * (2.f * LOG2_E)) + 1.f), 1.f);
+    return fabsf(z) < 0.4f ? near : copysignf(far, z);
+}
+
+// What a slot holds that belongs to no logit (block sizes that lanes cannot share evenly): coefficient 0.
+template <Normalization F>
+DEVICE constexpr float absent_logit() {
+    return F == Normalization::softmax || F == Normalization::sigmoid ? -INFINITE : 0.f;
+}
+
+// In place: C logits to C coefficients. Returns 1 / S where the gradient needs it.
+template <Normalization F, int C>
+DEVICE float normalize(float (&z)[C]) {
+    if constexpr (F == Normalization::none) {
+        return 1.f;
+    } else if constexpr (F == Normalization::softmax && C == 2) {
+        float gap = z[0] - z[1];
+        float smaller = exp2_approximate(-fabsf(gap) * LOG2_E);
+        float larger = reciprocal(1.f + smaller);
+        smaller *= larger;
+        z[0] = gap >= 0.f ? larger : smaller;
+        z[1] = gap >= 0.f ? smaller : larger;
+        return 1.f;
+    } else {
+        float sum = 0.f;
+        if constexpr (F == Normalization::softmax || F == Normalization::sigmoid) {
+            float largest = z[0];
+#pragma unroll
+            for (int j = 1; j < C; j++) largest = fmaxf(largest, z[j]);
+            if constexpr (F == Normalization::softmax) {
+                float shift = -largest * LOG2_E;
+#pragma unroll
+                for (int j = 0; j < C; j++) z[j] = exp2_approximate(fmaf(z[j], LOG2_E, shift));
+            } else {
+                // s(z) e^-r = 1 / (e^r + e^(r - z)) with r = min(0, max z): never 0/0, whatever the logits.
+                // The bound 127 makes the reciprocal an exact 0 instead of a NaN in the gradient.
+                float r = fminf(largest, 0.f);
+                float scale = exp2_approximate(r * LOG2_E);
+#pragma unroll
+                for (int j = 0; j < C; j++)
+                    z[j] = reciprocal(scale + exp2_approximate(min_or_nan((r - z[j]) * LOG2_E, 127.f)));
+            }
+#pragma unroll
+            for (int j = 0; j < C; j++) sum += z[j];
+        } else {
+            sum = F == Normalization::relu ? 1e-3f : 1e-6f;
+#pragma unroll
+            for (int j = 0; j < C; j++) {
+                if constexpr (F == Normalization::relu) z[j] = max_or_nan(z[j], 0.f);
+                if constexpr (F == Normalization::tanh) z[j] = tanh_accurate(z[j]);
+                sum += fabsf(z[j]);
+            }
+        }
+        float inverse = reciprocal(sum);
+#pragma unroll
+        for (int j = 0; j < C; j++) z[j] *= inverse;
+        return inverse;
+    }
+}
+
+// Whether the gradient needs the logit itself besides the coefficient, and whether it needs 1 / S.
+template <Normalization F>
+struct GradientNeeds {
+    static constexpr bool logit = F == Normalization::sigmoid || F == Normalization::tanh;
+    static constexpr bool inverse_sum =
+        F == Normalization::relu || F == Normalization::tanh || F == Normalization::linear;
+};
+
+// dL/dz of one logit: u = dL/dh, p = its coefficient, x = what the coefficient multiplies, h = the new state.
+template <Normalization F>
+DEVICE float logit_gradient(float u, float p, float x, float h, float inverse_sum, float logit) {
+    if constexpr (F == Normalization::softmax) return u * p * (x - h);
+    if constexpr (F == Normalization::none) return u * x;
+    if constexpr (F == Normalization::sigmoid)
+        return u * p * (x - h) * reciprocal(1.f + exp2_approximate(logit * LOG2_E));
+    if constexpr (F == Normalization::relu) return p <= 0.f ? 0.f : u * inverse_sum * (x - h);
+    float difference = p > 0.f ? x - h : (p < 0.f ? x + h : x);
+    if constexpr (F == Normalization::linear) return u * inverse_sum * difference;
+    if constexpr (F == Normalization::tanh) {
+        float decay = exp2_approximate(fabsf(logit) * (-2.f * LOG2_E));
+        float slope = reciprocal(1.f + decay);
+        return u * inverse_sum * (4.f * decay * slope * slope) * difference;
+    }
+}

@@ -1,0 +1,160 @@
+// The relay: warps stand in a ring, chunk k of the time axis belongs to warp k mod (K W), and a warp needs nothing
+// from the others but the state at the start of its chunk, which its predecessor leaves in a slot of shared memory.
+//
+// Inside a thread block the hand-over is PTX's producer/consumer form of named barriers (bar.arrive / bar.sync);
+// from the last warp of a thread block to the first of the next one in the cluster it is a remote store that completes
+// a transaction of the receiver's mbarrier. A slot needs no second buffer: the sender writes it again only after the
+// state has gone round the ring, through the receiver itself.
+#pragma once
+#include "stage.cuh"
+
+DEVICE void synchronize_cluster() {
+    asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+DEVICE u32 address_in_cluster(u32 address, u32 rank) {
+    u32 remote;
+    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(address), "r"(rank));
+    return remote;
+}
+DEVICE void expect_bytes(u32 barrier, u32 bytes) {
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
+}
+DEVICE void wait_for_phase(u32 barrier, u32 phase) {
+    asm volatile(
+        "{\n.reg .pred done;\nAGAIN:\n"
+        "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+        "@done bra DONE;\nbra AGAIN;\nDONE:\n}" ::"r"(barrier), "r"(phase)
+        : "memory");
+}
+
+// The widest vector that divides COUNT floats.
+template <int COUNT>
+constexpr int VECTOR = COUNT % 4 == 0 ? 4 : COUNT % 2 == 0 ? 2 : 1;
+
+template <int COUNT>
+DEVICE void store_vector(float* p, const float* v) {
+    constexpr int V = VECTOR<COUNT>;
+#pragma unroll
+    for (int i = 0; i < COUNT; i += V) {
+        if constexpr (V == 4) *(float4*)(p + i) = make_float4(v[i], v[i + 1], v[i + 2], v[i + 3]);
+        if constexpr (V == 2) *(float2*)(p + i) = make_float2(v[i], v[i + 1]);
+        if constexpr (V == 1) p[i] = v[i];
+    }
+}
+template <int COUNT>
+DEVICE void load_vector(const float* p, float* v) {
+    constexpr int V = VECTOR<COUNT>;
+#pragma unroll
+    for (int i = 0; i < COUNT; i += V) {
+        if constexpr (V == 4) {
+            const float4 x = *(const float4*)(p + i);
+            v[i] = x.x, v[i + 1] = x.y, v[i + 2] = x.z, v[i + 3] = x.w;
+        }
+        if constexpr (V == 2) {
+            const float2 x = *(const float2*)(p + i);
+            v[i] = x.x, v[i + 1] = x.y;
+        }
+        if constexpr (V == 1) v[i] = p[i];
+    }
+}
+// The same into another thread block of the cluster; the bytes count towards its mbarrier.
+template <int COUNT>
+DEVICE void store_remote(u32 to, const float* v, u32 barrier) {
+    constexpr int V = VECTOR<COUNT>;
+#pragma unroll
+    for (int i = 0; i < COUNT; i += V) {
+        if constexpr (V == 4)
+            asm volatile(
+                "st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(to + i * 4),
+                "f"(v[i]), "f"(v[i + 1]), "f"(v[i + 2]), "f"(v[i + 3]), "r"(barrier)
+                : "memory");
+        if constexpr (V == 2)
+            asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1, %2}, [%3];" ::"r"(to + i * 4),
+                         "f"(v[i]), "f"(v[i + 1]), "r"(barrier)
+                         : "memory");
+        if constexpr (V == 1)
+            asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.f32 [%0], %1, [%2];" ::"r"(to + i * 4),
+                         "f"(v[i]), "r"(barrier)
+                         : "memory");
+    }
+}
+
+// A ring of W warps in each of K thread blocks; the state is COUNT floats in each of LANES lanes.
+template <int W, int K, int COUNT, int LANES = 32>
+struct Ring {
+    static constexpr int BYTES = 128 + W * LANES * COUNT * 4;
+    static_assert(W <= 15, "a named barrier for every warp, and barrier 0");
+
+    float* slots;
+    u32 barrier, phase;
+    int warp, lane, rank;
+
+    DEVICE Ring(char* shared, int warp_, int lane_, int rank_)
+        : slots((float*)(shared + 128)), barrier(shared_address(shared)), phase(0), warp(warp_), lane(lane_), rank(rank_) {
+        if constexpr (K > 1) {
+            if (threadIdx.x == 0) {
+                asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(barrier) : "memory");
+                asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+                expect_bytes(barrier, LANES * COUNT * 4);
+            }
+            __syncthreads();
+            synchronize_cluster();
+        }
+    }
+    // No thread block may leave while a neighbour may still store into its shared memory.
+    DEVICE void leave() {
+        if constexpr (K > 1) synchronize_cluster();
+    }
+    // Waits for the predecessor and returns the warp's slot, [lane][COUNT]; read it, then call received().
+    DEVICE const float* wait() {
+        if (K > 1 && warp == 0) {
+            wait_for_phase(barrier, phase);
+            phase ^= 1;
+        } else {
+            asm volatile("bar.sync %0, 64;" ::"r"(warp + 1) : "memory");
+        }
+        return slots + warp * LANES * COUNT;
+    }
+    DEVICE void received() {
+        if (K > 1 && warp == 0) {
+            __syncwarp();
+            if (lane == 0) expect_bytes(barrier, LANES * COUNT * 4);
+        }
+    }
+    DEVICE void receive(float* state) {
+        load_vector<COUNT>(wait() + lane % LANES * COUNT, state);
+        received();
+    }
+    // Where fewer lanes than 32 own a state, `mine` says whether this one does.
+    DEVICE void send(const float* state, bool mine = true) {
+        if (K > 1 && warp == W - 1) {
+            const u32 next = rank + 1 == K ? 0 : rank + 1;
+            if (mine)
+                store_remote<COUNT>(address_in_cluster(shared_address(slots + lane % LANES * COUNT), next), state,
+                                    address_in_cluster(barrier, next));
+        } else {
+            const int next = warp + 1 == W ? 0 : warp + 1;
+            if (mine) store_vector<COUNT>(slots + (next * LANES + lane % LANES) * COUNT, state);
+            asm volatile("bar.arrive %0, 64;" ::"r"(next + 1) : "memory");
+        }
+    }
+};
+
+// States in memory are float32 (sequences, M, N). A null pointer reads as zero and is not written.
+template <class C>
+DEVICE void load_state_row(const float* states, const Tile<C>& tile, const Lane<C>& lane, i64 N, int row,
+                           float (&x)[C::NB]) {
+#pragma unroll
+    for (int n = 0; n < C::NB; n++) {
+        x[n] = 0.f;
+        if (states && n < lane.count)
+            x[n] = states[((i64)tile.sequence * C::M + row) * N + tile.n0 + lane.nth(n)];
+    }
+}
+template <class C>
+DEVICE void store_state_row(float* states, const Tile<C>& tile, const Lane<C>& lane, i64 N, int row,
+                            const float (&x)[C::NB]) {
+#pragma unroll
+    for (int n = 0; n < C::NB; n++)
+        if (states && n < lane.count) states[((i64)tile.sequence * C::M + row) * N + tile.n0 + lane.nth(n)] = x[n];
+}

@@ -1,0 +1,82 @@
+// Rows of a tile on their way from device memory through shared memory, by asynchronous copies of 16 bytes.
+#pragma once
+#include "arguments.cuh"
+
+DEVICE u32 shared_address(const void* p) { return (u32)__cvta_generic_to_shared(p); }
+
+// Rows of 64 bytes and less waste half of each 128-byte line unless L2 is asked for the whole of it.
+template <bool NARROW>
+DEVICE void copy_16_bytes(u32 to, const char* from) {
+    if constexpr (NARROW)
+        asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
+    else
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
+}
+DEVICE void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int PENDING>
+DEVICE void wait_for_copies() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
+}
+
+// Copies up to COUNT rows, of which the first `rows` exist and the first `skip` are not wanted. PER_STEP rows make a
+// step and INNER of them lie a line apart. Rows and places that are not copied hold garbage: whoever reads selects.
+template <class C, int COUNT, int PER_STEP, int INNER, bool SKIP = false>
+DEVICE void stage_rows(u32 to, const char* from, const Strides& strides, int rows, int lane, int valid, int skip = 0) {
+    constexpr int ROW = Tile<C>::ROW, PIECES = ROW / 16;
+    constexpr bool NARROW = Tile<C>::BLOCKS * C::E::BYTES <= 64;
+    if constexpr (C::ROWS == Rows::unaligned) {
+        // The aligned superset of each row; the row then begins (address mod 16) bytes into its place.
+#pragma unroll
+        for (int first = 0; first < COUNT * PIECES; first += 32) {
+            const int index = first + lane, row = index / PIECES, piece = index % PIECES;
+            const u64 address = (u64)(from + (i64)row * strides.line);
+            const int end = (int)(address & 15) + valid * C::E::BYTES;
+            if (row < rows && (!SKIP || row >= skip) && piece * 16 < end)
+                copy_16_bytes<NARROW>(to + index * 16, (const char*)(address & ~15ull) + piece * 16);
+        }
+    } else {
+        constexpr int STRIDE = 32 / PIECES;  // rows that the warp copies at once
+        const int row0 = lane / PIECES, piece = lane % PIECES;
+        const int limit = piece * 16 < valid * C::E::BYTES ? rows - row0 : 0;
+        from += piece * 16;
+        if constexpr (C::ROWS == Rows::packed) from += (i64)row0 * strides.line;
+        to += lane * 16;
+#pragma unroll
+        for (int first = 0; first < COUNT; first += STRIDE) {
+            bool wanted = first < limit;
+            if constexpr (SKIP) wanted = wanted && first + row0 >= skip;
+            if (wanted) {
+                if constexpr (C::ROWS == Rows::packed) {
+                    copy_16_bytes<NARROW>(to + first * ROW, from + (i64)first * strides.line);
+                } else {
+                    const int row = first + row0, in_step = row % PER_STEP;
+                    copy_16_bytes<NARROW>(to + first * ROW, from + row / PER_STEP * strides.time +
+                                                                in_step / INNER * strides.row +
+                                                                in_step % INNER * strides.line);
+                }
+            }
+        }
+    }
+}
+
+// A lane's view of staged rows.
+template <class C>
+struct StagedRows {
+    const char* base;
+    int phase, pitch;  // unaligned rows: where the first begins in its 16 bytes, and how that moves from row to row
+
+    DEVICE StagedRows(const char* staged, const char* from, i64 line, int block)
+        : base(staged + block * C::E::BYTES), phase((int)((u64)from & 15)), pitch((int)(line & 15)) {}
+
+    DEVICE StagedRows from_row(int row) const {
+        StagedRows view = *this;
+        view.base += row * Tile<C>::ROW;
+        view.phase += row * pitch;
+        return view;
+    }
+    DEVICE void read(int row, float (&x)[C::NB]) const {
+        int offset = row * Tile<C>::ROW;
+        if constexpr (Tile<C>::APART) offset += (phase + row * pitch) & 15;
+        load_elements<typename C::E, C::NB, Tile<C>::APART>(base + offset, x);
+    }
+};

@@ -1,0 +1,163 @@
+"""Bad input is named here, before any kernel sees it: what is required, what came, what to do."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from statemix.kernels.reference.normalization import NORMALIZATIONS
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+_checked_boundaries = WeakTensorKeyDictionary()
+
+
+def check_scan(
+    operation: str,
+    layout: str,
+    gate_logits: Tensor,
+    values: Tensor,
+    initial_state: Tensor | None,
+    normalization: str,
+    cu_seqlens: Tensor | None,
+) -> None:
+    """Raise ValueError or TypeError for inputs that the operator cannot mean.
+
+    ``layout`` is "M" where values carry the block (BD-LRU) and "" where they do not (H-LRU).
+    """
+    named = (("gate_logits", gate_logits), ("values", values), ("initial_state", initial_state))
+    for name, tensor in named[: 2 if initial_state is None else 3]:
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{operation}: {name} must be a torch.Tensor; got {type(tensor).__name__}")
+    block = bool(layout)
+    wants_logits = "(B, T, M, M+1, N)" if block else "(B, T, M+1, N)"
+    wants_values = "(B, T, M, N)" if block else "(B, T, N)"
+    got = f"got {tuple(gate_logits.shape)}"
+    if gate_logits.dim() != (5 if block else 4):
+        raise ValueError(f"{operation}: gate_logits must be {wants_logits}; {got}")
+    if values.dim() != (4 if block else 3):
+        raise ValueError(f"{operation}: values must be {wants_values}; got {tuple(values.shape)}")
+    size = gate_logits.shape[-2] - 1
+    if block and gate_logits.shape[2] != size:
+        raise ValueError(
+            f"{operation}: gate_logits must be {wants_logits}; {got}: "
+            f"the fourth size must be {gate_logits.shape[2] + 1}"
+        )
+    if size < 1 or values.shape[-1] < 1:
+        raise ValueError(
+            f"{operation}: M and N must be at least 1; gate_logits {wants_logits} {got}, "
+            f"values {tuple(values.shape)}"
+        )
+    batch, time = values.shape[:2]
+    wanted = (batch, time, *((size,) if block else ()), gate_logits.shape[-1])
+    if tuple(values.shape) != wanted:
+        raise ValueError(
+            f"{operation}: values must be {wants_values} = {wanted} to fit gate_logits "
+            f"{tuple(gate_logits.shape)}; got {tuple(values.shape)}"
+        )
+    for axis, name, want in ((0, "batch", batch), (1, "time", time)):
+        if gate_logits.shape[axis] not in (want, 1):
+            raise ValueError(
+                f"{operation}: gate_logits must have {name} size {want} as values {tuple(values.shape)} have, "
+                f"or 1 to be broadcast; {got}"
+            )
+    _check_dtypes(operation, gate_logits, values)
+    if normalization not in NORMALIZATIONS:
+        raise ValueError(f"{operation}: normalization must be one of {NORMALIZATIONS}; got {normalization!r}")
+    states = batch
+    if cu_seqlens is not None:
+        check_boundaries(operation, cu_seqlens, values)
+        states = cu_seqlens.shape[0] - 1
+    if initial_state is not None:
+        check_state(
+            operation, initial_state, (states, size, values.shape[-1]), values, cu_seqlens is not None
+        )
+
+
+def _check_dtypes(operation: str, gate_logits: Tensor, values: Tensor) -> None:
+    if values.dtype not in DTYPES:
+        raise TypeError(f"{operation}: values must be one of {DTYPES}; got {values.dtype}: cast them first")
+    if gate_logits.dtype != values.dtype:
+        raise TypeError(
+            f"{operation}: gate_logits and values must share one dtype; got {gate_logits.dtype} and "
+            f"{values.dtype}: cast one with .to()"
+        )
+    if gate_logits.device != values.device:
+        raise ValueError(
+            f"{operation}: gate_logits and values must be on one device; got {gate_logits.device} and "
+            f"{values.device}: move one with .to()"
+        )
+
+
+def check_state(
+    operation: str, state: Tensor, shape: tuple[int, int, int], like: Tensor, packed: bool = False
+) -> None:
+    """Raise unless a state has this shape, the device of ``like`` and the dtype of states."""
+    if not isinstance(state, Tensor):
+        raise TypeError(f"{operation}: initial_state must be a torch.Tensor; got {type(state).__name__}")
+    if tuple(state.shape) != shape:
+        letters = "(num_sequences, M, N)" if packed else "(B, M, N)"
+        raise ValueError(f"{operation}: initial_state must be {letters} = {shape}; got {tuple(state.shape)}")
+    wide = torch.promote_types(like.dtype, torch.float32)
+    if state.dtype != wide:
+        raise TypeError(
+            f"{operation}: initial_state must be {wide} for inputs of {like.dtype}; got {state.dtype}: "
+            f"states keep full precision, cast with .to({wide})"
+        )
+    if state.device != like.device:
+        raise ValueError(
+            f"{operation}: initial_state must be on {like.device} as the inputs are; got {state.device}: "
+            f"move it with .to()"
+        )
+
+
+def check_boundaries(operation: str, cu_seqlens: Tensor, values: Tensor) -> None:
+    """Raise unless ``cu_seqlens`` cuts the time of a batch of one into sequences.
+
+    The content is read when it is on the CPU, and once for each tensor when it is on a GPU; never
+    under a compiler, a transform or a graph capture, where reading is impossible.
+    """
+    if not isinstance(cu_seqlens, Tensor):
+        raise TypeError(f"{operation}: cu_seqlens must be a torch.Tensor; got {type(cu_seqlens).__name__}")
+    batch, time = values.shape[:2]
+    if cu_seqlens.dtype != torch.int32:
+        raise TypeError(
+            f"{operation}: cu_seqlens must be torch.int32; got {cu_seqlens.dtype}: cast with .to(torch.int32)"
+        )
+    if cu_seqlens.dim() != 1 or cu_seqlens.shape[0] < 1:
+        raise ValueError(
+            f"{operation}: cu_seqlens must be (num_sequences + 1,); got {tuple(cu_seqlens.shape)}"
+        )
+    if cu_seqlens.device != values.device:
+        raise ValueError(
+            f"{operation}: cu_seqlens must be on {values.device} as the values are; got {cu_seqlens.device}: "
+            f"move it with .to()"
+        )
+    if batch != 1:
+        raise ValueError(
+            f"{operation}: cu_seqlens needs a batch of 1, all sequences one after the other in time; got "
+            f"values {tuple(values.shape)}: flatten batch and time, or leave cu_seqlens out"
+        )
+    if not _readable(cu_seqlens):
+        return
+    key = (cu_seqlens._version, time)
+    if cu_seqlens.device.type != "cpu" and _checked_boundaries.get(cu_seqlens) == key:
+        return
+    bounds = cu_seqlens.tolist()
+    if bounds[0] != 0 or bounds[-1] != time or any(b < a for a, b in zip(bounds, bounds[1:], strict=False)):
+        shown = bounds if len(bounds) <= 10 else [*bounds[:5], "...", *bounds[-3:]]
+        raise ValueError(
+            f"{operation}: cu_seqlens must start with 0, never fall, and end with T = {time}; got {shown}: "
+            f"it holds the cumulative lengths, e.g. torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)"
+        )
+    if cu_seqlens.device.type != "cpu":
+        _checked_boundaries[cu_seqlens] = key
+
+
+def _readable(tensor: Tensor) -> bool:
+    if torch.compiler.is_compiling() or tensor.device.type == "meta":
+        return False
+    if type(tensor) is not Tensor or torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        return False
+    return not (tensor.is_cuda and torch.cuda.is_current_stream_capturing())

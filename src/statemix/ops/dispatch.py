@@ -1,0 +1,120 @@
+"""Which backend runs: one small decision, said aloud."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import warnings
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+FAMILIES = ("bdlru", "hlru")
+BACKENDS = ("auto", "reference", "cpu", "cuda", "triton")
+
+
+def backend_for(
+    tensor_or_device: Tensor | torch.device | str,
+    *,
+    family: str = "bdlru",
+    order_or_block_size: int = 1,
+    dtype: torch.dtype | None = None,
+) -> str:
+    """Name the backend that ``backend="auto"`` takes for such inputs.
+
+    Args:
+        tensor_or_device: a tensor (its device and dtype count) or a device.
+        family: "bdlru" or "hlru".
+        order_or_block_size: M.
+        dtype: of logits and values; default the tensor's, or float32.
+
+    Raises:
+        ValueError: an unknown family.
+
+    Example:
+        >>> backend_for("cpu")
+        'cpu'
+    """
+    if family not in FAMILIES:
+        raise ValueError(f"backend_for: family must be one of {FAMILIES}; got {family!r}")
+    if isinstance(tensor_or_device, Tensor):
+        device = tensor_or_device.device
+        dtype = dtype or tensor_or_device.dtype
+    else:
+        device = torch.device(tensor_or_device)
+    return _automatic(device.type, device.index, family, order_or_block_size, dtype or torch.float32)[0]
+
+
+def resolve_backend(
+    operation: str, backend: str, device: torch.device, family: str, size: int, dtype: torch.dtype
+) -> str:
+    """The backend that will run, after every reason against it was looked at.
+
+    An explicit backend that cannot run raises. "auto" takes the best one that can, and warns once
+    where that is slower than the device deserves.
+    """
+    if backend == "auto":
+        name, why_slow = _automatic(device.type, device.index, family, size, dtype)
+        if why_slow is not None:
+            _warn_once(f"{operation}: backend='auto' takes the slow reference on {device.type}: {why_slow}")
+        return name
+    if backend not in BACKENDS:
+        raise ValueError(f"{operation}: backend must be one of {BACKENDS}; got {backend!r}")
+    reason = unavailable_reason(backend, device, family=family, size=size, dtype=dtype)
+    if reason is not None:
+        raise ValueError(f"{operation}: backend={backend!r} cannot run here: {reason}")
+    return backend
+
+
+def unavailable_reason(
+    backend: str, device: torch.device, *, family: str, size: int, dtype: torch.dtype
+) -> str | None:
+    """None where the backend can run such inputs, else a sentence with the remedy."""
+    if backend == "reference":
+        return None
+    if backend == "cpu":
+        if device.type != "cpu":
+            return f"it needs tensors on the CPU, and these are on {device}; use backend='auto'"
+        if importlib.util.find_spec("numba") is None:
+            return "numba is not installed; pip install numba"
+        return None
+    if importlib.util.find_spec(f"statemix.kernels.{backend}") is None:
+        return f"this version of statemix ships no {backend} kernels; use backend='auto'"
+    folder = importlib.import_module(f"statemix.kernels.{backend}")
+    return folder.unavailable_reason(device, family=family, order_or_block_size=size, dtype=dtype)
+
+
+def kernels(backend: str, family: str) -> ModuleType:
+    """The module that computes a family on a backend, imported when it is first used."""
+    return _kernels(backend, family)
+
+
+@functools.cache
+def _kernels(backend: str, family: str) -> ModuleType:
+    return importlib.import_module(f"statemix.kernels.{backend}.{family}")
+
+
+@functools.cache
+def _automatic(
+    device_type: str, device_index: int | None, family: str, size: int, dtype: torch.dtype
+) -> tuple[str, str | None]:
+    """What "auto" takes, and why it is the reference where one would expect more."""
+    device = (
+        torch.device(device_type, device_index) if device_index is not None else torch.device(device_type)
+    )
+    reasons = []
+    for backend in {"cpu": ("cpu",), "cuda": ("cuda", "triton"), "xpu": ("triton",)}.get(device_type, ()):
+        reason = unavailable_reason(backend, device, family=family, size=size, dtype=dtype)
+        if reason is None:
+            return backend, None
+        reasons.append(f"{backend}: {reason}")
+    if device_type == "meta":
+        return "reference", None
+    return "reference", "; ".join(reasons) or "it has no kernels for this device"
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    warnings.warn(message, RuntimeWarning, stacklevel=4)

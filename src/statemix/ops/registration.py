@@ -1,0 +1,329 @@
+"""One recurrence as a PyTorch operator: every transform works, or raises by name.
+
+A family brings its two kernels and two formulas, written with differentiable operations:
+
+    tangent       the derivative of the scan along a direction: again a linear scan
+    gradients     the gradients of the scan: a scan in reverse time and local terms
+
+First-order gradients run the fast kernels. Forward mode runs ``tangent``; every higher order
+differentiates ``gradients``. So no transform ever meets a derivative that is silently zero.
+
+In eager mode the autograd functions below are called directly: that is what torch.func composes
+with. Compilers and exporters see the registered operators ``statemix::<family>_scan_forward`` and
+``_backward``, whose autograd kernels are the same functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from ._derivatives import directional_derivative
+from .counters import count
+from .dispatch import kernels
+
+_LIBRARY = torch.library.Library("statemix", "DEF")
+
+_FORWARD_SCHEMA = (
+    "(Tensor gate_logits, Tensor values, Tensor? initial_state, Tensor? cu_seqlens, "
+    "str normalization, str backend) -> (Tensor, Tensor)"
+)
+_BACKWARD_SCHEMA = (
+    "(Tensor gate_logits, Tensor values, Tensor? initial_state, Tensor? cu_seqlens, Tensor hidden, "
+    "Tensor? grad_hidden, Tensor? grad_final_state, str normalization, str backend) "
+    "-> (Tensor, Tensor, Tensor)"
+)
+
+
+@dataclass(frozen=True)
+class Formulas:
+    """What a family knows of its own derivatives, in differentiable operations.
+
+    tangent(gate_logits, values, initial_state, cu_seqlens, hidden, d_logits, d_values, d_initial,
+            normalization, backend) -> (d_hidden, d_final_state)
+    gradients(gate_logits, values, initial_state, cu_seqlens, hidden, grad_hidden, grad_final_state,
+              normalization, backend) -> (grad_gate_logits, grad_values, grad_initial_state)
+    """
+
+    tangent: Callable[..., tuple[Tensor, Tensor]]
+    gradients: Callable[..., tuple[Tensor, Tensor, Tensor]]
+
+
+def register_scan(family: str, formulas: Formulas) -> Callable[..., tuple[Tensor, Tensor]]:
+    """Define the operators of a family and return the callable behind its public function."""
+    _LIBRARY.define(f"{family}_scan_forward{_FORWARD_SCHEMA}")
+    _LIBRARY.define(f"{family}_scan_backward{_BACKWARD_SCHEMA}")
+    forward_operator = getattr(torch.ops.statemix, f"{family}_scan_forward").default
+    backward_operator = getattr(torch.ops.statemix, f"{family}_scan_backward").default
+
+    def run_forward(gate_logits, values, initial_state, cu_seqlens, normalization, backend):
+        if values.shape[0] == 0 or values.shape[1] == 0:
+            return _empty_forward(gate_logits, values, initial_state, cu_seqlens)
+        count(family, "forward", backend)
+        return kernels(backend, family).forward(gate_logits, values, initial_state, cu_seqlens, normalization)
+
+    def run_backward(
+        gate_logits,
+        values,
+        initial_state,
+        cu_seqlens,
+        hidden,
+        grad_hidden,
+        grad_final_state,
+        normalization,
+        backend,
+    ):
+        if values.shape[0] == 0 or values.shape[1] == 0:
+            states = _state_like(gate_logits, values, initial_state, cu_seqlens)
+            grad_initial = states.zero_() if grad_final_state is None else grad_final_state.clone()
+            return torch.zeros_like(gate_logits), torch.zeros_like(values), grad_initial
+        count(family, "backward", backend)
+        return kernels(backend, family).backward(
+            gate_logits,
+            values,
+            initial_state,
+            cu_seqlens,
+            hidden,
+            grad_hidden,
+            grad_final_state,
+            normalization,
+        )
+
+    def fake_forward(gate_logits, values, initial_state, cu_seqlens, normalization, backend):
+        return values.new_empty(values.shape), _state_like(gate_logits, values, initial_state, cu_seqlens)
+
+    def fake_backward(gate_logits, values, initial_state, cu_seqlens, *_):
+        return (
+            gate_logits.new_empty(gate_logits.shape),
+            values.new_empty(values.shape),
+            _state_like(gate_logits, values, initial_state, cu_seqlens),
+        )
+
+    class ScanBackward(torch.autograd.Function):
+        """The backward kernel; its own derivatives come from ``formulas.gradients``."""
+
+        @staticmethod
+        def forward(*arguments):
+            return _below_autograd(arguments, run_backward, backward_operator)
+
+        @staticmethod
+        def setup_context(ctx, inputs, output):
+            *tensors, ctx.normalization, ctx.backend = inputs
+            ctx.set_materialize_grads(False)
+            ctx.save_for_backward(*tensors)
+            ctx.save_for_forward(*tensors)
+
+        @staticmethod
+        def backward(ctx, *cotangents):
+            function, primals = _formula(formulas.gradients, ctx)
+            outputs, pull = torch.func.vjp(function, *primals)
+            filled = tuple(
+                torch.zeros_like(o) if c is None else c for o, c in zip(outputs, cotangents, strict=True)
+            )
+            return (*_place(pull(filled), ctx.saved_tensors), None, None)
+
+        @staticmethod
+        def jvp(ctx, *tangents):
+            function, primals = _formula(formulas.gradients, ctx)
+            return directional_derivative(function, primals, _tangents(tangents, ctx.saved_tensors))
+
+        @staticmethod
+        def vmap(info, in_dims, *arguments):
+            return _vmap(ScanBackward.apply, info, in_dims, arguments, outputs=(_GATES, _BATCH, _BATCH))
+
+    class ScanForward(torch.autograd.Function):
+        """The forward kernel; saves logits, values, initial state and hidden, nothing else."""
+
+        @staticmethod
+        def forward(*arguments):
+            return _below_autograd(arguments, run_forward, forward_operator)
+
+        @staticmethod
+        def setup_context(ctx, inputs, output):
+            gate_logits, values, initial_state, cu_seqlens, ctx.normalization, ctx.backend = inputs
+            ctx.set_materialize_grads(False)
+            saved = (gate_logits, values, initial_state, cu_seqlens, output[0])
+            ctx.save_for_backward(*saved)
+            ctx.save_for_forward(*saved)
+
+        @staticmethod
+        def backward(ctx, grad_hidden, grad_final_state):
+            arguments = (*ctx.saved_tensors, grad_hidden, grad_final_state, ctx.normalization, ctx.backend)
+            if torch.compiler.is_compiling():
+                grads = backward_operator(*arguments)
+            else:
+                grads = ScanBackward.apply(*arguments)
+            grad_initial = grads[2] if ctx.saved_tensors[2] is not None else None
+            return grads[0], grads[1], grad_initial, None, None, None
+
+        @staticmethod
+        def jvp(ctx, d_logits, d_values, d_initial, *_):
+            gate_logits, values, initial_state, cu_seqlens, hidden = ctx.saved_tensors
+            return formulas.tangent(
+                gate_logits,
+                values,
+                initial_state,
+                cu_seqlens,
+                hidden,
+                d_logits,
+                d_values,
+                d_initial,
+                ctx.normalization,
+                ctx.backend,
+            )
+
+        @staticmethod
+        def vmap(info, in_dims, *arguments):
+            return _vmap(ScanForward.apply, info, in_dims, arguments, outputs=(_BATCH, _BATCH))
+
+    for operator, run, fake, function in (
+        (forward_operator, run_forward, fake_forward, ScanForward),
+        (backward_operator, run_backward, fake_backward, ScanBackward),
+    ):
+        name = operator.name().removeprefix("statemix::").removesuffix(".default")
+        _LIBRARY.impl(name, run, "CompositeExplicitAutograd")
+        torch.library.register_fake(f"statemix::{name}", fake, lib=_LIBRARY)
+        _LIBRARY.impl(name, _autograd_kernel(operator, function), "Autograd")
+
+    def scan(gate_logits, values, initial_state, cu_seqlens, normalization, backend):
+        arguments = (gate_logits, values, initial_state, cu_seqlens, normalization, backend)
+        if torch.compiler.is_compiling():
+            return forward_operator(*arguments)
+        if backend == "reference" and not _needs_operator(arguments):
+            count(family, "forward", backend)
+            # The loop is made of differentiable operations: autograd needs no help.
+            return kernels(backend, family).forward(*arguments[:5])
+        if _needs_autograd(arguments):
+            return ScanForward.apply(*arguments)
+        return _below_autograd(arguments, run_forward, forward_operator)
+
+    return scan
+
+
+def _autograd_kernel(operator: Any, function: type[torch.autograd.Function]) -> Callable[..., Any]:
+    """The kernel of the Autograd dispatch keys: the same function that eager mode calls."""
+
+    def kernel(*arguments):
+        if _needs_autograd(arguments):
+            return function.apply(*arguments)
+        with torch._C._AutoDispatchBelowAutograd():
+            return operator(*arguments)
+
+    return kernel
+
+
+def _below_autograd(arguments: tuple, run: Callable[..., Any], operator: Any) -> Any:
+    """Call the kernel itself where tensors are plain; else let the dispatcher see the operator."""
+    if _needs_operator(arguments):
+        with torch._C._AutoDispatchBelowAutograd():
+            return operator(*arguments)
+    return run(*arguments)
+
+
+def _needs_operator(arguments: tuple) -> bool:
+    if torch._C._len_torch_dispatch_stack() > 0:
+        return True
+    return any(
+        isinstance(a, Tensor) and (type(a) not in (Tensor, torch.nn.Parameter) or a.device.type == "meta")
+        for a in arguments
+    )
+
+
+def _needs_autograd(arguments: tuple) -> bool:
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+        return True
+    return torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in arguments)
+
+
+def _state_like(gate_logits, values, initial_state, cu_seqlens) -> Tensor:
+    """An uninitialised tensor of the final state's shape (S, M, N) and dtype."""
+    if initial_state is not None:
+        states = initial_state.shape[0]
+    elif cu_seqlens is not None:
+        states = cu_seqlens.shape[0] - 1
+    else:
+        states = values.shape[0]
+    wide = torch.promote_types(values.dtype, torch.float32)
+    return values.new_empty((states, gate_logits.shape[-2] - 1, values.shape[-1]), dtype=wide)
+
+
+def _empty_forward(gate_logits, values, initial_state, cu_seqlens):
+    """No steps: nothing comes out, and the state stays what it was."""
+    if initial_state is not None:
+        return values.new_empty(values.shape), initial_state.clone()
+    return values.new_empty(values.shape), _state_like(gate_logits, values, initial_state, cu_seqlens).zero_()
+
+
+def _formula(gradients: Callable[..., Any], ctx: Any) -> tuple[Callable[..., Any], tuple[Tensor, ...]]:
+    """``gradients`` as a function of just the float tensors that were given."""
+    saved = ctx.saved_tensors
+    places = _float_places(saved)
+
+    def function(*primals):
+        arguments = list(saved)
+        for place, primal in zip(places, primals, strict=True):
+            arguments[place] = primal
+        return gradients(*arguments, ctx.normalization, ctx.backend)
+
+    return function, tuple(saved[p] for p in places)
+
+
+def _float_places(tensors: tuple[Tensor | None, ...]) -> list[int]:
+    return [i for i, t in enumerate(tensors) if t is not None and t.is_floating_point()]
+
+
+def _place(grads: tuple[Tensor, ...], saved: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+    """Gradients put back into the places of all arguments, None elsewhere."""
+    found = dict(zip(_float_places(saved), grads, strict=True))
+    return tuple(found.get(i) for i in range(len(saved)))
+
+
+def _tangents(tangents: tuple, saved: tuple[Tensor | None, ...]) -> tuple[Tensor, ...]:
+    """Tangents of the float arguments, with zeros where none was given."""
+    return tuple(
+        torch.zeros_like(saved[p]) if tangents[p] is None else tangents[p]  # type: ignore[arg-type]
+        for p in _float_places(saved)
+    )
+
+
+_GATES, _BATCH = "gates", "batch"
+
+
+def _vmap(apply: Callable[..., Any], info: Any, in_dims: tuple, arguments: tuple, outputs: tuple) -> tuple:
+    """Fold the mapped dimension into the batch, run once, unfold.
+
+    Packed sequences have no batch to fold into, and gates that are mapped while the batch is
+    broadcast would have to be copied along it: both run one call for each index.
+    """
+    tensors, dims = arguments[:-2], in_dims[:-2]
+    moved = [t if d is None else t.movedim(d, 0) for t, d in zip(tensors, dims, strict=True)]
+    mapped = [d is not None for d in dims]
+    gates, values, _, cu_seqlens = moved[:4]
+    batch = values.shape[1] if mapped[1] else values.shape[0]
+    gate_batch = gates.shape[1] if mapped[0] else gates.shape[0]
+    broadcast_gates = gate_batch == 1 and batch != 1
+    if cu_seqlens is not None or (broadcast_gates and (mapped[0] or _GATES in outputs)):
+        results = [
+            apply(*(t[i] if m else t for t, m in zip(moved, mapped, strict=True)), *arguments[-2:])
+            for i in range(info.batch_size)
+        ]
+        return tuple(torch.stack(column) for column in zip(*results, strict=True)), (0,) * len(outputs)
+
+    def fold(tensor: Tensor | None, is_mapped: bool, keep: bool) -> Tensor | None:
+        if tensor is None or (keep and not is_mapped):
+            return tensor
+        if not is_mapped:
+            tensor = tensor.expand(info.batch_size, *tensor.shape)
+        return tensor.flatten(0, 1)
+
+    folded = [
+        fold(t, m, keep=i == 0 and broadcast_gates)
+        for i, (t, m) in enumerate(zip(moved, mapped, strict=True))
+    ]
+    results = apply(*folded, *arguments[-2:])
+    return tuple(r.unflatten(0, (info.batch_size, -1)) for r in results), (0,) * len(outputs)
