@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -57,10 +59,11 @@ def check_scan(
             f"{tuple(gate_logits.shape)}; got {tuple(values.shape)}"
         )
     for axis, name, want in ((0, "batch", batch), (1, "time", time)):
-        if gate_logits.shape[axis] not in (want, 1):
+        # Compared one by one: compilers follow that through symbolic sizes, and not `in`.
+        if gate_logits.shape[axis] != want and gate_logits.shape[axis] != 1:
             raise ValueError(
-                f"{operation}: gate_logits must have {name} size {want} as values {tuple(values.shape)} have, "
-                f"or 1 to be broadcast; {got}"
+                f"{operation}: gate_logits must have {name} size {want} as values {tuple(values.shape)} "
+                f"have, or 1 to be broadcast; {got}"
             )
     _check_dtypes(operation, gate_logits, values)
     if normalization not in NORMALIZATIONS:
@@ -145,7 +148,7 @@ def check_boundaries(operation: str, cu_seqlens: Tensor, values: Tensor) -> None
     if cu_seqlens.device.type != "cpu" and _checked_boundaries.get(cu_seqlens) == key:
         return
     bounds = cu_seqlens.tolist()
-    if bounds[0] != 0 or bounds[-1] != time or any(b < a for a, b in zip(bounds, bounds[1:], strict=False)):
+    if bounds[0] != 0 or bounds[-1] != time or any(b < a for a, b in pairwise(bounds)):
         shown = bounds if len(bounds) <= 10 else [*bounds[:5], "...", *bounds[-3:]]
         raise ValueError(
             f"{operation}: cu_seqlens must start with 0, never fall, and end with T = {time}; got {shown}: "

@@ -5,8 +5,9 @@ A family brings its two kernels and two formulas, written with differentiable op
     tangent       the derivative of the scan along a direction: again a linear scan
     gradients     the gradients of the scan: a scan in reverse time and local terms
 
-First-order gradients run the fast kernels. Forward mode runs ``tangent``; every higher order
-differentiates ``gradients``. So no transform ever meets a derivative that is silently zero.
+First-order gradients run the fast kernels. Forward mode runs ``tangent``; forward over reverse runs
+``gradients``, and reverse over reverse differentiates it. So no transform ever meets a derivative
+that is silently zero.
 
 In eager mode the autograd functions below are called directly: that is what torch.func composes
 with. Compilers and exporters see the registered operators ``statemix::<family>_scan_forward`` and
@@ -23,7 +24,6 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from ._derivatives import directional_derivative
 from .counters import count
 from .dispatch import kernels
 
@@ -116,7 +116,6 @@ def register_scan(family: str, formulas: Formulas) -> Callable[..., tuple[Tensor
             *tensors, ctx.normalization, ctx.backend = inputs
             ctx.set_materialize_grads(False)
             ctx.save_for_backward(*tensors)
-            ctx.save_for_forward(*tensors)
 
         @staticmethod
         def backward(ctx, *cotangents):
@@ -126,11 +125,6 @@ def register_scan(family: str, formulas: Formulas) -> Callable[..., tuple[Tensor
                 torch.zeros_like(o) if c is None else c for o, c in zip(outputs, cotangents, strict=True)
             )
             return (*_place(pull(filled), ctx.saved_tensors), None, None)
-
-        @staticmethod
-        def jvp(ctx, *tangents):
-            function, primals = _formula(formulas.gradients, ctx)
-            return directional_derivative(function, primals, _tangents(tangents, ctx.saved_tensors))
 
         @staticmethod
         def vmap(info, in_dims, *arguments):
@@ -156,6 +150,9 @@ def register_scan(family: str, formulas: Formulas) -> Callable[..., tuple[Tensor
             arguments = (*ctx.saved_tensors, grad_hidden, grad_final_state, ctx.normalization, ctx.backend)
             if torch.compiler.is_compiling():
                 grads = backward_operator(*arguments)
+            elif forward_ad._current_level >= 0:
+                # Forward over reverse: a formula of differentiable operations carries the tangents.
+                grads = formulas.gradients(*arguments)
             else:
                 grads = ScanBackward.apply(*arguments)
             grad_initial = grads[2] if ctx.saved_tensors[2] is not None else None
@@ -181,13 +178,14 @@ def register_scan(family: str, formulas: Formulas) -> Callable[..., tuple[Tensor
         def vmap(info, in_dims, *arguments):
             return _vmap(ScanForward.apply, info, in_dims, arguments, outputs=(_BATCH, _BATCH))
 
-    for operator, run, fake, function in (
-        (forward_operator, run_forward, fake_forward, ScanForward),
-        (backward_operator, run_backward, fake_backward, ScanBackward),
+    for operator, run, fake, function, outputs in (
+        (forward_operator, run_forward, fake_forward, ScanForward, (_BATCH, _BATCH)),
+        (backward_operator, run_backward, fake_backward, ScanBackward, (_GATES, _BATCH, _BATCH)),
     ):
         name = operator.name().removeprefix("statemix::").removesuffix(".default")
         _LIBRARY.impl(name, run, "CompositeExplicitAutograd")
         torch.library.register_fake(f"statemix::{name}", fake, lib=_LIBRARY)
+        torch.library.register_vmap(f"statemix::{name}", _vmap_kernel(operator, outputs), lib=_LIBRARY)
         _LIBRARY.impl(name, _autograd_kernel(operator, function), "Autograd")
 
     def scan(gate_logits, values, initial_state, cu_seqlens, normalization, backend):
@@ -213,6 +211,15 @@ def _autograd_kernel(operator: Any, function: type[torch.autograd.Function]) -> 
             return function.apply(*arguments)
         with torch._C._AutoDispatchBelowAutograd():
             return operator(*arguments)
+
+    return kernel
+
+
+def _vmap_kernel(operator: Any, outputs: tuple[str, ...]) -> Callable[..., Any]:
+    """The batching rule that a compiler meets: the same folding as in eager mode."""
+
+    def kernel(info, in_dims, *arguments):
+        return _vmap(operator, info, in_dims, arguments, outputs=outputs)
 
     return kernel
 
@@ -281,14 +288,6 @@ def _place(grads: tuple[Tensor, ...], saved: tuple[Tensor | None, ...]) -> tuple
     """Gradients put back into the places of all arguments, None elsewhere."""
     found = dict(zip(_float_places(saved), grads, strict=True))
     return tuple(found.get(i) for i in range(len(saved)))
-
-
-def _tangents(tangents: tuple, saved: tuple[Tensor | None, ...]) -> tuple[Tensor, ...]:
-    """Tangents of the float arguments, with zeros where none was given."""
-    return tuple(
-        torch.zeros_like(saved[p]) if tangents[p] is None else tangents[p]  # type: ignore[arg-type]
-        for p in _float_places(saved)
-    )
 
 
 _GATES, _BATCH = "gates", "batch"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -22,7 +23,7 @@ def segments(cu_seqlens: Tensor | None, length: int) -> list[Segment]:
     if cu_seqlens is None:
         return [Segment(0, 0, length)]
     bounds = cu_seqlens.tolist()
-    return [Segment(i, *pair) for i, pair in enumerate(zip(bounds, bounds[1:], strict=False))]
+    return [Segment(i, *pair) for i, pair in enumerate(pairwise(bounds))]
 
 
 def run_segments(

@@ -1,0 +1,55 @@
+"""The command line: one file a command, imported when it is asked for."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+
+COMMANDS = {
+    "demo": "train small models on this machine and write a report that shows what state mixing does",
+    "train": "train a recipe; every field of its config is a flag",
+    "bench": "measure operators and layers, after checking that they are right",
+    "doctor": "print versions, backends, caches and devices",
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command and return its exit status."""
+    arguments = sys.argv[1:] if argv is None else argv
+    name = arguments[0] if arguments else "--help"
+    if name in ("-h", "--help"):
+        print(_usage())
+        return 0
+    if name == "--version":
+        from statemix import __version__
+
+        print(f"statemix {__version__}")
+        return 0
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f": did you mean {near[0]!r}?" if near else ""
+        print(f"statemix: no command {name!r}{hint}\n\n{_usage()}", file=sys.stderr)
+        return 2
+    try:
+        command = importlib.import_module(f"statemix.cli.{name}")
+    except ModuleNotFoundError as missing:
+        extra = _EXTRA_OF.get((missing.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        print(
+            f"statemix {name}: needs {missing.name}, which a bare install leaves out; "
+            f"pip install 'statemix[{extra}]'",
+            file=sys.stderr,
+        )
+        return 2
+    return command.main(arguments[1:])
+
+
+_EXTRA_OF = {"tyro": "train", "rich": "train", "tensorboard": "train", "matplotlib": "train,report"}
+
+
+def _usage() -> str:
+    width = max(map(len, COMMANDS))
+    rows = [f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()]
+    return "\n".join(["usage: statemix COMMAND [OPTIONS]", "", *rows, "", "statemix COMMAND --help says more."])
