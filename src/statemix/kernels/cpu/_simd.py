@@ -13,14 +13,17 @@ from __future__ import annotations
 
 import math
 import operator
+from typing import Any
 
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
-from numba.extending import intrinsic, lower_builtin, models, register_model
+from numba.extending import intrinsic as _intrinsic
+from numba.extending import lower_builtin, models, register_model
 
 LANES = 16
+
 
 _BOOL, _I16, _I32, _I64 = ir.IntType(1), ir.IntType(16), ir.IntType(32), ir.IntType(64)
 _SCALARS = {types.float32: ir.FloatType(), types.float64: ir.DoubleType()}
@@ -30,6 +33,11 @@ _STORAGE = {
     types.uint16: (_I16, 2),
     types.int16: (ir.HalfType(), 2),
 }
+
+
+def intrinsic(function: Any) -> Any:
+    """numba's, untyped: it passes the typing context by itself, which no type checker can know."""
+    return _intrinsic(function)
 
 
 class Vector(types.Type):
@@ -159,6 +167,16 @@ def widened(typingctx, tag):
 
 
 @intrinsic
+def vector_bytes(typingctx, tag):
+    """Bytes of LANES numbers as they are stored."""
+
+    def emit(context, builder, sig, args):
+        return context.get_constant(types.intp, LANES * _STORAGE[tag][1])
+
+    return types.intp(tag), emit
+
+
+@intrinsic
 def splat(typingctx, tag, number):
     """All lanes the same number, in the width that ``tag`` is computed in."""
     wide = _wide(tag)
@@ -175,6 +193,31 @@ def _broadcast(builder: ir.IRBuilder, value: ir.Value, kind: ir.VectorType) -> i
     return builder.shuffle_vector(
         one, ir.Constant(kind, ir.Undefined), ir.Constant(ir.VectorType(_I32, LANES), [0] * LANES)
     )
+
+
+@intrinsic
+def prefetch(typingctx, address):
+    """Ask for the cache line at an address; any address is allowed."""
+
+    def emit(context, builder, sig, args):
+        pointer = _pointer(builder, args[0], ir.IntType(8))
+        function = ir.FunctionType(ir.VoidType(), [pointer.type, _I32, _I32, _I32])
+        hint = cgutils.get_or_insert_function(builder.module, function, "llvm.prefetch.p0")
+        builder.call(hint, [pointer, *(ir.Constant(_I32, k) for k in (0, 3, 1))])  # read, keep, data
+        return context.get_dummy_value()
+
+    return types.void(types.intp), emit
+
+
+@intrinsic
+def static_size(typingctx, unroll, size):
+    """``size``, as a constant of the compiled kernel when ``unroll`` is a tuple of that length."""
+    constant = unroll.count if isinstance(unroll, types.UniTuple) else None
+
+    def emit(context, builder, sig, args):
+        return args[1] if constant is None else context.get_constant(types.intp, constant)
+
+    return types.intp(unroll, types.intp), emit
 
 
 # Arithmetic -----------------------------------------------------------------------------------------
@@ -240,6 +283,16 @@ def magnitude(typingctx, a):
         return _call(builder, "llvm.fabs", *args)
 
     return a(a), emit
+
+
+@intrinsic
+def where_greater(typingctx, a, b, yes, no):
+    """``yes`` where ``a`` > ``b``, else ``no`` (also at NaN)."""
+
+    def emit(context, builder, sig, args):
+        return _pick(builder, ">", *args)
+
+    return yes(a, a, yes, yes), emit
 
 
 @intrinsic

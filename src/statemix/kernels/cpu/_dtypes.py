@@ -1,0 +1,18 @@
+"""How each torch dtype is named to the kernels."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+TAGS = {
+    torch.float32: np.float32(0),
+    torch.float64: np.float64(0),
+    torch.bfloat16: np.uint16(0),  # numba has neither half precision: a tag of the same size stands for it
+    torch.float16: np.int16(0),
+}
+
+
+def state_dtype(dtype: torch.dtype) -> torch.dtype:
+    """What states and sums are kept in: float32, or float64 for float64 inputs."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
