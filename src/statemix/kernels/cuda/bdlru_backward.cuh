@@ -50,7 +50,10 @@ struct BackwardStage {
     static constexpr int LOGIT_ROWS = (C::TIME_BROADCAST ? 1 : S) * M * (M + 1), ROWS = S * M;
     // In the order of their places: logits, output gradients, values, states before each step.
     static constexpr int GRADS = LOGIT_ROWS * ROW, VALUES = GRADS + ROWS * ROW, STATES = VALUES + ROWS * ROW;
-    static constexpr int BYTES = C::GATE_GRADIENT ? STATES + ROWS * ROW : VALUES;
+    static constexpr int SLACK_ROWS = M % C::R ? M + 1 : 0;  // absent rows are read, never used
+    static constexpr int BYTES = (C::GATE_GRADIENT ? STATES + ROWS * ROW : VALUES) + SLACK_ROWS * ROW;
+    typedef Ring<C::W, C::K, C::NB * ((M + C::R - 1) / C::R)> Relay;
+    static constexpr int SHARED = Relay::BYTES + C::W * C::D * BYTES;  // of the thread block
 };
 
 template <class C, bool WHOLE, int MR, int MC>
@@ -165,8 +168,8 @@ DEVICE void bdlru_backward(const Arguments& arguments) {
     const Tile<C> tile(arguments);
     const Lane<C> lane(thread, tile.valid);
     const i64 N = arguments.N, pitch = N * E::BYTES;
-    Ring<C::W, C::K, NB * MR> ring(shared, warp, thread, tile.rank);
-    char* const stages = shared + Ring<C::W, C::K, NB * MR>::BYTES + warp * (C::D * Stage::BYTES);
+    typename Stage::Relay ring(shared, warp, thread, tile.rank);
+    char* const stages = shared + Stage::Relay::BYTES + warp * (C::D * Stage::BYTES);
 
     const int chunks = (tile.length + S - 1) / S;
     const char* const logits = arguments.gate_logits + tile.offset(arguments.logits_batch, arguments.logits_time);
@@ -229,7 +232,7 @@ DEVICE void bdlru_backward(const Arguments& arguments) {
         const StagedRows<C> state_rows(staged + Stage::STATES, states + (i64)chunk * S * state_strides.time,
                                        state_strides.line, lane.block);
         const StagedRows<C> own_rows = logit_rows.from_row(lane.share * (M + 1));
-        StagedRows<C> columns[R] = {own_rows};
+        StagedRows<C> columns[R];
 #pragma unroll
         for (int partner = 0; partner < R; partner++) columns[partner] = own_rows.from_row(lane.share ^ partner);
 

@@ -65,20 +65,31 @@ DEVICE void run_steps(const float (&a)[C::S][C::NB][MR][MC], float (&q)[C::S][C:
 }
 
 template <class C>
+struct ForwardStage {
+    static constexpr int M = C::M, S = C::S, ROW = Tile<C>::ROW;
+    static constexpr int LOGIT_ROWS = (C::TIME_BROADCAST ? 1 : S) * M * (M + 1), VALUE_ROWS = S * M;
+    static constexpr int SLACK_ROWS = M % C::R ? M + 1 : 0;  // absent rows are read, never used
+    static constexpr int BYTES = (LOGIT_ROWS + VALUE_ROWS + SLACK_ROWS) * ROW;
+    typedef Ring<C::W, C::K, C::NB * ((M + C::R - 1) / C::R)> Relay;
+    static constexpr int SHARED = Relay::BYTES + C::W * C::D * BYTES;  // of the thread block
+};
+
+template <class C>
 DEVICE void bdlru_forward(const Arguments& arguments) {
     using E = typename C::E;
+    using Stage = ForwardStage<C>;
     constexpr int M = C::M, NB = C::NB, R = C::R, S = C::S;
     constexpr int MR = (M + R - 1) / R, MC = MR * R;  // rows of a lane; columns, absent ones included
-    constexpr int ROW = Tile<C>::ROW, LOGIT_ROWS = (C::TIME_BROADCAST ? 1 : S) * M * (M + 1), VALUE_ROWS = S * M;
-    constexpr int STAGE = (LOGIT_ROWS + VALUE_ROWS) * ROW, WARPS = C::K * C::W;
+    constexpr int ROW = Tile<C>::ROW, LOGIT_ROWS = Stage::LOGIT_ROWS, VALUE_ROWS = Stage::VALUE_ROWS;
+    constexpr int STAGE = Stage::BYTES, WARPS = C::K * C::W;
 
     extern __shared__ __align__(128) char shared[];
     const int warp = threadIdx.x / 32, thread = threadIdx.x % 32;
     const Tile<C> tile(arguments);
     const Lane<C> lane(thread, tile.valid);
     const i64 N = arguments.N, pitch = N * E::BYTES;
-    Ring<C::W, C::K, NB * MR> ring(shared, warp, thread, tile.rank);
-    char* const stages = shared + Ring<C::W, C::K, NB * MR>::BYTES + warp * (C::D * STAGE);
+    typename Stage::Relay ring(shared, warp, thread, tile.rank);
+    char* const stages = shared + Stage::Relay::BYTES + warp * (C::D * STAGE);
 
     const int chunks = (tile.length + S - 1) / S;
     const char* const logits = arguments.gate_logits + tile.offset(arguments.logits_batch, arguments.logits_time);
@@ -117,7 +128,7 @@ DEVICE void bdlru_forward(const Arguments& arguments) {
                                                        value_strides.line, lane.block)
                                              .from_row(lane.share);
         const StagedRows<C> own_rows = logit_rows.from_row(lane.share * (M + 1));
-        StagedRows<C> columns[R] = {own_rows};
+        StagedRows<C> columns[R];
 #pragma unroll
         for (int partner = 0; partner < R; partner++) columns[partner] = own_rows.from_row(lane.share ^ partner);
 

@@ -7,7 +7,6 @@
 enum class Normalization { softmax, sigmoid, relu, tanh, linear, none };
 
 static constexpr float LOG2_E = 1.4426950408889634f;
-static constexpr float INFINITE = __builtin_huge_valf();
 
 DEVICE float exp2_approximate(float x) {
     float y;
@@ -34,9 +33,9 @@ DEVICE float max_or_nan(float a, float b) {
 DEVICE float tanh_accurate(float z) {
     // Near zero 1 - 2 / (e^2z + 1) cancels, and rows of small logits are divided by their own size.
     float square = z * z;
-    float series = fmaf(square, 1.5625e-2f, -5.2459e-2f);
-    series = fmaf(series, square, 1.33199e-1f);
-    series = fmaf(series, square, -3.333329e-1f);
+    float series = fmaf(square, 0.01943296f, -0.05374955f);
+    series = fmaf(series, square, 0.13332706f);
+    series = fmaf(series, square, -0.33333331f);
     float near = fmaf(series * square, z, z);
     float far = fmaf(-2.f, reciprocal(exp2_approximate(fabsf(z) * (2.f * LOG2_E)) + 1.f), 1.f);
     return fabsf(z) < 0.4f ? near : copysignf(far, z);
@@ -44,8 +43,9 @@ DEVICE float tanh_accurate(float z) {
 
 // What a slot holds that belongs to no logit (block sizes that lanes cannot share evenly): coefficient 0.
 template <Normalization F>
-DEVICE constexpr float absent_logit() {
-    return F == Normalization::softmax || F == Normalization::sigmoid ? -INFINITE : 0.f;
+DEVICE float absent_logit() {
+    const float minus_infinity = __int_as_float(0xff800000);
+    return F == Normalization::softmax || F == Normalization::sigmoid ? minus_infinity : 0.f;
 }
 
 // In place: C logits to C coefficients. Returns 1 / S where the gradient needs it.

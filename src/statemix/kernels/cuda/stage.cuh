@@ -65,6 +65,7 @@ struct StagedRows {
     const char* base;
     int phase, pitch;  // unaligned rows: where the first begins in its 16 bytes, and how that moves from row to row
 
+    DEVICE StagedRows() {}
     DEVICE StagedRows(const char* staged, const char* from, i64 line, int block)
         : base(staged + block * C::E::BYTES), phase((int)((u64)from & 15)), pitch((int)(line & 15)) {}
 

@@ -1,0 +1,272 @@
+"""Which kernel runs with which tile, chunk and cluster: a pure function over a small table.
+
+No tuning at run time. The table holds what was measured on an H100; the rule fits it to the problem and to the
+limits of other devices. The letters are those of ``arguments.cuh``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+NORMALIZATIONS = ("softmax", "sigmoid", "relu", "tanh", "linear", "none")
+ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+ELEMENT_TYPES = {"float32": "Float32", "bfloat16": "Bfloat16", "float16": "Float16"}
+
+#: The largest block size (BD-LRU) and order (H-LRU) whose coefficients fit the registers.
+LARGEST = {"bdlru": 16, "hlru": 32}
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """What the rule must know of a device; shared memory in bytes, of one thread block."""
+
+    capability: tuple[int, int]
+    multiprocessors: int
+    shared_memory: int
+
+    @property
+    def clusters(self) -> bool:
+        return self.capability >= (9, 0) and self.capability[0] != 12
+
+    def resident_clusters(self, size: int) -> int:
+        """How many clusters of `size` thread blocks run at once, one thread block a multiprocessor."""
+        of_132 = {1: 132, 2: 66, 3: 39, 4: 30, 5: 22, 6: 17, 7: 15, 8: 15}  # measured, H100
+        return of_132[size] * self.multiprocessors // 132
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """One kernel instantiation, completely: equal configurations are the same machine code."""
+
+    kernel: str  # the function in the .cuh file of the same name
+    block_size: int  # or order
+    dtype: str
+    normalization: str
+    rows: str  # packed | strided | unaligned
+    time_broadcast: bool
+    gate_gradient: bool
+    blocks_per_lane: int
+    lanes_per_block: int
+    steps: int
+    warps: int
+    stages: int
+    cluster: int
+
+    @property
+    def tile(self) -> int:
+        """Blocks (channels) of a thread block."""
+        chunks = 2 if self.kernel.startswith("composed") else 1
+        return 32 * self.blocks_per_lane // self.lanes_per_block // chunks
+
+    @property
+    def shared_bytes(self) -> int:
+        """Dynamic shared memory of a thread block; the generated source asserts that the kernel agrees."""
+        m, s = self.block_size, self.steps
+        row = self.tile * ELEMENT_BYTES[self.dtype] + (16 if self.rows == "unaligned" else 0)
+        logit_steps = 1 if self.time_broadcast else s
+        backward = "backward" in self.kernel
+        if self.kernel.startswith("hlru"):
+            state = m
+            rows = logit_steps * (m + 1) + s
+            if backward:
+                rows = logit_steps * (m + 1) + (3 * s + m - 1 if self.gate_gradient else s)
+        else:
+            state = -(-m // self.lanes_per_block)
+            slack = m + 1 if m % self.lanes_per_block else 0
+            rows = logit_steps * m * (m + 1) + s * m * (3 if backward and self.gate_gradient else 1) + slack
+        if self.kernel.startswith("composed"):
+            region = rows * row
+            if region % 64 == 0:  # so that the two chunks of a warp lie in different banks
+                region += row
+            return 128 + self.warps * (16 * m * 4 + self.stages * 2 * region)
+        return 128 + self.warps * (32 * state * self.blocks_per_lane * 4 + self.stages * rows * row)
+
+    @property
+    def coefficient_registers(self) -> int:
+        columns = self.block_size + 1
+        rows = 1 if self.kernel.startswith("hlru") else -(-self.block_size // self.lanes_per_block)
+        return self.steps * self.blocks_per_lane * rows * columns
+
+    def source(self) -> str:
+        """The translation unit that NVRTC is given."""
+        cluster = f"__cluster_dims__({self.cluster}, 1, 1) " if self.cluster > 1 else ""
+        stage = f"{'Backward' if 'backward' in self.kernel else 'Forward'}Stage<Configuration>"
+        flag = {False: "false", True: "true"}
+        return f"""#include "{self.kernel}.cuh"
+struct Configuration {{
+    typedef {ELEMENT_TYPES[self.dtype]} E;
+    static constexpr Normalization F = Normalization::{self.normalization};
+    static constexpr Rows ROWS = Rows::{self.rows};
+    static constexpr bool TIME_BROADCAST = {flag[self.time_broadcast]}, GATE_GRADIENT = {flag[self.gate_gradient]};
+    static constexpr int M = {self.block_size}, NB = {self.blocks_per_lane}, R = {self.lanes_per_block},
+                         S = {self.steps}, W = {self.warps}, D = {self.stages}, K = {self.cluster};
+}};
+static_assert({stage}::SHARED == {self.shared_bytes}, "configurations.py and the kernel disagree on shared memory");
+extern "C" __global__ void {cluster}__launch_bounds__({32 * self.warps}, 1)
+    statemix_kernel(const __grid_constant__ Arguments arguments) {{ {self.kernel}<Configuration>(arguments); }}
+"""
+
+
+# (steps of a chunk, warps, stages) forward and backward.
+# wide: rows of 128 bytes (two blocks a lane in 16 bits, one in 32); narrow: one block a lane in 16 bits.
+_WIDE = {
+    "bdlru": {
+        1: ((16, 8, 1), (16, 8, 2)),
+        2: ((8, 8, 2), (8, 8, 2)),
+        3: ((4, 8, 1), (4, 8, 1)),
+        4: ((2, 8, 2), (2, 8, 2)),
+        5: ((2, 8, 1), (2, 8, 1)),
+        6: ((1, 8, 1), (1, 8, 1)),
+        7: ((1, 8, 1), (1, 8, 1)),
+        8: ((1, 8, 1), (1, 8, 1)),
+    },
+    "hlru": {
+        1: ((16, 8, 1), (16, 8, 1)),
+        2: ((16, 8, 1), (16, 8, 1)),
+        3: ((8, 8, 1), (8, 8, 1)),
+        4: ((8, 8, 1), (8, 8, 2)),
+        **{m: ((8, 8, 1), (8, 8, 1)) for m in (5, 6, 7, 8)},
+        **{m: ((4, 8, 1), (4, 8, 1)) for m in range(9, 13)},
+        **{m: ((2, 8, 1), (2, 8, 1)) for m in range(13, 25)},
+        **{m: ((1, 8, 1), (1, 8, 1)) for m in range(25, 33)},
+    },
+}
+_NARROW = {
+    "bdlru": {
+        1: ((16, 8, 1), (16, 8, 1)),
+        2: ((8, 8, 1), (8, 12, 1)),
+        3: ((4, 8, 1), (4, 8, 1)),
+        4: ((4, 8, 1), (4, 8, 1)),
+        5: ((2, 8, 1), (2, 8, 1)),
+        6: ((2, 8, 1), (2, 8, 1)),
+        7: ((2, 8, 1), (1, 8, 1)),
+        8: ((4, 8, 1), (4, 8, 1)),  # two lanes a block
+        **{m: ((1, 8, 1), (1, 8, 1)) for m in range(9, 17)},  # two lanes a block
+    },
+    "hlru": {
+        1: ((16, 8, 1), (16, 8, 1)),
+        **{m: ((16, 8, 1), (16, 8, 1)) for m in (2, 3)},
+        **{m: ((8, 8, 1), (8, 8, 1)) for m in range(4, 9)},
+        **{m: ((4, 8, 1), (4, 8, 1)) for m in range(9, 17)},
+        **{m: ((4, 8, 1), (2, 8, 1)) for m in range(17, 33)},
+    },
+}
+
+
+def kernel_for(family: str, block_size: int) -> str:
+    """Names the kernel that runs a block size (or order): ``relay``, ``relay, two lanes a block``, or ``none``."""
+    if not 1 <= block_size <= LARGEST[family]:
+        return "none"
+    return "relay, two lanes a block" if family == "bdlru" and block_size > 8 else "relay"
+
+
+def _candidate(family: str, direction: str, m: int, dtype: str, wide: bool, **rest) -> Configuration | None:
+    table = (_WIDE if wide else _NARROW)[family]
+    if m not in table:
+        return None
+    steps, warps, stages = table[m][direction == "backward"]
+    lanes = 2 if family == "bdlru" and not wide and m >= 8 else 1
+    blocks = 2 if wide and ELEMENT_BYTES[dtype] == 2 else 1
+    if ELEMENT_BYTES[dtype] == 4 and lanes == 1:
+        if not wide:
+            return None  # one block a lane is a row of 128 bytes already
+        steps, warps, _ = (
+            _NARROW[family][m][direction == "backward"] if m < 8 or family == "hlru" else (1, 8, 1)
+        )
+        stages = 1
+    return Configuration(
+        kernel=f"{family}_{direction}",
+        block_size=m,
+        dtype=dtype,
+        blocks_per_lane=blocks,
+        lanes_per_block=lanes,
+        steps=steps,
+        warps=warps,
+        stages=stages,
+        cluster=1,
+        **rest,
+    )
+
+
+def _fit(configuration: Configuration, device: Device) -> Configuration:
+    """Fewer stages, then shorter chunks, then fewer warps, until the shared memory suffices."""
+    while configuration.shared_bytes > device.shared_memory:
+        if configuration.stages > 1:
+            configuration = replace(configuration, stages=configuration.stages - 1)
+        elif configuration.steps > 2:
+            configuration = replace(configuration, steps=configuration.steps // 2)
+        else:
+            configuration = replace(configuration, warps=configuration.warps - 1)
+    return configuration
+
+
+def _serial_nanoseconds(configuration: Configuration) -> float:
+    """What a step costs in the chain from state to state: measured on an H100 at 1.98 GHz, 120 cycles a hand-over."""
+    m, lanes = configuration.block_size, configuration.lanes_per_block
+    rows = 1 if configuration.kernel.startswith("hlru") else -(-m // lanes)
+    multiply_adds = 1.7 * rows * m * configuration.blocks_per_lane + (30 if lanes > 1 else 0)
+    return (120 / configuration.steps + multiply_adds) / 1.98
+
+
+def _spread(
+    configuration: Configuration, batch: int, steps: int, width: int, device: Device
+) -> tuple[float, Configuration]:
+    """The best cluster size, and the nanoseconds that a step is expected to take with it."""
+    tiles = batch * -(-width // configuration.tile)
+    chunks = -(-steps // configuration.steps)
+    m = configuration.block_size
+    elements = (m + 1 if configuration.kernel.startswith("hlru") else m * (m + 1)) * batch * width
+    bytes_a_step = (
+        elements * ELEMENT_BYTES[configuration.dtype] * (2 if "backward" in configuration.kernel else 1)
+    )
+    memory = bytes_a_step / (23.0 * device.multiprocessors)  # 3 TB/s on 132 multiprocessors
+    if configuration.tile * ELEMENT_BYTES[configuration.dtype] < 128:
+        memory *= 1.06  # narrow rows
+    best = (float("inf"), configuration)
+    for size in range(1, 9 if device.clusters else 2):
+        if size > 1 and (size - 1) * configuration.warps >= chunks:
+            break  # the last thread block of the cluster would have nothing to do
+        waves = -(-tiles // max(1, device.resident_clusters(size)))
+        # Five sixths of the multiprocessors are enough to keep the memory busy.
+        share = min(1.0, tiles * size / waves / device.multiprocessors / 0.83)
+        cost = max(memory / share, _serial_nanoseconds(configuration) * waves) * (1.0 + 0.01 * size)
+        if cost < best[0]:
+            best = (cost, replace(configuration, cluster=size))
+    return best
+
+
+@lru_cache(maxsize=4096)
+def choose(
+    family: str,
+    direction: str,
+    block_size: int,
+    dtype: str,
+    normalization: str,
+    batch: int,
+    steps: int,
+    width: int,
+    device: Device,
+    rows: str = "packed",
+    time_broadcast: bool = False,
+    gate_gradient: bool = True,
+) -> Configuration:
+    """Chooses the configuration for B = batch (or packed sequences), T = steps, N = width.
+
+    >>> h100 = Device((9, 0), 132, 232448)
+    >>> choose("bdlru", "forward", 4, "bfloat16", "softmax", 8, 4096, 1024, h100).tile
+    64
+    """
+    rest = {
+        "normalization": normalization,
+        "rows": rows,
+        "time_broadcast": time_broadcast,
+        "gate_gradient": gate_gradient,
+    }
+    candidates = []
+    for wide in (True, False):
+        candidate = _candidate(family, direction, block_size, dtype, wide, **rest)
+        if candidate is None:
+            continue
+        candidates.append(_spread(_fit(candidate, device), batch, steps, width, device))
+    return min(candidates, key=lambda scored: scored[0])[1]

@@ -1,0 +1,244 @@
+// H-LRU backward: u_t = g_t + sum_i a_{i,t+i} u_{t+i}. What is handed on are the M contributions that steps of this chunk
+// make to the steps before it, nearest first; what is left before the first step is the gradient of the initial window.
+// h_t is recomputed in float32 from the stored window, as in bdlru_backward.cuh.
+#pragma once
+#include "hlru_forward.cuh"
+
+template <class C, bool WHOLE>
+DEVICE void run_window_backward(const float (&p)[C::S][C::NB][C::M + 1], float (&u)[C::S][C::NB],
+                                float (&pending)[C::NB][C::M], int steps) {
+#pragma unroll
+    for (int s = C::S - 1; s >= 0; s--) {
+        if (WHOLE || s < steps) {
+#pragma unroll
+            for (int n = 0; n < C::NB; n++) {
+                u[s][n] += pending[n][0];
+#pragma unroll
+                for (int j = 0; j < C::M; j++)
+                    pending[n][j] =
+                        fmaf(p[s][n][j], u[s][n], j + 1 < C::M ? pending[n][j + 1 < C::M ? j + 1 : 0] : 0.f);
+            }
+        }
+    }
+}
+
+template <class C>
+struct BackwardStage {
+    static constexpr int M = C::M, S = C::S, ROW = Tile<C>::ROW;
+    static constexpr int LOGIT_ROWS = (C::TIME_BROADCAST ? 1 : S) * (M + 1), STATE_ROWS = S + M - 1;
+    // In the order of their places: logits, output gradients, values, states from M steps before the chunk on.
+    static constexpr int GRADS = LOGIT_ROWS * ROW, VALUES = GRADS + S * ROW, STATES = VALUES + S * ROW;
+    static constexpr int BYTES = C::GATE_GRADIENT ? STATES + STATE_ROWS * ROW : VALUES;
+    typedef Ring<C::W, C::K, C::NB * M> Relay;
+    static constexpr int SHARED = Relay::BYTES + C::W * C::D * BYTES;  // of the thread block
+};
+
+template <class C, bool WHOLE>
+DEVICE void store_window_gradients(const Arguments& arguments, const Tile<C>& tile, const Lane<C>& lane, int chunk,
+                                   int steps, const StagedRows<C>& logit_rows, const StagedRows<C>& value_rows,
+                                   const StagedRows<C>& state_rows, const float (&p)[C::S][C::NB][C::M + 1],
+                                   const float (&u)[C::S][C::NB], const float (&inverse_sum)[C::S][C::NB]) {
+    using E = typename C::E;
+    constexpr int M = C::M, NB = C::NB, S = C::S;
+    constexpr bool APART = Tile<C>::APART;
+    const i64 N = arguments.N, pitch = N * E::BYTES, step = tile.first_step + (i64)chunk * S;
+    const i64 place = (i64)(tile.n0 + lane.block) * E::BYTES;
+    char* const grad_values = arguments.output + step * pitch + place;
+    char* const grad_logits = arguments.grad_gates + step * (M + 1) * pitch + place;
+
+    float window[M][NB];  // newest first
+    const int before = chunk * S;  // steps of the sequence before this chunk
+#pragma unroll
+    for (int j = 0; j < M; j++) {
+        if (before <= j)
+            load_state_row<C>(arguments.initial_state, tile, lane, N, j - before, window[j]);
+        else
+            state_rows.read(M - 1 - j, window[j]);
+    }
+#pragma unroll
+    for (int s = 0; s < S; s++) {
+        if (!WHOLE && s >= steps) break;
+        float v[NB], h[NB], gradient[NB];
+        value_rows.read(s, v);
+#pragma unroll
+        for (int n = 0; n < NB; n++) {
+            h[n] = p[s][n][M] * v[n];
+#pragma unroll
+            for (int j = 0; j < M; j++) h[n] = fmaf(p[s][n][j], window[j][n], h[n]);
+        }
+#pragma unroll
+        for (int j = 0; j <= M; j++) {
+            float logit[NB];
+            if constexpr (GradientNeeds<C::F>::logit)
+                logit_rows.read((C::TIME_BROADCAST ? 0 : s) * (M + 1) + j, logit);
+#pragma unroll
+            for (int n = 0; n < NB; n++)
+                gradient[n] = logit_gradient<C::F>(u[s][n], p[s][n][j], j < M ? window[j < M ? j : 0][n] : v[n], h[n],
+                                                   inverse_sum[s][n], GradientNeeds<C::F>::logit ? logit[n] : 0.f);
+            if (lane.count > 0)
+                store_elements<E, NB, APART>(grad_logits + (s * (M + 1) + j) * pitch, gradient, lane.count);
+        }
+#pragma unroll
+        for (int n = 0; n < NB; n++) gradient[n] = u[s][n] * p[s][n][M];
+        if (lane.count > 0) store_elements<E, NB, APART>(grad_values + s * pitch, gradient, lane.count);
+        if (s + 1 < S) {
+#pragma unroll
+            for (int j = M - 1; j > 0; j--)
+#pragma unroll
+                for (int n = 0; n < NB; n++) window[j][n] = window[j - 1][n];
+            state_rows.read(M + s, window[0]);
+        }
+    }
+}
+
+// For broadcast logits: dL/dh in float32, of which gate_gradient.cuh makes the summed gradient, and dL/dvalues.
+template <class C>
+DEVICE void store_channel_gradients(const Arguments& arguments, const Tile<C>& tile, const Lane<C>& lane, int chunk,
+                                    int steps, const float (&p)[C::S][C::NB][C::M + 1], const float (&u)[C::S][C::NB]) {
+    using E = typename C::E;
+    const i64 pitch = arguments.N * E::BYTES;
+#pragma unroll
+    for (int s = 0; s < C::S; s++) {
+        const i64 line = tile.first_step + (i64)chunk * C::S + s;
+        float gradient[C::NB];
+#pragma unroll
+        for (int n = 0; n < C::NB; n++) {
+            gradient[n] = u[s][n] * p[s][n][C::M];
+            if (s < steps && n < lane.count)
+                ((float*)arguments.grad_gates)[line * arguments.N + tile.n0 + lane.nth(n)] = u[s][n];
+        }
+        if (s < steps && lane.count > 0)
+            store_elements<E, C::NB, Tile<C>::APART>(
+                arguments.output + line * pitch + (i64)(tile.n0 + lane.block) * E::BYTES, gradient, lane.count);
+    }
+}
+
+template <class C>
+DEVICE void hlru_backward(const Arguments& arguments) {
+    using E = typename C::E;
+    using Stage = BackwardStage<C>;
+    constexpr int M = C::M, NB = C::NB, S = C::S, WARPS = C::K * C::W;
+    // Logits that the gradient reads again are replaced in the stage only after that.
+    constexpr bool KEEP_LOGITS = C::GATE_GRADIENT && GradientNeeds<C::F>::logit;
+
+    extern __shared__ __align__(128) char shared[];
+    const int warp = threadIdx.x / 32, thread = threadIdx.x % 32;
+    const Tile<C> tile(arguments);
+    const Lane<C> lane(thread, tile.valid);
+    const i64 N = arguments.N, pitch = N * E::BYTES;
+    typename Stage::Relay ring(shared, warp, thread, tile.rank);
+    char* const stages = shared + Stage::Relay::BYTES + warp * (C::D * Stage::BYTES);
+
+    const int chunks = (tile.length + S - 1) / S;
+    const char* const logits = arguments.gate_logits + tile.offset(arguments.logits_batch, arguments.logits_time);
+    const char* const values = arguments.values + tile.offset(arguments.values_batch, arguments.values_time);
+    const char* const grads = arguments.grad_hidden + tile.offset(arguments.grad_batch, arguments.grad_time);
+    const char* const states = arguments.hidden + (tile.first_step - M) * pitch + (i64)tile.n0 * E::BYTES;
+    const Strides logit_strides = {arguments.logits_time, arguments.logits_row, arguments.logits_line};
+    const Strides value_strides = {arguments.values_time, arguments.values_line, arguments.values_line};
+    const Strides grad_strides = {arguments.grad_time, arguments.grad_line, arguments.grad_line};
+    const Strides state_strides = {pitch, pitch, pitch};
+
+    auto copy_logits = [&](int chunk, int stage) {
+        const int steps = C::TIME_BROADCAST ? 1 : min(S, tile.length - chunk * S);
+        stage_rows<C, Stage::LOGIT_ROWS, M + 1, M + 1>(shared_address(stages) + stage * Stage::BYTES,
+                                                       logits + (i64)chunk * S * logit_strides.time, logit_strides,
+                                                       steps * (M + 1), thread, tile.valid);
+    };
+    auto copy_before_relay = [&](int turn, int stage) {
+        const int chunk = chunks - 1 - turn, steps = min(S, tile.length - chunk * S);
+        if (!KEEP_LOGITS) copy_logits(chunk, stage);
+        stage_rows<C, S, 1, 1>(shared_address(stages) + stage * Stage::BYTES + Stage::GRADS,
+                               grads + (i64)chunk * S * grad_strides.time, grad_strides, steps, thread, tile.valid);
+    };
+    auto copy_after_gradients = [&](int turn, int stage) {
+        const int chunk = chunks - 1 - turn, steps = min(S, tile.length - chunk * S);
+        const u32 to = shared_address(stages) + stage * Stage::BYTES;
+        if (KEEP_LOGITS) copy_logits(chunk, stage);
+        if constexpr (C::GATE_GRADIENT) {
+            stage_rows<C, S, 1, 1>(to + Stage::VALUES, values + (i64)chunk * S * value_strides.time, value_strides,
+                                   steps, thread, tile.valid);
+            stage_rows<C, Stage::STATE_ROWS, 1, 1, true>(
+                to + Stage::STATES, states + (i64)chunk * S * state_strides.time, state_strides, steps + M - 1, thread,
+                tile.valid, max(0, M - chunk * S));
+        }
+    };
+
+    const int first = tile.rank * C::W + warp;
+#pragma unroll
+    for (int d = 0; d < C::D; d++) {
+        if (first + d * WARPS < chunks) {
+            copy_before_relay(first + d * WARPS, d);
+            copy_after_gradients(first + d * WARPS, d);
+        }
+        commit_copies();
+    }
+    int stage = 0;
+    for (int turn = first; turn < chunks; turn += WARPS) {
+        const int chunk = chunks - 1 - turn, steps = min(S, tile.length - chunk * S);
+        wait_for_copies<C::D - 1>();
+        __syncwarp();
+
+        const char* const staged = stages + stage * Stage::BYTES;
+        const StagedRows<C> logit_rows(staged, logits + (i64)chunk * S * logit_strides.time, logit_strides.line,
+                                       lane.block);
+        const StagedRows<C> grad_rows(staged + Stage::GRADS, grads + (i64)chunk * S * grad_strides.time,
+                                      grad_strides.time, lane.block);
+        const StagedRows<C> value_rows(staged + Stage::VALUES, values + (i64)chunk * S * value_strides.time,
+                                       value_strides.time, lane.block);
+        const StagedRows<C> state_rows(staged + Stage::STATES, states + (i64)chunk * S * state_strides.time,
+                                       state_strides.time, lane.block);
+        float p[S][NB][M + 1], u[S][NB], inverse_sum[S][NB];
+#pragma unroll
+        for (int s = 0; s < S; s++) {
+#pragma unroll
+            for (int j = 0; j <= M; j++) {
+                float z[NB];
+                logit_rows.read((C::TIME_BROADCAST ? 0 : s) * (M + 1) + j, z);
+#pragma unroll
+                for (int n = 0; n < NB; n++) p[s][n][j] = z[n];
+            }
+#pragma unroll
+            for (int n = 0; n < NB; n++) inverse_sum[s][n] = normalize<C::F>(p[s][n]);
+            grad_rows.read(s, u[s]);
+        }
+        pin(p);
+        pin(u);
+        if constexpr (GradientNeeds<C::F>::inverse_sum) pin(inverse_sum);
+        __syncwarp();
+        if (turn + C::D * WARPS < chunks) copy_before_relay(turn + C::D * WARPS, stage);
+
+        float pending[NB][M];
+        if (turn == 0)
+            load_window<C>(arguments.carry_in, tile, lane, N, pending);
+        else
+            ring.receive(&pending[0][0]);
+        if (steps == S)
+            run_window_backward<C, true>(p, u, pending, S);
+        else
+            run_window_backward<C, false>(p, u, pending, steps);
+        if (turn + 1 < chunks) ring.send(&pending[0][0]);
+        pin(p);
+        pin(u);
+
+        if constexpr (!C::GATE_GRADIENT)
+            store_channel_gradients<C>(arguments, tile, lane, chunk, steps, p, u);
+        else if (steps == S)
+            store_window_gradients<C, true>(arguments, tile, lane, chunk, S, logit_rows, value_rows, state_rows, p, u,
+                                            inverse_sum);
+        else
+            store_window_gradients<C, false>(arguments, tile, lane, chunk, steps, logit_rows, value_rows, state_rows, p,
+                                             u, inverse_sum);
+        if (turn + 1 == chunks) store_window<C>(arguments.carry_out, tile, lane, N, pending);
+        __syncwarp();
+        if (turn + C::D * WARPS < chunks) copy_after_gradients(turn + C::D * WARPS, stage);
+        commit_copies();
+        stage = stage + 1 == C::D ? 0 : stage + 1;
+    }
+    if (chunks == 0 && first == 0) {
+        float pending[NB][M];
+        load_window<C>(arguments.carry_in, tile, lane, N, pending);
+        store_window<C>(arguments.carry_out, tile, lane, N, pending);
+    }
+    ring.leave();
+}
