@@ -1,0 +1,84 @@
+"""The pre-norm residual block of the backbone: a mixer along time, then an MLP at every step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from statemix.shapes import Boundaries, Mask, Sequence, Token
+
+
+class MLP(nn.Module):
+    """Two layers at every step: "gelu", or "swiglu" of the same number of weights.
+
+    Args:
+        d_model: D.
+        kind: "swiglu" or "gelu".
+        ratio: hidden width over D; SwiGLU, which has a third matrix, takes two thirds of it, rounded up
+            to a multiple of 8.
+
+    Source: Shazeer 2020, arXiv 2002.05202 (SwiGLU).
+    """
+
+    def __init__(self, d_model: int, *, kind: str, ratio: float) -> None:
+        super().__init__()
+        self.gated = kind == "swiglu"
+        hidden = int(d_model * ratio)
+        if self.gated:
+            hidden = -(-2 * hidden // 3 // 8) * 8 or 8
+        self.up = nn.Linear(d_model, hidden * (2 if self.gated else 1), bias=False)
+        self.down = nn.Linear(hidden, d_model, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.up(x)
+        if self.gated:
+            gate, value = hidden.chunk(2, -1)
+            return self.down(F.silu(gate) * value)
+        return self.down(F.gelu(hidden))
+
+
+class Block(nn.Module):
+    """x + mixer(norm(x)), then that plus mlp(norm(that)); without an MLP where ``mlp`` is None.
+
+    Shapes: x, y (B, T, D), or (B, D) in :meth:`step`.
+    """
+
+    def __init__(self, d_model: int, mixer: nn.Module, mlp: nn.Module | None, *, eps: float) -> None:
+        super().__init__()
+        self.mixer_norm = nn.RMSNorm(d_model, eps=eps)
+        self.mixer = mixer
+        self.mlp_norm = None if mlp is None else nn.RMSNorm(d_model, eps=eps)
+        self.mlp = mlp
+
+    def forward(
+        self,
+        x: Sequence,
+        state: Any = None,
+        *,
+        return_state: bool = False,
+        cu_seqlens: Boundaries | None = None,
+        mask: Mask | None = None,
+    ) -> Any:
+        options: dict[str, Any] = {}
+        if cu_seqlens is not None:
+            options["cu_seqlens"] = cu_seqlens
+        if mask is not None:
+            options["mask"] = mask
+        normed = self.mixer_norm(x)
+        if return_state:
+            mixed, state = self.mixer(normed, state, return_state=True, **options)
+        else:
+            mixed = self.mixer(normed, state, **options)
+        x = self._mlp(x + mixed)
+        return (x, state) if return_state else x
+
+    def step(self, x: Token, state: Any = None) -> tuple[Token, Any]:
+        mixed, state = self.mixer.step(self.mixer_norm(x), state)
+        return self._mlp(x + mixed), state
+
+    def _mlp(self, x: Tensor) -> Tensor:
+        if self.mlp is None or self.mlp_norm is None:
+            return x
+        return x + self.mlp(self.mlp_norm(x))

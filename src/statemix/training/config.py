@@ -1,0 +1,168 @@
+"""A whole run as one frozen value, and its way to JSON and back."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from statemix.models import MixerConfig, ModelConfig
+from statemix.tasks import Task, make, name_of
+
+from .data import DataConfig, TaskData, TextData
+from .optimizer import OptimizerConfig
+from .schedule import ScheduleConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Everything that decides what a training run computes."""
+
+    name: str = "run"
+    """What the run is called in its folder and in tables."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """The backbone."""
+
+    data: DataConfig = field(default_factory=TaskData)
+    """What is trained and tested on."""
+
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    """AdamW."""
+
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    """The learning rate over the steps."""
+
+    steps: int = 400
+    """Updates of the weights."""
+
+    batch_size: int = 64
+    """Sequences in a batch."""
+
+    seed: int = 0
+    """Decides the initial weights and the training stream."""
+
+    device: str = "auto"
+    """"auto" takes a GPU where there is one; or cpu, cuda, cuda:1."""
+
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the projections; auto takes bfloat16 on a GPU that has it. Weights and states stay float32."""
+
+    log_every: int = 10
+    """Steps between rows of metrics, which are means over these steps."""
+
+    evaluate_every: int = 0
+    """Steps between evaluations on validation data; 0 evaluates at the end only, on test data."""
+
+    checkpoint_every: int = 200
+    """Steps between checkpoints; the last two are kept."""
+
+    tensorboard: bool = True
+    """Whether metrics also go to TensorBoard."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "log_every", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"config: {name} must be at least 1; got {getattr(self, name)}")
+        for name in ("seed", "evaluate_every"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"config: {name} must be at least 0; got {getattr(self, name)}")
+
+    def resolved(self) -> RunConfig:
+        """The same config with the vocabulary sizes that its data has.
+
+        Raises:
+            ValueError: the model was given others.
+        """
+        sizes: dict[str, int] = {}
+        for name in ("vocab_size", "output_size"):
+            given, wanted = getattr(self.model, name), getattr(self.data, name)
+            if given not in (None, wanted):
+                raise ValueError(f"config: model.{name} is {given}, but the data has {wanted}; leave it out")
+            sizes[name] = wanted
+        return replace(self, model=replace(self.model, **sizes))
+
+
+def to_json(config: RunConfig) -> dict[str, Any]:
+    """Plain values that :func:`from_json` reads back; a task and a kind of data carry their names."""
+    return _encode(config)
+
+
+def from_json(values: dict[str, Any]) -> RunConfig:
+    """The config that :func:`to_json` wrote.
+
+    Raises:
+        ValueError: unknown fields, as from another version, or values out of range.
+
+    Example:
+        >>> from_json(to_json(RunConfig(steps=7))) == RunConfig(steps=7)
+        True
+    """
+    return _decode(RunConfig, values, "config")
+
+
+def differences(one: RunConfig, other: RunConfig) -> list[str]:
+    """The fields in which two configs differ, with both values.
+
+    Example:
+        >>> differences(RunConfig(steps=7), RunConfig(steps=8))
+        ['steps: 7 and 8']
+    """
+    flat, flat_other = _flat(to_json(one), ""), _flat(to_json(other), "")
+    names = [*flat, *(name for name in flat_other if name not in flat)]
+    return [
+        f"{name}: {flat.get(name)} and {flat_other.get(name)}"
+        for name in names
+        if flat.get(name) != flat_other.get(name)
+    ]
+
+
+_NESTED: dict[str, Any] = {
+    "model": ModelConfig,
+    "mixer": MixerConfig,
+    "optimizer": OptimizerConfig,
+    "schedule": ScheduleConfig,
+}
+_DATA_KINDS: dict[str, Any] = {"task": TaskData, "text": TextData}
+
+
+def _encode(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        plain = {f.name: _encode(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        if isinstance(value, Task):
+            plain["kind"] = name_of(value)
+        if isinstance(value, TaskData | TextData):
+            plain["kind"] = "task" if isinstance(value, TaskData) else "text"
+        return plain
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _decode(cls: Any, values: dict[str, Any], where: str) -> Any:
+    known = {f.name for f in dataclasses.fields(cls)}
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise ValueError(f"{where}: unknown fields {', '.join(unknown)}; they come from another version")
+    return cls(**{name: _decode_field(name, value, where) for name, value in values.items()})
+
+
+def _decode_field(name: str, value: Any, where: str) -> Any:
+    where = f"{where}.{name}"
+    if name in _NESTED:
+        return _decode(_NESTED[name], value, where)
+    if name == "data":
+        kind = value.get("kind")
+        if kind not in _DATA_KINDS:
+            raise ValueError(f"{where}: kind must be one of {tuple(_DATA_KINDS)}; got {kind!r}")
+        return _decode(_DATA_KINDS[kind], {k: v for k, v in value.items() if k != "kind"}, where)
+    if name == "task":
+        return make(value["kind"], **{k: v for k, v in value.items() if k != "kind"})
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _flat(values: Any, prefix: str) -> dict[str, Any]:
+    if not isinstance(values, dict):
+        return {prefix: values}
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat.update(_flat(value, f"{prefix}.{name}" if prefix else name))
+    return flat

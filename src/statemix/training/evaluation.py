@@ -1,0 +1,86 @@
+"""What a model is worth on data it was not trained on: accuracy at several lengths, bits per byte."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from statemix.models import LanguageModel
+from statemix.tasks import IGNORED, Task
+from statemix.text import parallel_rows
+
+from .data import Source, TaskSource
+
+EVALUATION_SEED = 0
+"""Every run is tested on the same examples, whatever its own seed."""
+
+_TOKENS_AT_ONCE = 32768
+_TEXT_ROWS = 16
+
+
+@torch.no_grad()
+def evaluate(model: LanguageModel, source: Source, split: str = "test") -> dict[str, float]:
+    """Scores by name: ``accuracy_at_<length>`` for a task, ``bits_per_byte`` for a text.
+
+    Args:
+        split: "validation" or "test"; for a text both are the held-out files.
+    """
+    training = model.training
+    model.eval()
+    try:
+        if isinstance(source, TaskSource):
+            config = source.config
+            return {
+                f"accuracy_at_{length}": task_accuracy(
+                    model, config.task.with_length(length), config.test_examples, split
+                )
+                for length in config.test_lengths
+            }
+        held_out = parallel_rows(source.corpus.held_out, _TEXT_ROWS, source.config.evaluation_bytes)
+        return {"bits_per_byte": bits_per_token(model, *held_out, window=source.config.length)}
+    finally:
+        model.train(training)
+
+
+@torch.no_grad()
+def task_accuracy(model: nn.Module, task: Task, examples: int, split: str = "test") -> float:
+    """Share of right answers among all that are asked in ``examples`` sequences.
+
+    Example:
+        >>> from statemix.models import ModelConfig
+        >>> from statemix.tasks import make
+        >>> model = LanguageModel(ModelConfig(vocab_size=2, d_model=8))
+        >>> 0.3 < task_accuracy(model, make("counting", length=64), 64) < 0.7
+        True
+    """
+    device = next(model.parameters()).device
+    inputs, targets = task.sample(examples, EVALUATION_SEED, split=split)
+    right = asked = 0
+    rows = max(1, _TOKENS_AT_ONCE // task.length)
+    for some_inputs, some_targets in zip(inputs.split(rows), targets.split(rows), strict=True):
+        answers = model(some_inputs.to(device)).argmax(-1).cpu()
+        is_asked = some_targets != IGNORED
+        right += int((answers == some_targets)[is_asked].sum())
+        asked += int(is_asked.sum())
+    return right / asked
+
+
+@torch.no_grad()
+def bits_per_token(model: LanguageModel, inputs: Tensor, targets: Tensor, *, window: int) -> float:
+    """Mean code length of ``targets`` in bits, read in windows with the state carried from one to the next.
+
+    Shapes: inputs, targets (B, T). A mixer whose state grows with the text starts each window afresh.
+    """
+    device = next(model.parameters()).device
+    carried = not any(getattr(block.mixer, "state_grows", False) for block in model.blocks)
+    states = None
+    nats = torch.zeros((), dtype=torch.float64, device=device)
+    for some_inputs, some_targets in zip(inputs.split(window, 1), targets.split(window, 1), strict=True):
+        logits, states = model(some_inputs.to(device), states, return_states=True)
+        states = states if carried else None
+        wanted = some_targets.flatten().to(device)
+        nats += F.cross_entropy(logits.flatten(0, 1).float(), wanted, reduction="sum").double()
+    return float(nats) / targets.numel() / math.log(2)

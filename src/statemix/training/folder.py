@@ -1,0 +1,115 @@
+"""The folder of a run: refused early where it cannot serve, and all that is needed to repeat the run."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import platform
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .config import RunConfig, differences, from_json, to_json
+
+CONFIG, ENVIRONMENT, RESULT = "config.json", "environment.json", "result.json"
+CHECKPOINTS = "checkpoints"
+
+_SPARE_BYTES = 16 * 2**20
+
+
+class RunFolderError(RuntimeError):
+    """A run folder that cannot serve; the message has its path, the reason and what to do."""
+
+
+def prepare_folder(path: Path, config: RunConfig, *, resume: bool, bytes_needed: int) -> None:
+    """Make or reopen the folder of a run, before any training.
+
+    Raises:
+        RunFolderError: it cannot be written, its disk is too full, it is occupied, or (to resume) it
+            holds no run or a run of another config.
+    """
+    occupied = path.is_dir() and any(path.iterdir())
+    if resume and not occupied:
+        raise RunFolderError(f"run folder {path}: there is no run to resume; leave out resume to start one")
+    if occupied and not resume:
+        raise RunFolderError(
+            f"run folder {path}: it is not empty, and a run is never written over; resume it, or choose another"
+        )
+    if resume:
+        unlike = differences(read_config(path), config)
+        if unlike:
+            raise RunFolderError(
+                f"run folder {path}: its run has another config ({'; '.join(unlike[:5])}); resume it as it is"
+            )
+    _check_writable(path, bytes_needed)
+    if not resume:
+        write_json(path / CONFIG, to_json(config))
+        write_json(path / ENVIRONMENT, environment(config))
+
+
+def read_config(path: Path) -> RunConfig:
+    """The config of the run in a folder.
+
+    Raises:
+        RunFolderError: there is none, or it cannot be read.
+    """
+    file = path / CONFIG
+    if not file.is_file():
+        raise RunFolderError(f"run folder {path}: it holds no {CONFIG}, so no run of statemix")
+    try:
+        return from_json(json.loads(file.read_bytes()))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise RunFolderError(f"run folder {path}: {CONFIG} cannot be read: {error}") from None
+
+
+def read_result(path: Path) -> dict[str, Any] | None:
+    """How the run in a folder ended; None while it has not."""
+    file = path / RESULT
+    return json.loads(file.read_bytes()) if file.is_file() else None
+
+
+def environment(config: RunConfig) -> dict[str, Any]:
+    """Versions, machine and command, to repeat a run with."""
+    from statemix import __version__
+
+    return {
+        "statemix": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "threads": torch.get_num_threads(),
+        "seed": config.seed,
+        "command": sys.argv,
+    }
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write it whole or not at all."""
+    temporary = path.with_name(f".{path.name}.writing")
+    temporary.write_text(json.dumps(values, indent=2) + "\n")
+    os.replace(temporary, path)
+
+
+def _check_writable(path: Path, bytes_needed: int) -> None:
+    probe = path / ".probe"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"x" * 4096)
+        probe.unlink()
+    except OSError as error:
+        what = (
+            "its disk is full" if error.errno == errno.ENOSPC else f"it cannot be written ({error.strerror})"
+        )
+        raise RunFolderError(f"run folder {path}: {what}; choose another with --out") from None
+    free = shutil.disk_usage(path).free
+    needed = bytes_needed + _SPARE_BYTES
+    if free < needed:
+        raise RunFolderError(
+            f"run folder {path}: {free / 2**20:.0f} MiB are free on its disk and the run needs "
+            f"{needed / 2**20:.0f} for its checkpoints; make room or choose another with --out"
+        )

@@ -1,0 +1,56 @@
+"""The learning rate as a function of the step alone, so that a resumed run needs no state for it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleConfig:
+    """How the learning rate moves between its peak and the ends."""
+
+    name: Literal["one-cycle", "cosine", "constant"] = "one-cycle"
+    """one-cycle rises and falls along cosines; cosine rises along a line; constant does not fall."""
+
+    warmup_share: float = 0.3
+    """Share of the steps over which the rate rises."""
+
+    start_share: float = 0.04
+    """Rate of the first step over the peak."""
+
+    end_share: float = 4e-6
+    """Rate of the last step over the peak."""
+
+    def __post_init__(self) -> None:
+        if self.name not in ("one-cycle", "cosine", "constant"):
+            raise ValueError(f"schedule: name must be one-cycle, cosine or constant; got {self.name!r}")
+        for field in ("warmup_share", "start_share", "end_share"):
+            if not 0 <= getattr(self, field) <= 1:
+                raise ValueError(f"schedule: {field} must lie in [0, 1]; got {getattr(self, field)}")
+
+
+def rate_at(step: int, steps: int, config: ScheduleConfig) -> float:
+    """The factor on the peak learning rate at ``step`` (from 0) of ``steps``.
+
+    The defaults are those of PyTorch's OneCycleLR.
+
+    Example:
+        >>> cosine = ScheduleConfig(name="cosine", warmup_share=0.1, start_share=0.0, end_share=0.0)
+        >>> [round(rate_at(step, 101, cosine), 3) for step in (0, 5, 10, 55, 100)]
+        [0.0, 0.5, 1.0, 0.5, 0.0]
+
+    Source: Smith and Topin 2018, arXiv 1708.07120 (one cycle).
+    """
+    last = max(1, steps - 1)
+    # OneCycleLR counts its warm-up in steps and reaches the peak one step before the share is over.
+    warmup = config.warmup_share * steps - 1 if config.name == "one-cycle" else config.warmup_share * last
+    if step < warmup:
+        share = step / warmup
+        rise = (1 - math.cos(math.pi * share)) / 2 if config.name == "one-cycle" else share
+        return config.start_share + (1 - config.start_share) * rise
+    if config.name == "constant" or last <= warmup:
+        return 1.0
+    share = (step - max(warmup, 0)) / (last - max(warmup, 0))
+    return config.end_share + (1 - config.end_share) * (1 + math.cos(math.pi * share)) / 2
