@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -17,29 +17,22 @@ def wide(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
-def directional_derivative(
-    function: Callable[..., Any], primals: tuple[Tensor, ...], tangents: tuple[Tensor, ...]
-) -> Any:
-    """The derivative of ``function`` along ``tangents``, by reverse mode alone.
-
-    The pull-back is linear in its cotangent, so pulling back through it gives the push-forward.
-    Forward mode itself cannot be nested, and these formulas run inside of it.
-    """
-    outputs, pull = torch.func.vjp(function, *primals)
-    cotangents = torch.utils._pytree.tree_map(torch.zeros_like, outputs)
-    _, push = torch.func.vjp(pull, cotangents)
-    return push(tangents)[0]
+def vjp(function: Callable[..., Any], *primals: Tensor) -> tuple[Any, Callable[..., Any]]:
+    """``torch.func.vjp`` with the type that it has when nothing auxiliary is returned."""
+    return cast(tuple[Any, Callable[..., Any]], torch.func.vjp(function, *primals))
 
 
 def normalize_tangent(
     gate_logits: Tensor, d_logits: Tensor, dim: int, normalization: str
 ) -> tuple[Tensor, Tensor]:
-    """Coefficients, and their derivative along ``d_logits``."""
+    """Coefficients, and their derivative along ``d_logits``, by reverse mode alone.
 
-    def function(logits: Tensor) -> Tensor:
-        return normalize(logits, dim, normalization)
-
-    return function(gate_logits), directional_derivative(function, (gate_logits,), (d_logits,))
+    The pull-back is linear in its cotangent, so pulling back through it gives the push-forward.
+    Forward mode itself cannot be nested, and this runs inside of it.
+    """
+    coefficients, pull = vjp(lambda z: normalize(z, dim, normalization), gate_logits)
+    _, push = vjp(lambda cotangent: pull(cotangent)[0], torch.zeros_like(coefficients))
+    return coefficients, push(d_logits)[0]
 
 
 @dataclass(frozen=True)

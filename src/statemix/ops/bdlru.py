@@ -8,7 +8,7 @@ from torch import Tensor
 from statemix.kernels.reference.normalization import normalize
 from statemix.shapes import Boundaries, GateLogitsBD, State, ValuesBD
 
-from ._derivatives import Layout, along_time, normalize_tangent, reverse_boundaries, wide
+from ._derivatives import Layout, along_time, normalize_tangent, reverse_boundaries, vjp, wide
 from .checks import check_scan
 from .dispatch import resolve_backend
 from .registration import Formulas, register_scan
@@ -128,7 +128,7 @@ def _gradients(
     def local(logits: Tensor, inputs: Tensor) -> Tensor:
         return _step(normalize(logits, 3, normalization), previous, wide(inputs))
 
-    _, pull = torch.func.vjp(local, gate_logits, values)
+    _, pull = vjp(local, gate_logits, values)
     grad_logits, grad_values = pull(u)
     first_u, exists = layout.at(u, 0)
     first_transition, _ = layout.at(transposed, 0)

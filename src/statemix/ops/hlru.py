@@ -8,7 +8,7 @@ from torch import Tensor
 from statemix.kernels.reference.normalization import normalize
 from statemix.shapes import Boundaries, GateLogitsH, State, ValuesH
 
-from ._derivatives import Layout, along_time, normalize_tangent, reverse_boundaries, wide
+from ._derivatives import Layout, along_time, normalize_tangent, reverse_boundaries, vjp, wide
 from .checks import check_scan
 from .dispatch import resolve_backend
 from .registration import Formulas, register_scan
@@ -64,6 +64,14 @@ def shifted_windows(
 
     Across a start the rows come from the initial state; they are selected, never added.
     """
+    if cu_seqlens is None:
+        batch, time, channels = hidden.shape
+        if initial_state is None:
+            before = hidden.new_zeros(batch, order, channels)
+        else:
+            before = initial_state[:, :order].flip(1).to(hidden.dtype)
+        history = torch.cat([before, hidden], 1)
+        return torch.stack([history[:, order - 1 - lag :][:, :time] for lag in range(order)], 2)
     layout = Layout.of(hidden, cu_seqlens)
     rows = []
     for lag in range(order):
@@ -138,7 +146,7 @@ def _gradients(
     def local(logits: Tensor, inputs: Tensor) -> Tensor:
         return _step(normalize(logits, 2, normalization), window, wide(inputs))
 
-    _, pull = torch.func.vjp(local, gate_logits, values)
+    _, pull = vjp(local, gate_logits, values)
     grad_logits, grad_values = pull(u)
     return grad_logits, grad_values, _leaving(lags, u, grad_final_state, layout)
 

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from ._derivatives import vjp
 from .counters import count
 from .dispatch import kernels
 
@@ -120,7 +121,7 @@ def register_scan(family: str, formulas: Formulas) -> Callable[..., tuple[Tensor
         @staticmethod
         def backward(ctx, *cotangents):
             function, primals = _formula(formulas.gradients, ctx)
-            outputs, pull = torch.func.vjp(function, *primals)
+            outputs, pull = vjp(function, *primals)
             filled = tuple(
                 torch.zeros_like(o) if c is None else c for o, c in zip(outputs, cotangents, strict=True)
             )
@@ -300,7 +301,7 @@ def _vmap(apply: Callable[..., Any], info: Any, in_dims: tuple, arguments: tuple
     broadcast would have to be copied along it: both run one call for each index.
     """
     tensors, dims = arguments[:-2], in_dims[:-2]
-    moved = [t if d is None else t.movedim(d, 0) for t, d in zip(tensors, dims, strict=True)]
+    moved: list[Any] = [t if d is None else t.movedim(d, 0) for t, d in zip(tensors, dims, strict=True)]
     mapped = [d is not None for d in dims]
     gates, values, _, cu_seqlens = moved[:4]
     batch = values.shape[1] if mapped[1] else values.shape[0]

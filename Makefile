@@ -1,0 +1,43 @@
+# Every target makes the environment itself when it is missing.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+# Without a GPU, hold torch to the version whose CPU build is meant; with one, take what pip finds.
+CONSTRAINTS := $(shell nvidia-smi -L >/dev/null 2>&1 || echo "-c constraints-cpu.txt")
+
+.PHONY: setup demo test lint format bench docs kernels-check clean
+
+setup: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints-cpu.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) -e '.[dev,docs]'
+	touch $@
+
+demo: $(INSTALLED)
+	$(BIN)/statemix demo
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(INSTALLED)
+	$(BIN)/statemix bench op
+
+kernels-check: $(INSTALLED)
+	$(BIN)/python -m statemix.kernels.cuda.check
+
+docs: $(INSTALLED)
+	$(BIN)/mkdocs build --strict
+
+clean:
+	rm -rf $(VENV) site dist

@@ -1,0 +1,7 @@
+"""The recurrences as layers: projections, scan and readout in one module."""
+
+from .bdlru import BDLRU
+from .hlru import HLRU
+from .layer import RecurrentLayer
+
+__all__ = ["BDLRU", "HLRU", "RecurrentLayer"]

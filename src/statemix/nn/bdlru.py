@@ -1,0 +1,117 @@
+"""``BDLRU``: dense mixing inside small blocks of channels, as a layer."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from statemix.kernels.reference.normalization import normalize
+from statemix.ops import bdlru_scan
+from statemix.shapes import Sequence
+
+from .layer import RecurrentLayer
+
+
+class BDLRU(RecurrentLayer):
+    """h_t = A_t h_{t-1} + b_t * v_t in every block, with gates that depend on the input.
+
+    z = W_z x + c gives each row of each block its logits, normalised to (A_t, b_t); v = W_v x is what
+    enters; y = W_y h is what is read.
+
+    Args:
+        d_model: D, the width of inputs and outputs.
+        num_blocks: N.
+        block_size: M, the states that mix with each other. 1 is a diagonal gated recurrence; from 3
+            on a block with softmax gates can turn, and so compose permutations.
+        normalization: "softmax", "sigmoid", "relu", "tanh", "linear" or "none".
+        selective: False makes the gates a learned constant.
+        initial_state: "zeros" as in the paper, or "learned", which state tracking wants.
+        gate_init: "paper", or "identity" for gates that keep the state at first.
+        backend: what runs the operator; "auto" takes the best for the device.
+
+    Shapes: (B, T, D) -> (B, T, D); state (B, M, N) float32.
+
+    Parameters: ``gate.weight`` (M*(M+1)*N, D) and ``gate.bias``, rows in the order M, M+1, N;
+    ``value.weight`` (M*N, D); ``output.weight`` (D, M*N); ``initial_state`` (M, N) when learned;
+    ``gate_logits`` (M, M+1, N) in place of ``gate`` when not selective.
+
+    Raises:
+        ValueError: a size below 1 or an unknown choice.
+
+    Example:
+        >>> layer = BDLRU(64, num_blocks=16, block_size=3)
+        >>> y, state = layer(torch.randn(2, 10, 64), return_state=True)
+        >>> y_next, state = layer.step(torch.randn(2, 64), state)
+        >>> y_next.shape
+        torch.Size([2, 64])
+
+    Source: arXiv 2602.12021, block diagonal LRU.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        *,
+        num_blocks: int,
+        block_size: int,
+        normalization: str = "softmax",
+        selective: bool = True,
+        initial_state: str = "zeros",
+        gate_init: str = "paper",
+        backend: str = "auto",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        if num_blocks < 1 or block_size < 1:
+            raise ValueError(
+                f"BDLRU: num_blocks and block_size must be at least 1; got {num_blocks} and {block_size}"
+            )
+        self.num_blocks, self.block_size = num_blocks, block_size
+        super().__init__(
+            d_model,
+            rows=block_size,
+            columns=num_blocks,
+            gate_shape=(block_size, block_size + 1, num_blocks),
+            value_shape=(block_size, num_blocks),
+            read_shape=(block_size, num_blocks),
+            normalization=normalization,
+            selective=selective,
+            initial_state=initial_state,
+            gate_init=gate_init,
+            backend=backend,
+            device=device,
+            dtype=dtype,
+        )
+
+    def transition(self, x: Sequence) -> Tensor:
+        """A_t of each block at each step, (B, T, N, M, M); acts on the left."""
+        logits = self._gate_logits(x, x.dtype, 0)
+        coefficients = normalize(logits, 3, self.normalization)
+        return coefficients[:, :, :, : self.block_size].permute(0, 1, 4, 2, 3)
+
+    def extra_repr(self) -> str:
+        return (
+            f"d_model={self.d_model}, num_blocks={self.num_blocks}, block_size={self.block_size}, "
+            f"normalization={self.normalization!r}, selective={self.selective}, "
+            f"initial_state={'zeros' if self.initial_state is None else 'learned'!r}"
+        )
+
+    def _scan(
+        self, gate_logits: Tensor, values: Tensor, state: Tensor | None, cu_seqlens: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        return bdlru_scan(
+            gate_logits,
+            values,
+            state,
+            normalization=self.normalization,
+            cu_seqlens=cu_seqlens,
+            backend=self.backend,
+        )
+
+    def _read(
+        self, hidden: Tensor, initial: Tensor | None, final: Tensor, cu_seqlens: Tensor | None
+    ) -> Tensor:
+        return hidden
+
+    def _keeping_logits(self, logits: Tensor) -> Tensor:
+        return logits[:, : self.block_size].diagonal()

@@ -1,0 +1,131 @@
+"""``HLRU``: mixing over the last states of a channel, as a layer."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from statemix.kernels.reference.normalization import normalize
+from statemix.ops import hlru_scan
+from statemix.ops.hlru import shifted_windows
+from statemix.shapes import Sequence
+
+from .layer import RecurrentLayer
+
+READOUTS = ("window", "latest")
+
+
+class HLRU(RecurrentLayer):
+    """h_t = sum_i a_{i,t} h_{t-i} + a_{0,t} v_t in every channel, with gates that depend on the input.
+
+    z = W_z x + c gives each channel its logits, lags first; v = W_v x is what enters; y = W_y w reads
+    the window w = (h_t, ..., h_{t-M+1}) of every channel, or h_t alone.
+
+    Args:
+        d_model: D, the width of inputs and outputs.
+        num_channels: N.
+        order: M, the states that a channel looks back on.
+        normalization: "softmax", "sigmoid", "relu", "tanh", "linear" or "none".
+        selective: False makes the gates a learned constant.
+        readout: "window" or "latest"; None takes the window for a selective layer, else the latest.
+        initial_state: "zeros" as in the paper, or "learned".
+        gate_init: "paper", or "identity" for gates that repeat the last state at first.
+        backend: what runs the operator; "auto" takes the best for the device.
+
+    Shapes: (B, T, D) -> (B, T, D); state (B, M, N) float32, newest first.
+
+    Parameters: ``gate.weight`` ((M+1)*N, D) and ``gate.bias``, rows in the order M+1, N;
+    ``value.weight`` (N, D); ``output.weight`` (D, M*N) or (D, N); ``initial_state`` (M, N) when
+    learned; ``gate_logits`` (M+1, N) in place of ``gate`` when not selective.
+
+    Raises:
+        ValueError: a size below 1 or an unknown choice.
+
+    Example:
+        >>> layer = HLRU(64, num_channels=48, order=3)
+        >>> y, state = layer(torch.randn(2, 10, 64), return_state=True)
+        >>> state.shape
+        torch.Size([2, 3, 48])
+
+    Source: arXiv 2602.12021, higher-order LRU.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        *,
+        num_channels: int,
+        order: int,
+        normalization: str = "softmax",
+        selective: bool = True,
+        readout: str | None = None,
+        initial_state: str = "zeros",
+        gate_init: str = "paper",
+        backend: str = "auto",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        if num_channels < 1 or order < 1:
+            raise ValueError(
+                f"HLRU: num_channels and order must be at least 1; got {num_channels} and {order}"
+            )
+        if readout is None:
+            readout = "window" if selective else "latest"
+        if readout not in READOUTS:
+            raise ValueError(f"HLRU: readout must be None or one of {READOUTS}; got {readout!r}")
+        self.num_channels, self.order, self.readout = num_channels, order, readout
+        super().__init__(
+            d_model,
+            rows=order,
+            columns=num_channels,
+            gate_shape=(order + 1, num_channels),
+            value_shape=(num_channels,),
+            read_shape=(order, num_channels) if readout == "window" else (num_channels,),
+            normalization=normalization,
+            selective=selective,
+            initial_state=initial_state,
+            gate_init=gate_init,
+            backend=backend,
+            device=device,
+            dtype=dtype,
+        )
+
+    def transition(self, x: Sequence) -> Tensor:
+        """The companion matrix of each channel at each step, (B, T, N, M, M); acts on the left."""
+        logits = self._gate_logits(x, x.dtype, 0)
+        lags = normalize(logits, 2, self.normalization)[:, :, : self.order].transpose(2, 3)
+        shift = torch.eye(self.order, dtype=lags.dtype, device=lags.device)[:-1]
+        return torch.cat([lags[..., None, :], shift.expand(*lags.shape[:3], -1, -1)], -2)
+
+    def extra_repr(self) -> str:
+        return (
+            f"d_model={self.d_model}, num_channels={self.num_channels}, order={self.order}, "
+            f"normalization={self.normalization!r}, selective={self.selective}, readout={self.readout!r}, "
+            f"initial_state={'zeros' if self.initial_state is None else 'learned'!r}"
+        )
+
+    def _scan(
+        self, gate_logits: Tensor, values: Tensor, state: Tensor | None, cu_seqlens: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        return hlru_scan(
+            gate_logits,
+            values,
+            state,
+            normalization=self.normalization,
+            cu_seqlens=cu_seqlens,
+            backend=self.backend,
+        )
+
+    def _read(
+        self, hidden: Tensor, initial: Tensor | None, final: Tensor, cu_seqlens: Tensor | None
+    ) -> Tensor:
+        if self.readout == "latest" or self.order == 1:
+            return hidden
+        if hidden.shape[1] == 1 and cu_seqlens is None:
+            # One step: the state is the window; its rows round to what forward reads.
+            return final[:, None].to(hidden.dtype)
+        past = shifted_windows(hidden, initial, self.order - 1, cu_seqlens)
+        return torch.cat([hidden[:, :, None], past], 2)
+
+    def _keeping_logits(self, logits: Tensor) -> Tensor:
+        return logits[0]

@@ -1,0 +1,304 @@
+"""What BD-LRU and H-LRU share as layers: states, pieces, padded and packed batches, steps."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, Literal, overload
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from statemix.kernels.reference.normalization import NORMALIZATIONS
+from statemix.ops.checks import check_boundaries, check_state
+from statemix.ops.dispatch import BACKENDS
+from statemix.shapes import Boundaries, Mask, Sequence, Spectrum, State, Token
+
+from .padding import RealSteps
+
+INITIAL_STATES = ("zeros", "learned")
+GATE_INITIALIZATIONS = ("paper", "identity")
+
+# Half precision products fall to a slow path where a size is no multiple of this many elements.
+_FAST_MULTIPLE = 8
+_IDENTITY_LOGIT = 3.0
+
+
+class RecurrentLayer(nn.Module):
+    """A linear recurrence between two projections and a readout.
+
+    Subclasses say how large their gates are, run their operator, and lay out what is read.
+    """
+
+    # Bump when the meaning of a parameter changes; a checkpoint carries it.
+    _version = 1
+    # Parameters that weight decay would only pull towards an arbitrary point.
+    no_weight_decay = ("gate.bias", "gate_logits", "initial_state")
+
+    def __init__(
+        self,
+        d_model: int,
+        *,
+        rows: int,
+        columns: int,
+        gate_shape: tuple[int, ...],
+        value_shape: tuple[int, ...],
+        read_shape: tuple[int, ...],
+        normalization: str,
+        selective: bool,
+        initial_state: str,
+        gate_init: str,
+        backend: str,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+    ) -> None:
+        super().__init__()
+        name = type(self).__name__
+        for what, value, choices in (
+            ("normalization", normalization, NORMALIZATIONS),
+            ("initial_state", initial_state, INITIAL_STATES),
+            ("gate_init", gate_init, GATE_INITIALIZATIONS),
+            ("backend", backend, BACKENDS),
+        ):
+            if value not in choices:
+                raise ValueError(f"{name}: {what} must be one of {choices}; got {value!r}")
+        if d_model < 1:
+            raise ValueError(f"{name}: d_model must be at least 1; got {d_model}")
+        self.d_model = d_model
+        self.normalization = normalization
+        self.selective = selective
+        self.gate_init = gate_init
+        self.backend = backend
+        self._rows, self._columns = rows, columns
+        self._gate_shape, self._value_shape, self._read_shape = gate_shape, value_shape, read_shape
+        factory: dict[str, Any] = {"device": device, "dtype": dtype}
+        if selective:
+            self.gate = nn.Linear(d_model, _product(gate_shape), **factory)
+        else:
+            self.gate_logits = nn.Parameter(torch.empty(gate_shape, **factory))
+        self.value = nn.Linear(d_model, _product(value_shape), bias=False, **factory)
+        self.output = nn.Linear(_product(read_shape), d_model, bias=False, **factory)
+        if initial_state == "learned":
+            self.initial_state = nn.Parameter(torch.empty(rows, columns, **factory))
+        else:
+            self.register_parameter("initial_state", None)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw new parameters: weights N(0, 0.02) and zero gate biases, as in the paper.
+
+        ``gate_init="identity"`` adds 3 to the logit by which a state keeps itself. A learned initial
+        state is drawn from N(0, 1): the rows of a block must differ for mixing to be seen at all.
+        """
+        for module in (self.value, self.output):
+            nn.init.normal_(module.weight, std=0.02)
+        if self.selective:
+            nn.init.normal_(self.gate.weight, std=0.02)
+        bias = self.gate.bias if self.selective else self.gate_logits
+        with torch.no_grad():
+            bias.zero_()
+            if self.gate_init == "identity":
+                self._keeping_logits(bias.view(self._gate_shape)).add_(_IDENTITY_LOGIT)
+        if self.initial_state is not None:
+            nn.init.normal_(self.initial_state)
+
+    @overload
+    def forward(
+        self,
+        x: Tensor,
+        state: Tensor | None = ...,
+        *,
+        return_state: Literal[False] = ...,
+        cu_seqlens: Tensor | None = ...,
+        mask: Tensor | None = ...,
+    ) -> Tensor: ...
+
+    @overload
+    def forward(
+        self,
+        x: Tensor,
+        state: Tensor | None = ...,
+        *,
+        return_state: Literal[True],
+        cu_seqlens: Tensor | None = ...,
+        mask: Tensor | None = ...,
+    ) -> tuple[Tensor, Tensor]: ...
+
+    def forward(
+        self,
+        x: Sequence,
+        state: State | None = None,
+        *,
+        return_state: bool = False,
+        cu_seqlens: Boundaries | None = None,
+        mask: Mask | None = None,
+    ) -> Sequence | tuple[Sequence, State]:
+        """Run a batch of sequences, or continue one from a state.
+
+        Args:
+            x: (B, T, D).
+            state: (B, M, N) float32, what an earlier call returned; it wins over a learned state.
+                (num_sequences, M, N) with ``cu_seqlens``.
+            return_state: return (y, state) instead of y.
+            cu_seqlens: (num_sequences + 1,) int32, the cumulative lengths of packed sequences (B = 1).
+            mask: (B, T) bool, True where a step is real. Padded steps leave the state as it is, and
+                their outputs are exactly 0.
+
+        Raises:
+            ValueError, TypeError: inputs that do not fit, or ``mask`` and ``cu_seqlens`` together.
+        """
+        self._check_input(x, 3, "(B, T, D)")
+        if mask is not None:
+            y, final = self._forward_masked(x, state, mask, cu_seqlens)
+        else:
+            if cu_seqlens is not None:
+                check_boundaries(type(self).__name__, cu_seqlens, x)
+            y, final = self._forward(x, state, cu_seqlens)
+        return (y, final) if return_state else y
+
+    def step(self, x: Token, state: State | None = None) -> tuple[Token, State]:
+        """Run one token at constant memory: (B, D) -> (B, D), and the next state (B, M, N).
+
+        ``state=None`` starts as ``forward`` does. Nothing is changed in place.
+        """
+        self._check_input(x, 2, "(B, D)")
+        y, state = self._forward(x[:, None], state, None)
+        return y[:, 0], state
+
+    def initial_state_for(self, batch: int) -> State:
+        """The state before the first step of each of ``batch`` sequences, (batch, M, N)."""
+        learned = self._initial_states(batch)
+        if learned is not None:
+            return learned
+        weight = self.value.weight
+        wide = torch.promote_types(weight.dtype, torch.float32)
+        return torch.zeros(batch, self._rows, self._columns, dtype=wide, device=weight.device)
+
+    def transition_spectrum(self, x: Sequence) -> Spectrum:
+        """Eigenvalues of the transition that each block makes at each step, complex (B, T, N, M).
+
+        (1, 1, N, M) for a layer that is not selective.
+        """
+        self._check_input(x, 3, "(B, T, D)")
+        return torch.linalg.eigvals(self.transition(x))
+
+    @abstractmethod
+    def transition(self, x: Sequence) -> Tensor:
+        """The transition matrix of each block at each step, (B, T, N, M, M); acts on the left."""
+
+    @abstractmethod
+    def _scan(
+        self, gate_logits: Tensor, values: Tensor, state: Tensor | None, cu_seqlens: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Run the operator."""
+
+    @abstractmethod
+    def _read(
+        self, hidden: Tensor, initial: Tensor | None, final: Tensor, cu_seqlens: Tensor | None
+    ) -> Tensor:
+        """What the readout sees, (B, T, *read_shape)."""
+
+    @abstractmethod
+    def _keeping_logits(self, logits: Tensor) -> Tensor:
+        """A view of the gate logits by which a state keeps itself."""
+
+    def _forward(self, x: Tensor, state: Tensor | None, cu_seqlens: Tensor | None) -> tuple[Tensor, Tensor]:
+        states = x.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
+        if state is None:
+            state = self._initial_states(states)
+        else:
+            check_state(
+                type(self).__name__, state, (states, self._rows, self._columns), x, cu_seqlens is not None
+            )
+        extra = self._extra_columns(x)
+        if extra and state is not None:
+            state = F.pad(state, (0, extra))
+        values = F.linear(x, _padded(self.value.weight, self._value_shape, extra)).unflatten(
+            2, _grown(self._value_shape, extra)
+        )
+        gate_logits = self._gate_logits(x, values.dtype, extra)
+        hidden, final = self._scan(gate_logits, values, state, cu_seqlens)
+        read = self._read(hidden, state, final, cu_seqlens)
+        weight = _padded(self.output.weight.T, self._read_shape, extra).T if extra else self.output.weight
+        y = F.linear(read.flatten(2), weight)
+        return y, final[..., : self._columns] if extra else final
+
+    def _forward_masked(
+        self, x: Tensor, state: Tensor | None, mask: Tensor, cu_seqlens: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        name = type(self).__name__
+        if cu_seqlens is not None:
+            raise ValueError(
+                f"{name}: mask and cu_seqlens cannot be given together: pack the real steps, or pad them"
+            )
+        if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+            raise TypeError(
+                f"{name}: mask must be a bool tensor, True where a step is real; got "
+                f"{getattr(mask, 'dtype', type(mask).__name__)}: cast with .bool()"
+            )
+        if mask.shape != x.shape[:2]:
+            raise ValueError(f"{name}: mask must be (B, T) = {tuple(x.shape[:2])}; got {tuple(mask.shape)}")
+        real = RealSteps.of(mask)
+        y, final = self._forward(real.take(x), state, real.cu_seqlens)
+        return real.put(y), final
+
+    def _gate_logits(self, x: Tensor, dtype: torch.dtype, extra: int) -> Tensor:
+        """Logits of the gates, (#B, #T, *gate_shape): one product with its bias, or a constant."""
+        shape = _grown(self._gate_shape, extra)
+        if not self.selective:
+            return F.pad(self.gate_logits.to(dtype), (0, extra))[None, None]
+        weight = _padded(self.gate.weight, self._gate_shape, extra)
+        bias = _padded(self.gate.bias, self._gate_shape, extra)
+        return F.linear(x, weight, bias).unflatten(2, shape)
+
+    def _initial_states(self, states: int) -> Tensor | None:
+        """The learned state for each sequence; None where it is zero."""
+        if self.initial_state is None:
+            return None
+        wide = torch.promote_types(self.initial_state.dtype, torch.float32)
+        return self.initial_state.to(wide).expand(states, -1, -1)
+
+    def _extra_columns(self, x: Tensor) -> int:
+        """Blocks of zeros that bring a half precision product on a GPU to its fast path."""
+        half = torch.is_autocast_enabled("cuda") or x.dtype in (torch.bfloat16, torch.float16)
+        return -self._columns % _FAST_MULTIPLE if x.is_cuda and half else 0
+
+    def _check_input(self, x: Tensor, dims: int, shape: str) -> None:
+        name = type(self).__name__
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{name}: x must be a torch.Tensor; got {type(x).__name__}")
+        if x.dim() != dims or x.shape[-1] != self.d_model:
+            raise ValueError(
+                f"{name}: x must be {shape} with D = d_model = {self.d_model}; got {tuple(x.shape)}"
+            )
+        weight = self.value.weight
+        if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+            raise TypeError(
+                f"{name}: x must have the layer's dtype {weight.dtype}; got {x.dtype}: cast one of them, or "
+                f"run under torch.autocast"
+            )
+        if x.device != weight.device:
+            raise ValueError(
+                f"{name}: x must be on the layer's device {weight.device}; got {x.device}: "
+                f"move one with .to()"
+            )
+
+
+def _product(shape: tuple[int, ...]) -> int:
+    total = 1
+    for size in shape:
+        total *= size
+    return total
+
+
+def _grown(shape: tuple[int, ...], extra: int) -> tuple[int, ...]:
+    return (*shape[:-1], shape[-1] + extra)
+
+
+def _padded(parameter: Tensor, shape: tuple[int, ...], extra: int) -> Tensor:
+    """Rows of zeros for ``extra`` further blocks, put where the layout wants them."""
+    if not extra:
+        return parameter
+    rows = parameter.unflatten(0, shape)
+    trailing = rows.dim() - len(shape)
+    return F.pad(rows, (0, 0) * trailing + (0, extra)).flatten(0, len(shape) - 1)

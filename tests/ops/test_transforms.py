@@ -1,0 +1,205 @@
+"""The operators compose with autograd, torch.func, compilers and exporters."""
+
+import pytest
+import torch
+from torch.autograd import forward_ad, gradcheck, gradgradcheck
+from torch.library import opcheck
+
+from tests.ops.cases import BACKENDS, FAMILIES, OPERATORS, Shape, inputs
+from tests.truth import relative_error
+
+each_family = pytest.mark.parametrize("family", FAMILIES)
+each_backend = pytest.mark.parametrize("backend", BACKENDS)
+each_normalization = pytest.mark.parametrize(
+    "normalization", ["softmax", "sigmoid", "tanh", "linear", "none"]
+)
+SHAPES = {
+    "plain": Shape(2, 5, 3, 3),
+    "broadcast": Shape(2, 5, 3, 3, None, (True, True)),
+    "packed": Shape(1, 5, 3, 3, (1, 0, 4)),
+}
+each_shape = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+
+
+def operator(family, backend, **options):
+    return lambda *tensors: OPERATORS[family](*tensors, backend=backend, **options)
+
+
+@each_family
+@each_backend
+@each_shape
+def test_first_derivatives_agree_with_finite_differences_both_ways(family, backend, shape):
+    given = inputs(family, shape, grad=True)
+    function = operator(family, backend, cu_seqlens=shape.cu_seqlens)
+    assert gradcheck(function, given, check_forward_ad=True, check_batched_grad=shape.lengths is None)
+
+
+@each_family
+@each_backend
+@each_normalization
+def test_forward_mode_holds_for_every_normalization(family, backend, normalization):
+    given = inputs(family, SHAPES["plain"], scale=1.0, grad=True)
+    assert gradcheck(operator(family, backend, normalization=normalization), given, check_forward_ad=True)
+
+
+@each_family
+@each_backend
+@each_shape
+def test_second_derivatives_agree_with_finite_differences(family, backend, shape):
+    given = inputs(family, shape, grad=True)
+    function = operator(family, backend, cu_seqlens=shape.cu_seqlens)
+    assert gradgradcheck(function, given, check_fwd_over_rev=True)
+
+
+@each_family
+@each_backend
+@each_normalization
+def test_double_backward_holds_for_every_normalization(family, backend, normalization):
+    given = inputs(family, SHAPES["plain"], scale=1.0, grad=True)
+    assert gradgradcheck(operator(family, backend, normalization=normalization), given)
+
+
+def loss_of(family, backend):
+    def loss(*tensors):
+        return sum(x.square().sum() for x in OPERATORS[family](*tensors, backend=backend))
+
+    return loss
+
+
+@each_family
+@each_backend
+def test_func_grad_and_vmap_equal_autograd(family, backend):
+    given = inputs(family, SHAPES["plain"], grad=True)
+    loss = loss_of(family, backend)
+    want = torch.autograd.grad(loss(*given), given)
+    got = torch.func.grad(loss, (0, 1, 2))(*given)
+    for g, w in zip(got, want, strict=True):
+        assert relative_error(g, w) < 1e-11
+    stacked = torch.stack([given[1], 2 * given[1]]).detach()
+    mapped = torch.func.vmap(torch.func.grad(loss, 1), (None, 0, None))(given[0], stacked, given[2])
+    for m, values in zip(mapped, stacked, strict=True):
+        assert relative_error(m, torch.func.grad(loss, 1)(given[0], values, given[2])) < 1e-11
+
+
+@each_family
+@each_backend
+@pytest.mark.parametrize("gates", [(False, False), (True, True)])
+def test_vmap_over_any_argument_equals_a_loop(family, backend, gates):
+    shape = Shape(2, 4, 2, 3, None, gates)
+    one, two = (inputs(family, shape, seed=seed) for seed in (1, 2))
+    for in_dims in [(0, None, None), (None, 0, 0), (0, 0, 0), (0, 0, None)]:
+        stacked = [torch.stack([a, b]) if d == 0 else a for a, b, d in zip(one, two, in_dims, strict=True)]
+        got = torch.func.vmap(operator(family, backend), in_dims)(*stacked)
+        for i, source in enumerate((one, two)):
+            arguments = [s if d == 0 else o for s, o, d in zip(source, one, in_dims, strict=True)]
+            for g, w in zip(got, OPERATORS[family](*arguments, backend=backend), strict=True):
+                assert relative_error(g[i], w) < 1e-12
+
+
+@each_family
+@each_backend
+def test_a_hessian_is_the_same_forward_over_reverse_and_reverse_over_reverse(family, backend):
+    logits, values, initial = inputs(family, Shape(1, 3, 2, 2))
+    loss = loss_of(family, backend)
+    mixed = torch.func.jacfwd(torch.func.jacrev(lambda z: loss(z, values, initial)))(logits)
+    reverse = torch.func.jacrev(torch.func.jacrev(lambda z: loss(z, values, initial)))(logits)
+    assert mixed.abs().max() > 1e-3
+    assert relative_error(mixed, reverse) < 1e-10
+
+
+@each_family
+@each_backend
+def test_forward_mode_through_a_backward_is_never_silently_zero(family, backend):
+    logits, values, initial = inputs(family, Shape(1, 4, 2, 2), grad=True)
+    loss = loss_of(family, backend)
+    direction = torch.randn_like(values)
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(values.detach(), direction)
+        dual_out = loss(logits, dual, initial)
+        tangent = forward_ad.unpack_dual(dual_out).tangent
+    (grad,) = torch.autograd.grad(loss(logits, values, initial), values)
+    assert relative_error(tangent, (grad * direction).sum()) < 1e-10
+
+
+@each_family
+@each_backend
+def test_compiled_whole_graphs_equal_eager_with_gradients_and_new_lengths(family, backend):
+    torch._dynamo.reset()
+    loss = loss_of(family, backend)
+    compiled = torch.compile(loss, fullgraph=True, dynamic=True, backend="aot_eager")
+    for T in (3, 8):
+        given = inputs(family, Shape(2, T, 2, 3), grad=True)
+        want = torch.autograd.grad(loss(*given), given)
+        got = torch.autograd.grad(compiled(*given), given)
+        for g, w in zip(got, want, strict=True):
+            assert relative_error(g, w) < 1e-12
+
+
+@each_family
+def test_compiled_packed_sequences_equal_eager(family):
+    torch._dynamo.reset()
+    shape = SHAPES["packed"]
+    given = inputs(family, shape)
+
+    def function(*tensors):
+        return OPERATORS[family](*tensors, cu_seqlens=shape.cu_seqlens, backend="cpu")
+
+    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+    for g, w in zip(compiled(*given), function(*given), strict=True):
+        assert torch.equal(g, w)
+
+
+@each_family
+@each_backend
+def test_an_exported_program_runs_at_another_length(family, backend):
+    class Module(torch.nn.Module):
+        def forward(self, logits, values):
+            return OPERATORS[family](logits, values, backend=backend)
+
+    logits, values, _ = inputs(family, Shape(2, 6, 2, 3), state=False)
+    time = torch.export.Dim("time", min=2, max=4096)
+    program = torch.export.export(
+        Module(), (logits, values), dynamic_shapes={"logits": {1: time}, "values": {1: time}}
+    )
+    longer = inputs(family, Shape(2, 11, 2, 3), state=False)[:2]
+    for g, w in zip(program.module()(*longer), Module()(*longer), strict=True):
+        assert torch.equal(g, w)
+
+
+@each_family
+@each_backend
+@each_shape
+def test_the_registered_operators_pass_opcheck(family, backend, shape):
+    logits, values, initial = inputs(family, shape, grad=True)
+    forward = getattr(torch.ops.statemix, f"{family}_scan_forward").default
+    backward = getattr(torch.ops.statemix, f"{family}_scan_backward").default
+    opcheck(forward, (logits, values, initial, shape.cu_seqlens, "softmax", backend))
+    hidden, final = forward(logits, values, initial, shape.cu_seqlens, "softmax", backend)
+    grads = torch.randn_like(hidden), torch.randn_like(final)
+    opcheck(
+        backward,
+        (logits, values, initial, shape.cu_seqlens, hidden.detach(), *grads, "softmax", backend),
+    )
+
+
+@each_family
+@each_backend
+def test_the_same_inputs_give_the_same_bits(family, backend):
+    given = inputs(family, Shape(3, 40, 3, 33, None, (True, True)), torch.float32, grad=True)
+
+    def run():
+        out = OPERATORS[family](*given, backend=backend)
+        return (*out, *torch.autograd.grad(sum(o.square().sum() for o in out), given))
+
+    first = run()
+    for _ in range(3):
+        assert all(torch.equal(a, b) for a, b in zip(run(), first, strict=True))
+
+
+@each_family
+def test_fake_tensors_pass_through_without_a_kernel(family):
+    logits, values, initial = (x.to("meta") for x in inputs(family, Shape(2, 6, 2, 3), torch.bfloat16))
+    hidden, final = OPERATORS[family](logits, values, initial)
+    assert hidden.is_meta
+    assert hidden.dtype == torch.bfloat16
+    assert final.dtype == torch.float32
