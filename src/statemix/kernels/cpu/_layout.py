@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ._dtypes import state_dtype
+from ._memory import new_tensor
 from ._plan import SUMS
 
 UNROLLED = 8
@@ -60,11 +61,6 @@ def state_strides(state: Tensor | None) -> tuple[int, ...]:
 def unrolled(size: int) -> tuple[int, ...] | None:
     """Makes ``size`` a constant of the kernel, for the sizes that get one."""
     return (0,) * size if size <= UNROLLED else None
-
-
-def new_tensor(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Memory for an output."""
-    return torch.empty(shape, dtype=dtype)
 
 
 @dataclass(frozen=True)

@@ -145,31 +145,42 @@ def _mix_any_backward(
     weights,
     count,
 ):
-    # dL/dz_j = u phi'(z_j) (x_j - sign(phi(z_j)) h) / S for every phi; sign is 0 without a sum to divide by.
+    # dL/dz_j = u phi'(z_j) (x_j - sign_j h) / S, sign_j that of phi(z_j). With y_k = sign_k x_k and any y,
+    # sign_j (x_j - sign_j h) = (y_j - y) - (sum_k |w_k| (y_k - y) - y constant) / S.
     pitch = vector_bytes(wide)
     zero = splat(tag, 0.0)
     shift = zero
-    heaviest = zero
     if normalization == SIGMOID:
-        shift = _sigmoid_exponent(tag, load(tag, z + count * z_step))
-        heaviest = value
-        for j in range(count):
-            exponent = _sigmoid_exponent(tag, load(tag, z + j * z_step))
-            heaviest = where_greater(exponent, shift, load(wide, x + j * x_step), heaviest)
-            shift = maximum(exponent, shift)
-    total = splat(tag, _constant(normalization))
-    mixed = zero
+        shift = _sigmoid_exponent(tag, load(tag, z))
+        for j in range(1, count + 1):
+            shift = maximum(_sigmoid_exponent(tag, load(tag, z + j * z_step)), shift)
+    constant = splat(tag, _constant(normalization))
+    total = constant
+    largest = zero
+    heaviest = zero
     for j in range(count + 1):
         weight = _weight(normalization, tag, load(tag, z + j * z_step), shift)
         store(wide, weights + j * pitch, weight)
-        if normalization != NONE:
-            total = total + magnitude(weight)
         source = value
         if j < count:
             source = load(wide, x + j * x_step)
-        mixed = fma(weight, source - heaviest, mixed)
+        if normalization != NONE:
+            size = magnitude(weight)
+            total = total + size
+            heaviest = where_greater(
+                size, largest, _signed(normalization, tag, weight, source, zero), heaviest
+            )
+            largest = maximum(size, largest)
+    offset = zero - constant * heaviest
+    for j in range(count + 1):
+        weight = load(wide, weights + j * pitch)
+        source = value
+        if j < count:
+            source = load(wide, x + j * x_step)
+        distance = _signed(normalization, tag, weight, source, zero) - heaviest
+        offset = fma(magnitude(weight), distance, offset)
+    offset = offset / total
     scale = u / total
-    offset = mixed / total
     part = zero
     for j in range(count + 1):
         weight = load(wide, weights + j * pitch)
@@ -178,9 +189,12 @@ def _mix_any_backward(
         if j < count:
             source = load(wide, x + j * x_step)
             store(wide, carry + j * carry_step, load(wide, carry + j * carry_step) + part)
-        logit = load(tag, z + j * z_step)
-        distance = (source - heaviest) - _signed(normalization, tag, logit, offset)
-        _give(tag, wide, adds, dz + j * dz_step, _slope(normalization, tag, logit, weight) * scale * distance)
+        distance = source
+        if normalization != NONE:
+            distance = (_signed(normalization, tag, weight, source, zero) - heaviest) - offset
+            distance = _signed(normalization, tag, weight, distance, source)
+        slope = _slope(normalization, tag, load(tag, z + j * z_step), weight)
+        _give(tag, wide, adds, dz + j * dz_step, slope * scale * distance)
     return part
 
 
@@ -235,13 +249,10 @@ def _slope(normalization, tag, logit, weight):
 
 
 @inlined
-def _signed(normalization, tag, logit, number):
-    """The number times the sign of phi."""
-    zero = splat(tag, 0.0)
-    if normalization == NONE:
-        return zero
+def _signed(normalization, tag, weight, number, at_zero):
+    """The number times the sign of phi; ``at_zero`` where a signed phi is 0."""
     if normalization in (TANH, LINEAR):
-        return where_positive(logit, number, where_negative(logit, zero - number, zero))
+        return where_positive(weight, number, where_negative(weight, splat(tag, 0.0) - number, at_zero))
     return number
 
 

@@ -66,21 +66,21 @@ def _constant(vector: ir.VectorType, number: float) -> ir.Constant:
     return ir.Constant(vector, [number] * LANES)
 
 
-def _call(builder: ir.IRBuilder, name: str, *args: ir.Value) -> ir.Value:
+def _call(builder: Any, name: str, *args: Any) -> Any:
     kind = args[0].type
     suffix = f"v{LANES}f{64 if isinstance(kind.element, ir.DoubleType) else 32}"
     function = ir.FunctionType(kind, [a.type for a in args])
     return builder.call(cgutils.get_or_insert_function(builder.module, function, f"{name}.{suffix}"), args)
 
 
-def _pick(builder: ir.IRBuilder, test: str, a, b, yes, no) -> ir.Value:
+def _pick(builder: Any, test: str, a, b, yes, no) -> Any:
     return builder.select(builder.fcmp_ordered(test, a, b), yes, no)
 
 
 # Memory ---------------------------------------------------------------------------------------------
 
 
-def _pointer(builder: ir.IRBuilder, address: ir.Value, kind: ir.Type) -> ir.Value:
+def _pointer(builder: Any, address: Any, kind: ir.Type) -> Any:
     return builder.inttoptr(address, kind.as_pointer())
 
 
@@ -118,7 +118,7 @@ def store(typingctx, tag, address, vector):
     return types.void(tag, types.intp, vector), emit
 
 
-def _bfloat16_bits(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
+def _bfloat16_bits(builder: Any, value: Any) -> Any:
     whole = ir.VectorType(_I32, LANES)
 
     def splat(number: int) -> ir.Constant:
@@ -188,7 +188,7 @@ def splat(typingctx, tag, number):
     return Vector(wide)(tag, number), emit
 
 
-def _broadcast(builder: ir.IRBuilder, value: ir.Value, kind: ir.VectorType) -> ir.Value:
+def _broadcast(builder: Any, value: Any, kind: ir.VectorType) -> Any:
     one = builder.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(_I32, 0))
     return builder.shuffle_vector(
         one, ir.Constant(kind, ir.Undefined), ir.Constant(ir.VectorType(_I32, LANES), [0] * LANES)
@@ -328,7 +328,7 @@ _ROUNDER = {types.float32: 1.5 * 2**23, types.float64: 1.5 * 2**52}
 _FORMAT = {types.float32: (_I32, 23, 127), types.float64: (_I64, 52, 1023)}
 
 
-def _exp(builder: ir.IRBuilder, x: ir.Value, dtype) -> ir.Value:
+def _exp(builder: Any, x: Any, dtype: types.Float) -> Any:
     kind = x.type
     integer, mantissa, bias = _FORMAT[dtype]
     whole = ir.VectorType(integer, LANES)

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ._compile import inlined, kernel
 from ._dtypes import TAGS, state_dtype
-from ._layout import as_rows, byte_strides, gate_gradient, new_tensor, rows_or_zeros, state_strides, unrolled
+from ._layout import as_rows, byte_strides, gate_gradient, rows_or_zeros, state_strides, unrolled
+from ._memory import new_tensor
 from ._normalization import CODES, mix, mix_backward
 from ._plan import make_plan
 from ._rows import ALIGNMENT, aligned, clear_row, copy_lanes, copy_row, read_state
