@@ -11,8 +11,8 @@ from ._dtypes import state_dtype
 from ._memory import new_tensor
 from ._plan import SUMS
 
-UNROLLED = 8
-"""Block sizes and orders up to this one get a kernel of their own."""
+UNROLLED = 4
+"""Block sizes and orders up to this one get a kernel of their own; larger ones gain nothing from it."""
 
 _copies = 0
 

@@ -14,8 +14,12 @@ from ._simd import LANES
 SERIAL_WORK = 1 << 16
 """Gate logits below which a call runs on the calling thread: waking another costs about as much."""
 
-TILE_LOGITS = 10 * 1024
-"""Gate logits that a tile reads in one step: asked for a step ahead, they must fit into the L1 cache."""
+TILE_LOGITS = 20 * 1024
+"""Gate logits (and their gradients) that a tile touches in one step.
+
+They are asked for a step ahead and must stay in the L2 cache until then; wider tiles also read longer
+stretches of memory, which counts for more than the L1 cache does.
+"""
 
 NARROWEST = 4 * LANES
 """Columns of a tile, at least."""

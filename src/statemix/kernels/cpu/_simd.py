@@ -195,18 +195,27 @@ def _broadcast(builder: Any, value: Any, kind: ir.VectorType) -> Any:
     )
 
 
-@intrinsic
-def prefetch(typingctx, address):
-    """Ask for the cache line at an address; any address is allowed."""
-
+def _prefetch(write: int) -> Any:
     def emit(context, builder, sig, args):
         pointer = _pointer(builder, args[0], ir.IntType(8))
         function = ir.FunctionType(ir.VoidType(), [pointer.type, _I32, _I32, _I32])
         hint = cgutils.get_or_insert_function(builder.module, function, "llvm.prefetch.p0")
-        builder.call(hint, [pointer, *(ir.Constant(_I32, k) for k in (0, 3, 1))])  # read, keep, data
+        builder.call(hint, [pointer, *(ir.Constant(_I32, k) for k in (write, 3, 1))])  # keep it close, data
         return context.get_dummy_value()
 
     return types.void(types.intp), emit
+
+
+@intrinsic
+def prefetch(typingctx, address):
+    """Ask for the cache line at an address, to read it soon; any address is allowed."""
+    return _prefetch(0)
+
+
+@intrinsic
+def prefetch_write(typingctx, address):
+    """Ask for the cache line at an address, to overwrite it soon; any address is allowed."""
+    return _prefetch(1)
 
 
 @intrinsic
@@ -224,7 +233,7 @@ def static_size(typingctx, unroll, size):
 
 
 def _operator(function, instruction: str) -> None:
-    @infer_global(function)
+    @infer_global(function)  # type: ignore[reportOptionalCall]
     class _Typing(AbstractTemplate):
         def generic(self, args, kws):
             if len(args) == 2 and isinstance(args[0], Vector) and args[0] == args[1]:

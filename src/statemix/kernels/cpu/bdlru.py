@@ -17,7 +17,17 @@ from ._memory import new_tensor
 from ._normalization import CODES, mix, mix_backward
 from ._plan import make_plan
 from ._rows import ALIGNMENT, aligned, clear_row, copy_lanes, copy_row, read_state
-from ._simd import LANES, load, prefetch, static_size, store, stored_size, vector_bytes, widened
+from ._simd import (
+    LANES,
+    load,
+    prefetch,
+    prefetch_write,
+    static_size,
+    store,
+    stored_size,
+    vector_bytes,
+    widened,
+)
 from ._threads import run
 
 
@@ -140,6 +150,7 @@ def _forward(
                     for j in range(m + 1):
                         prefetch(row + j * gates_step + z_time)
                     prefetch(inputs + i * inputs_row + v_time)
+                    prefetch_write(outputs + i * outputs_row + h_time)
                     mixed = mix(
                         normalization, tag, wide, row, gates_step, states, pitch,
                         load(tag, inputs + i * inputs_row), m, block,
@@ -248,7 +259,9 @@ def _backward(
                     row = gates + i * gates_row
                     for j in range(m + 1):
                         prefetch(row + j * gates_step - z_time)
+                        prefetch_write(to_gates + i * to_gates_row + j * to_gates_step - dz_time)
                     prefetch(inputs + i * inputs_row - v_time)
+                    prefetch_write(to_inputs + i * to_inputs_row - dv_time)
                     prefetch(before + i * before_row - h_time)
                     prefetch(from_output + i * from_output_row - dh_time)
                     u = load(tag, from_output + i * from_output_row) + load(

@@ -17,7 +17,17 @@ from ._memory import new_tensor
 from ._normalization import CODES, mix, mix_backward
 from ._plan import make_plan
 from ._rows import ALIGNMENT, aligned, clear_row, copy_lanes, copy_row, read_state
-from ._simd import LANES, load, prefetch, static_size, store, stored_size, vector_bytes, widened
+from ._simd import (
+    LANES,
+    load,
+    prefetch,
+    prefetch_write,
+    static_size,
+    store,
+    stored_size,
+    vector_bytes,
+    widened,
+)
 from ._threads import run
 
 
@@ -133,6 +143,7 @@ def _forward(
                 for j in range(m + 1):
                     prefetch(gates + j * gates_step + z_time)
                 prefetch(inputs + v_time)
+                prefetch_write(outputs + h_time)
                 mixed = mix(
                     normalization, tag, wide, gates, gates_step, window + group * line, pitch,
                     load(tag, inputs), m, order,
@@ -227,7 +238,9 @@ def _backward(
                     to_gates, to_gates_step, to_inputs = tail_dz, line, tail_dv
                 for j in range(m + 1):
                     prefetch(gates + j * gates_step - z_time)
+                    prefetch_write(to_gates + j * to_gates_step - dz_time)
                 prefetch(inputs - v_time)
+                prefetch_write(to_inputs - dv_time)
                 prefetch(from_output - dh_time)
                 place = at * pitch + group * line
                 part = mix_backward(
