@@ -74,6 +74,46 @@ def contract():
     return cases
 
 
+def tuning():
+    """Other configurations beside the rule's choice."""
+    cases = []
+
+    def variant(case, directions, **changes):
+        cases.append(dataclasses.replace(case, directions=directions, override=tuple(changes.items())))
+
+    f = Case("bdlru", 8, 8, 4096, 128)
+    variant(f, ("forward",), steps=4, prefetch=64)
+    variant(f, ("forward",), steps=2, prefetch=64)
+    variant(f, ("forward",), steps=2, stages=2)
+    variant(f, ("forward",), steps=2, stages=2, prefetch=64)
+    variant(f, ("forward", "backward"), steps=3)
+    variant(f, ("backward",), steps=3, prefetch=64)
+    for width, T in ((64, 4096), (512, 2048)):
+        k = Case("bdlru", 16, 8, T, width)
+        variant(k, ("forward", "backward"), prefetch=64)
+        variant(k, ("forward", "backward"), prefetch=0)
+    variant(k, ("backward",), prefetch=0, warps=7)
+    variant(k, ("backward",), prefetch=64, stages=2)
+    g = Case("bdlru", 4, 1, 65536, 256)
+    variant(g, ("forward",), warps=7)
+    variant(g, ("forward",), warps=8, stages=2)
+    variant(g, ("backward",), warps=8)
+    variant(g, ("forward", "backward"), prefetch=64)
+    two = Case("bdlru", 2, 1, 65536, 512)
+    variant(two, ("forward", "backward"), warps=8)
+    variant(two, ("forward", "backward"), cluster=4)
+    variant(two, ("backward",), steps=16)
+    variant(two, ("backward",), steps=16, cluster=4)
+    three = Case("bdlru", 3, 1, 32768, 256)
+    variant(three, ("forward", "backward"))
+    variant(three, ("forward", "backward"), warps=8)
+    variant(three, ("backward",), steps=8)
+    one = Case("bdlru", 1, 1, 65536, 256)
+    variant(one, ("forward", "backward"))
+    variant(one, ("forward", "backward"), cluster=5)
+    return cases
+
+
 def copy_bandwidth(elements=1 << 29):
     source = torch.empty(elements, device=DEVICE, dtype=torch.int32).random_()
     target = torch.empty_like(source)
@@ -252,11 +292,12 @@ def host_microseconds(launches=2000):
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--only", default="", help="targets, contract or all")
+    parser.add_argument("--only", default="targets,contract", help="of targets, contract, tuning")
     parser.add_argument("--csv")
     options = parser.parse_args()
     torch.cuda.init()
-    cases = {"targets": targets(), "contract": contract()}.get(options.only, targets() + contract())
+    groups = {"targets": targets(), "contract": contract(), "tuning": tuning()}
+    cases = [case for name in options.only.split(",") for case in groups[name]]
     compile_all(cases)
     print(torch.cuda.get_device_name(), torch.__version__, "NVRTC", compiler.nvrtc_version())
     host_microseconds()

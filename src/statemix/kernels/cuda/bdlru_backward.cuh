@@ -9,36 +9,33 @@
 #include "bdlru_forward.cuh"
 
 // The serial part. u holds dL/d(output) before and the whole of dL/dh after; carry (own rows) comes from the later chunk.
-template <class C, bool WHOLE, int MR, int MC>
+template <class C, int MR, int MC>
 DEVICE void run_steps_backward(const float (&p)[C::S][C::NB][MR][MC + 1], float (&u)[C::S][C::NB][MR],
-                               float (&carry)[C::NB][MR], int steps) {
+                               float (&carry)[C::NB][MR]) {
 #pragma unroll
     for (int s = C::S - 1; s >= 0; s--) {
-        if (WHOLE || s < steps) {
 #pragma unroll
-            for (int n = 0; n < C::NB; n++) {
-                float sum[MC];
+        for (int n = 0; n < C::NB; n++) {
+            // Where the whole state is the lane's, the earlier step's u starts the sums: an addition less in the chain.
+            const bool fold = C::R == 1 && s > 0;
+            float sum[MC];
+            if (C::R > 1 || s == C::S - 1) {
 #pragma unroll
-                for (int i = 0; i < MR; i++) {
-                    // Where the whole state is the lane's, earlier u's start the sums: one addition less in the chain.
-                    if (!(WHOLE && C::R == 1) || s == C::S - 1) u[s][n][i] += carry[n][i];
-                }
+                for (int i = 0; i < MR; i++) u[s][n][i] += carry[n][i];
+            }
 #pragma unroll
-                for (int j = 0; j < MC; j++)
-                    sum[j] = WHOLE && C::R == 1 && s > 0 ? u[s > 0 ? s - 1 : 0][n][j < MR ? j : 0] : 0.f;
+            for (int j = 0; j < MC; j++) sum[j] = fold ? u[s > 0 ? s - 1 : 0][n][j < MR ? j : 0] : 0.f;
 #pragma unroll
-                for (int i = 0; i < MR; i++)
+            for (int i = 0; i < MR; i++)
 #pragma unroll
-                    for (int j = 0; j < MC; j++) sum[j] = fmaf(p[s][n][i][j], u[s][n][i], sum[j]);
+                for (int j = 0; j < MC; j++) sum[j] = fmaf(p[s][n][i][j], u[s][n][i], sum[j]);
 #pragma unroll
-                for (int i = 0; i < MR; i++) {
-                    carry[n][i] = sum[i * C::R];
+            for (int i = 0; i < MR; i++) {
+                carry[n][i] = sum[i * C::R];
 #pragma unroll
-                    for (int partner = 1; partner < C::R; partner++)
-                        carry[n][i] +=
-                            __shfl_xor_sync(0xffffffffu, sum[i * C::R + partner], partner * Tile<C>::LANES);
-                    if (WHOLE && C::R == 1 && s > 0) u[s > 0 ? s - 1 : 0][n][i] = carry[n][i];
-                }
+                for (int partner = 1; partner < C::R; partner++)
+                    carry[n][i] += __shfl_xor_sync(0xffffffffu, sum[i * C::R + partner], partner * Tile<C>::LANES);
+                if (fold) u[s > 0 ? s - 1 : 0][n][i] = carry[n][i];
             }
         }
     }
@@ -56,7 +53,7 @@ struct BackwardStage {
     static constexpr int SHARED = Relay::BYTES + C::W * C::D * BYTES;  // of the thread block
 };
 
-template <class C, bool WHOLE, int MR, int MC>
+template <class C, int MR, int MC>
 DEVICE void store_gradients(const Arguments& arguments, const Tile<C>& tile, const Lane<C>& lane, int chunk, int steps,
                             const StagedRows<C>& logit_rows, const StagedRows<C>& value_rows,
                             const StagedRows<C>& state_rows, const float (&p)[C::S][C::NB][MR][MC + 1],
@@ -64,17 +61,23 @@ DEVICE void store_gradients(const Arguments& arguments, const Tile<C>& tile, con
     using E = typename C::E;
     constexpr int M = C::M, NB = C::NB, R = C::R, S = C::S;
     constexpr bool APART = Tile<C>::APART;
-    const i64 N = arguments.N, pitch = N * E::BYTES, step = tile.first_step + (i64)chunk * S;
+    if (lane.count == 0) return;
+    const i64 N = arguments.N, step = tile.first_step + (i64)chunk * S;
+    const int pitch = (int)N * E::BYTES;
     const i64 place = (i64)(tile.n0 + lane.block) * E::BYTES;
-    char* const grad_values = arguments.output + (step * M + lane.share) * pitch + place;
-    char* const grad_logits = arguments.grad_gates + (step * M + lane.share) * (M + 1) * pitch + place;
+    char* const grad_values = fixed(arguments.output + (step * M + lane.share) * pitch + place);
+    char* const grad_logits = fixed(arguments.grad_gates + (step * M + lane.share) * (M + 1) * pitch + place);
+    char* grad_columns[R];
+#pragma unroll
+    for (int partner = 0; partner < R; partner++)
+        grad_columns[partner] = R == 1 ? grad_logits : fixed(grad_logits + (lane.share ^ partner) * pitch);
     const StagedRows<C> own_logits = logit_rows.from_row(lane.share * (M + 1));
     const StagedRows<C> own_values = value_rows.from_row(lane.share);
     float x[NB][MC];  // the state before the step
 
 #pragma unroll
     for (int s = 0; s < S; s++) {
-        if (!WHOLE && s >= steps) break;
+        if (s >= steps) break;
 #pragma unroll
         for (int index = 0; index < MR; index++)
 #pragma unroll
@@ -115,15 +118,13 @@ DEVICE void store_gradients(const Arguments& arguments, const Tile<C>& tile, con
                     gradient[n] = logit_gradient<C::F>(u[s][n][i], p[s][n][i][j], j < MC ? x[n][j < MC ? j : 0] : v[n], h[n],
                                                        inverse_sum[s][n][i],
                                                        GradientNeeds<C::F>::logit ? logit[n] : 0.f);
-                const i64 line = (i64)(s * M + i * R) * (M + 1) + (j < MC ? j / R * R : M);
-                char* const to = grad_logits + (j < MC ? (lane.share ^ partner) : 0) * pitch + line * pitch;
-                if (lane.count > 0 && column <= M && (j == MC || column < M))
-                    store_elements<E, NB, APART>(to, gradient, lane.count);
+                const int line = (s * M + i * R) * (M + 1) + (j < MC ? j / R * R : M);
+                char* const to = (j < MC ? grad_columns[partner] : grad_logits) + (i64)line * pitch;
+                if (MC == M || j == MC || column < M) store_elements<E, NB, APART>(to, gradient, lane.count);
             }
 #pragma unroll
             for (int n = 0; n < NB; n++) gradient[n] = u[s][n][i] * p[s][n][i][MC];
-            if (lane.count > 0)
-                store_elements<E, NB, APART>(grad_values + (i64)(s * M + i * R) * pitch, gradient, lane.count);
+            store_elements<E, NB, APART>(grad_values + (i64)(s * M + i * R) * pitch, gradient, lane.count);
         }
     }
 }
@@ -164,10 +165,11 @@ DEVICE void bdlru_backward(const Arguments& arguments) {
     constexpr bool KEEP_LOGITS = C::GATE_GRADIENT && GradientNeeds<C::F>::logit;
 
     extern __shared__ __align__(128) char shared[];
-    const int warp = threadIdx.x / 32, thread = threadIdx.x % 32;
+    const int warp = uniform_warp(), thread = threadIdx.x % 32;
     const Tile<C> tile(arguments);
     const Lane<C> lane(thread, tile.valid);
-    const i64 N = arguments.N, pitch = N * E::BYTES;
+    const i64 N = arguments.N;
+    const int pitch = (int)N * E::BYTES;
     typename Stage::Relay ring(shared, warp, thread, tile.rank);
     char* const stages = shared + Stage::Relay::BYTES + warp * (C::D * Stage::BYTES);
 
@@ -215,6 +217,10 @@ DEVICE void bdlru_backward(const Arguments& arguments) {
         }
         commit_copies();
     }
+    if (first == WARPS - 1) {
+        const float nothing[NB][MR] = {};
+        ring.send(&nothing[0][0]);
+    }
     int stage = 0;
     for (int turn = first; turn < chunks; turn += WARPS) {
         const int chunk = chunks - 1 - turn, steps = min(S, tile.length - chunk * S);
@@ -254,6 +260,21 @@ DEVICE void bdlru_backward(const Arguments& arguments) {
                     inverse_sum[s][n][i] = inverse[n];
                 }
             }
+        if (turn == 0) {
+            // The final state is the last output. Steps after it must hand on zeros.
+            float last[NB][MR];
+            load_own_state<C, MR>(arguments.carry_in, tile, lane, N, last);
+#pragma unroll
+            for (int s = 0; s < S; s++)
+#pragma unroll
+                for (int n = 0; n < NB; n++)
+#pragma unroll
+                    for (int i = 0; i < MR; i++) {
+                        u[s][n][i] = s >= steps ? 0.f : u[s][n][i] + (s == steps - 1 ? last[n][i] : 0.f);
+#pragma unroll
+                        for (int j = 0; j <= MC; j++) p[s][n][i][j] = s >= steps ? 0.f : p[s][n][i][j];
+                    }
+        }
         pin(p);
         pin(u);
         if constexpr (GradientNeeds<C::F>::inverse_sum) pin(inverse_sum);
@@ -261,57 +282,27 @@ DEVICE void bdlru_backward(const Arguments& arguments) {
         if (turn + C::D * WARPS < chunks) copy_before_relay(turn + C::D * WARPS, stage);
 
         float carry[NB][MR];
-        if (turn == 0) {
-#pragma unroll
-            for (int i = 0; i < MR; i++) {
-                const int row = partner_row<C>(i, 0, lane.share);
-                float x[NB];
-                load_state_row<C>(row < M ? arguments.carry_in : nullptr, tile, lane, N, row, x);
-#pragma unroll
-                for (int n = 0; n < NB; n++) carry[n][i] = x[n];
-            }
-        } else {
-            ring.receive(&carry[0][0]);
-        }
-        if (steps == S)
-            run_steps_backward<C, true, MR, MC>(p, u, carry, S);
-        else
-            run_steps_backward<C, false, MR, MC>(p, u, carry, steps);
-        if (turn + 1 < chunks) ring.send(&carry[0][0]);
+        ring.receive(&carry[0][0]);
+        run_steps_backward<C, MR, MC>(p, u, carry);
+        ring.send(&carry[0][0]);
         pin(p);
         pin(u);
 
         if constexpr (!C::GATE_GRADIENT)
             store_state_gradients<C, MR, MC>(arguments, tile, lane, chunk, steps, p, u);
-        else if (steps == S)
-            store_gradients<C, true, MR, MC>(arguments, tile, lane, chunk, S, logit_rows, value_rows, state_rows, p, u,
-                                             inverse_sum);
         else
-            store_gradients<C, false, MR, MC>(arguments, tile, lane, chunk, steps, logit_rows, value_rows, state_rows, p,
-                                              u, inverse_sum);
-        if (turn + 1 == chunks) {
-#pragma unroll
-            for (int i = 0; i < MR; i++) {
-                const int row = partner_row<C>(i, 0, lane.share);
-                float x[NB];
-#pragma unroll
-                for (int n = 0; n < NB; n++) x[n] = carry[n][i];
-                if (row < M) store_state_row<C>(arguments.carry_out, tile, lane, N, row, x);
-            }
-        }
+            store_gradients<C, MR, MC>(arguments, tile, lane, chunk, steps, logit_rows, value_rows, state_rows, p, u,
+                                       inverse_sum);
         __syncwarp();
         if (turn + C::D * WARPS < chunks) copy_after_gradients(turn + C::D * WARPS, stage);
         commit_copies();
         stage = stage + 1 == C::D ? 0 : stage + 1;
     }
-    if (chunks == 0 && first == 0) {
-#pragma unroll
-        for (int i = 0; i < MR; i++) {
-            const int row = partner_row<C>(i, 0, lane.share);
-            float x[NB];
-            load_state_row<C>(row < M ? arguments.carry_in : nullptr, tile, lane, N, row, x);
-            if (row < M) store_state_row<C>(arguments.carry_out, tile, lane, N, row, x);
-        }
+    if (first == chunks % WARPS) {
+        float carry[NB][MR];
+        ring.receive(&carry[0][0]);
+        if (chunks == 0) load_own_state<C, MR>(arguments.carry_in, tile, lane, N, carry);  // an empty sequence
+        store_own_state<C, MR>(arguments.carry_out, tile, lane, N, carry);
     }
     ring.leave();
 }

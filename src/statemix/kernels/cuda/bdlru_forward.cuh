@@ -34,33 +34,54 @@ DEVICE void read_coefficients(const StagedRows<C> (&columns)[C::R], const Staged
 }
 
 // The serial part. q holds b v before and h after; h holds the whole state, own rows at indices 0, R, 2R, ...
-template <class C, bool WHOLE, int MR, int MC>
-DEVICE void run_steps(const float (&a)[C::S][C::NB][MR][MC], float (&q)[C::S][C::NB][MR], float (&h)[C::NB][MC], int steps) {
+// Steps beyond the end of a sequence run on garbage, which nobody stores.
+template <class C, int MR, int MC>
+DEVICE void run_steps(const float (&a)[C::S][C::NB][MR][MC], float (&q)[C::S][C::NB][MR], float (&h)[C::NB][MC]) {
 #pragma unroll
     for (int s = 0; s < C::S; s++) {
-        if (WHOLE || s < steps) {
 #pragma unroll
-            for (int partner = 0; partner < C::R; partner++)
+        for (int partner = 0; partner < C::R; partner++)
 #pragma unroll
-                for (int index = 0; index < MR; index++)
+            for (int index = 0; index < MR; index++)
 #pragma unroll
-                    for (int n = 0; n < C::NB; n++)
+                for (int n = 0; n < C::NB; n++)
 #pragma unroll
-                        for (int i = 0; i < MR; i++)
-                            q[s][n][i] = fmaf(a[s][n][i][index * C::R + partner], h[n][index * C::R + partner], q[s][n][i]);
+                    for (int i = 0; i < MR; i++)
+                        q[s][n][i] = fmaf(a[s][n][i][index * C::R + partner], h[n][index * C::R + partner], q[s][n][i]);
+        if (s + 1 == C::S) break;
 #pragma unroll
-            for (int n = 0; n < C::NB; n++)
+        for (int n = 0; n < C::NB; n++)
 #pragma unroll
-                for (int i = 0; i < MR; i++) {
-                    h[n][i * C::R] = q[s][n][i];
-                    if (s + 1 < C::S) {
+            for (int i = 0; i < MR; i++) {
+                h[n][i * C::R] = q[s][n][i];
 #pragma unroll
-                        for (int partner = 1; partner < C::R; partner++)
-                            h[n][i * C::R + partner] =
-                                __shfl_xor_sync(0xffffffffu, q[s][n][i], partner * Tile<C>::LANES);
-                    }
-                }
-        }
+                for (int partner = 1; partner < C::R; partner++)
+                    h[n][i * C::R + partner] = __shfl_xor_sync(0xffffffffu, q[s][n][i], partner * Tile<C>::LANES);
+            }
+    }
+}
+
+// The lane's own rows of the state before the first step, from memory; and to memory.
+template <class C, int MR>
+DEVICE void load_own_state(const float* states, const Tile<C>& tile, const Lane<C>& lane, i64 N, float (&h)[C::NB][MR]) {
+#pragma unroll
+    for (int i = 0; i < MR; i++) {
+        const int row = partner_row<C>(i, 0, lane.share);
+        float x[C::NB];
+        load_state_row<C>(row < C::M ? states : nullptr, tile, lane, N, row, x);
+#pragma unroll
+        for (int n = 0; n < C::NB; n++) h[n][i] = x[n];
+    }
+}
+template <class C, int MR>
+DEVICE void store_own_state(float* states, const Tile<C>& tile, const Lane<C>& lane, i64 N, const float (&h)[C::NB][MR]) {
+#pragma unroll
+    for (int i = 0; i < MR; i++) {
+        const int row = partner_row<C>(i, 0, lane.share);
+        float x[C::NB];
+#pragma unroll
+        for (int n = 0; n < C::NB; n++) x[n] = h[n][i];
+        if (row < C::M) store_state_row<C>(states, tile, lane, N, row, x);
     }
 }
 
@@ -84,10 +105,11 @@ DEVICE void bdlru_forward(const Arguments& arguments) {
     constexpr int STAGE = Stage::BYTES, WARPS = C::K * C::W;
 
     extern __shared__ __align__(128) char shared[];
-    const int warp = threadIdx.x / 32, thread = threadIdx.x % 32;
+    const int warp = uniform_warp(), thread = threadIdx.x % 32;
     const Tile<C> tile(arguments);
     const Lane<C> lane(thread, tile.valid);
-    const i64 N = arguments.N, pitch = N * E::BYTES;
+    const i64 N = arguments.N;
+    const int pitch = (int)N * E::BYTES;
     typename Stage::Relay ring(shared, warp, thread, tile.rank);
     char* const stages = shared + Stage::Relay::BYTES + warp * (C::D * STAGE);
 
@@ -113,6 +135,11 @@ DEVICE void bdlru_forward(const Arguments& arguments) {
     for (int d = 0; d < C::D; d++) {
         if (first + d * WARPS < chunks) copy_chunk(first + d * WARPS, d);
         commit_copies();
+    }
+    if (first == WARPS - 1) {
+        float h[NB][MR];
+        load_own_state<C, MR>(arguments.carry_in, tile, lane, N, h);
+        ring.send(&h[0][0]);
     }
     int stage = 0;
     for (int chunk = first; chunk < chunks; chunk += WARPS) {
@@ -156,74 +183,48 @@ DEVICE void bdlru_forward(const Arguments& arguments) {
 
         pin(a);
         pin(q);
-        float h[NB][MC];
-        if (chunk == 0) {
+        float h[NB][MC], own[NB][MR];
+        ring.wait();
 #pragma unroll
-            for (int index = 0; index < MR; index++)
-#pragma unroll
-                for (int partner = 0; partner < R; partner++) {
-                    const int row = partner_row<C>(index, partner, lane.share);
-                    float x[NB];
-                    load_state_row<C>(row < M ? arguments.carry_in : nullptr, tile, lane, N, row, x);
-#pragma unroll
-                    for (int n = 0; n < NB; n++) h[n][index * R + partner] = x[n];
-                }
-        } else {
-            const float* slot = ring.wait();
-#pragma unroll
-            for (int partner = 0; partner < R; partner++) {
-                float x[NB * MR];
-                load_vector<NB * MR>(slot + (thread ^ (partner * Tile<C>::LANES)) * (NB * MR), x);
-#pragma unroll
-                for (int n = 0; n < NB; n++)
-#pragma unroll
-                    for (int i = 0; i < MR; i++) h[n][i * R + partner] = x[n * MR + i];
-            }
-            ring.received();
-        }
-        if (steps == S)
-            run_steps<C, true>(a, q, h, S);
-        else
-            run_steps<C, false>(a, q, h, steps);
-        if (chunk + 1 < chunks) {
-            float x[NB * MR];
+        for (int partner = 0; partner < R; partner++) {
+            ring.read(thread ^ (partner * Tile<C>::LANES), &own[0][0]);
 #pragma unroll
             for (int n = 0; n < NB; n++)
 #pragma unroll
-                for (int i = 0; i < MR; i++) x[n * MR + i] = h[n][i * R];
-            ring.send(x);
+                for (int i = 0; i < MR; i++) h[n][i * R + partner] = own[n][i];
         }
+        run_steps<C, MR, MC>(a, q, h);
+        ring.send(&q[S - 1][0][0]);
 
-        char* const out = hidden + ((i64)chunk * S * M + lane.share) * pitch;
+        if (lane.count > 0) {
+            char* const out = fixed(hidden + ((i64)chunk * S * M + lane.share) * pitch);
 #pragma unroll
-        for (int s = 0; s < S; s++)
+            for (int s = 0; s < S; s++) {
+                if (s >= steps) break;
 #pragma unroll
-            for (int i = 0; i < MR; i++) {
-                float x[NB];
+                for (int i = 0; i < MR; i++) {
+                    float x[NB];
 #pragma unroll
-                for (int n = 0; n < NB; n++) x[n] = q[s][n][i];
-                if (s < steps && lane.count > 0 && (MC == M || partner_row<C>(i, 0, lane.share) < M))
-                    store_elements<E, NB, Tile<C>::APART>(out + (i64)(s * M + i * R) * pitch, x, lane.count);
+                    for (int n = 0; n < NB; n++) x[n] = q[s][n][i];
+                    if (MC == M || partner_row<C>(i, 0, lane.share) < M)
+                        store_elements<E, NB, Tile<C>::APART>(out + (i64)(s * M + i * R) * pitch, x, lane.count);
+                }
             }
-        if (chunk + 1 == chunks) {
+        }
+        if (steps < S) {  // the end of the sequence, inside the chunk
 #pragma unroll
-            for (int i = 0; i < MR; i++) {
-                const int row = partner_row<C>(i, 0, lane.share);
-                float x[NB];
+            for (int s = 0; s < S; s++)
 #pragma unroll
-                for (int n = 0; n < NB; n++) x[n] = h[n][i * R];
-                if (row < M) store_state_row<C>(arguments.carry_out, tile, lane, N, row, x);
-            }
+                for (int n = 0; n < NB; n++)
+#pragma unroll
+                    for (int i = 0; i < MR; i++) own[n][i] = s < steps ? q[s][n][i] : own[n][i];
+            store_own_state<C, MR>(arguments.carry_out, tile, lane, N, own);
         }
     }
-    if (chunks == 0 && first == 0) {  // an empty sequence hands its state through
-#pragma unroll
-        for (int i = 0; i < MR; i++) {
-            const int row = partner_row<C>(i, 0, lane.share);
-            float x[NB];
-            load_state_row<C>(row < M ? arguments.carry_in : nullptr, tile, lane, N, row, x);
-            if (row < M) store_state_row<C>(arguments.carry_out, tile, lane, N, row, x);
-        }
+    if (first == chunks % WARPS) {
+        float h[NB][MR];
+        ring.receive(&h[0][0]);
+        if (tile.length % S == 0) store_own_state<C, MR>(arguments.carry_out, tile, lane, N, h);
     }
     ring.leave();
 }

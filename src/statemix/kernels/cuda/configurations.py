@@ -52,6 +52,7 @@ class Configuration:
     warps: int
     stages: int
     cluster: int
+    prefetch: int | None = None  # bytes; None: 128 where rows are narrower than that
 
     @property
     def tile(self) -> int:
@@ -91,7 +92,10 @@ class Configuration:
     def source(self) -> str:
         """The translation unit that NVRTC is given."""
         cluster = f"__cluster_dims__({self.cluster}, 1, 1) " if self.cluster > 1 else ""
-        stage = f"{'Backward' if 'backward' in self.kernel else 'Forward'}Stage<Configuration>"
+        composed = self.kernel.startswith("composed")
+        narrow = self.tile * ELEMENT_BYTES[self.dtype] <= 64
+        prefetch = (128 if narrow else 0) if self.prefetch is None else self.prefetch
+        stage = f"{'Backward' if 'backward' in self.kernel else 'Forward'}{'Map' if composed else ''}Stage"
         flag = {False: "false", True: "true"}
         return f"""#include "{self.kernel}.cuh"
 struct Configuration {{
@@ -100,9 +104,10 @@ struct Configuration {{
     static constexpr Rows ROWS = Rows::{self.rows};
     static constexpr bool TIME_BROADCAST = {flag[self.time_broadcast]}, GATE_GRADIENT = {flag[self.gate_gradient]};
     static constexpr int M = {self.block_size}, NB = {self.blocks_per_lane}, R = {self.lanes_per_block},
-                         S = {self.steps}, W = {self.warps}, D = {self.stages}, K = {self.cluster};
+                         S = {self.steps}, W = {self.warps}, D = {self.stages}, K = {self.cluster},
+                         CH = {2 if composed else 1}, PREFETCH = {prefetch};
 }};
-static_assert({stage}::SHARED == {self.shared_bytes}, "configurations.py and the kernel disagree on shared memory");
+static_assert({stage}<Configuration>::SHARED == {self.shared_bytes}, "configurations.py and the kernel disagree on shared memory");
 extern "C" __global__ void {cluster}__launch_bounds__({32 * self.warps}, 1)
     statemix_kernel(const __grid_constant__ Arguments arguments) {{ {self.kernel}<Configuration>(arguments); }}
 """
@@ -127,8 +132,8 @@ _WIDE = {
         3: ((8, 8, 1), (8, 8, 1)),
         4: ((8, 8, 1), (8, 8, 2)),
         **{m: ((8, 8, 1), (8, 8, 1)) for m in (5, 6, 7, 8)},
-        **{m: ((4, 8, 1), (4, 8, 1)) for m in range(9, 13)},
-        **{m: ((2, 8, 1), (2, 8, 1)) for m in range(13, 25)},
+        **{m: ((4, 8, 1), (4, 8, 1)) for m in range(9, 17)},
+        **{m: ((2, 8, 1), (2, 8, 1)) for m in range(17, 25)},
         **{m: ((1, 8, 1), (1, 8, 1)) for m in range(25, 33)},
     },
 }
@@ -154,6 +159,10 @@ _NARROW = {
 }
 
 
+# Composed maps, forward and backward: for few lanes and long sequences, where the chain of states is the limit.
+_COMPOSED = {1: ((16, 7, 1), (16, 7, 1)), 2: ((16, 7, 1), (8, 7, 1)), 3: ((8, 7, 1), (4, 7, 1)), 4: ((8, 8, 1), (8, 7, 1))}
+
+
 def kernel_for(family: str, block_size: int) -> str:
     """Names the kernel that runs a block size (or order): ``relay``, ``relay, two lanes a block``, or ``none``."""
     if not 1 <= block_size <= LARGEST[family]:
@@ -161,7 +170,15 @@ def kernel_for(family: str, block_size: int) -> str:
     return "relay, two lanes a block" if family == "bdlru" and block_size > 8 else "relay"
 
 
-def _candidate(family: str, direction: str, m: int, dtype: str, wide: bool, **rest) -> Configuration | None:
+def _candidate(family: str, direction: str, m: int, dtype: str, shape: str, **rest) -> Configuration | None:
+    wide = shape == "wide"
+    if shape == "composed":
+        if family != "bdlru" or m not in _COMPOSED:
+            return None
+        steps, warps, stages = _COMPOSED[m][direction == "backward"]
+        tile = {"blocks_per_lane": 1, "lanes_per_block": 1}
+        size = {"steps": steps, "warps": warps, "stages": stages, "cluster": 1}
+        return Configuration(f"composed_{direction}", m, dtype, **tile, **size, **rest)
     table = (_WIDE if wide else _NARROW)[family]
     if m not in table:
         return None
@@ -204,6 +221,8 @@ def _fit(configuration: Configuration, device: Device) -> Configuration:
 def _serial_nanoseconds(configuration: Configuration) -> float:
     """What a step costs in the chain from state to state: measured on an H100 at 1.98 GHz, 120 cycles a hand-over."""
     m, lanes = configuration.block_size, configuration.lanes_per_block
+    if configuration.kernel.startswith("composed"):
+        return (180 + 1.7 * m * m) / (2 * configuration.steps) / 1.98
     rows = 1 if configuration.kernel.startswith("hlru") else -(-m // lanes)
     multiply_adds = 1.7 * rows * m * configuration.blocks_per_lane + (30 if lanes > 1 else 0)
     return (120 / configuration.steps + multiply_adds) / 1.98
@@ -214,15 +233,14 @@ def _spread(
 ) -> tuple[float, Configuration]:
     """The best cluster size, and the nanoseconds that a step is expected to take with it."""
     tiles = batch * -(-width // configuration.tile)
-    chunks = -(-steps // configuration.steps)
+    chunks = -(-steps // (configuration.steps * (2 if configuration.kernel.startswith("composed") else 1)))
     m = configuration.block_size
-    elements = (m + 1 if configuration.kernel.startswith("hlru") else m * (m + 1)) * batch * width
+    elements = (m + 3) * (1 if configuration.kernel.startswith("hlru") else m) * batch * width
     bytes_a_step = (
         elements * ELEMENT_BYTES[configuration.dtype] * (2 if "backward" in configuration.kernel else 1)
     )
     memory = bytes_a_step / (23.0 * device.multiprocessors)  # 3 TB/s on 132 multiprocessors
-    if configuration.tile * ELEMENT_BYTES[configuration.dtype] < 128:
-        memory *= 1.06  # narrow rows
+    memory *= {128: 1.0, 64: 1.06}.get(configuration.tile * ELEMENT_BYTES[configuration.dtype], 1.25)  # narrow rows
     best = (float("inf"), configuration)
     for size in range(1, 9 if device.clusters else 2):
         if size > 1 and (size - 1) * configuration.warps >= chunks:
@@ -264,8 +282,8 @@ def choose(
         "gate_gradient": gate_gradient,
     }
     candidates = []
-    for wide in (True, False):
-        candidate = _candidate(family, direction, block_size, dtype, wide, **rest)
+    for shape in ("wide", "narrow", "composed"):
+        candidate = _candidate(family, direction, block_size, dtype, shape, **rest)
         if candidate is None:
             continue
         candidates.append(_spread(_fit(candidate, device), batch, steps, width, device))

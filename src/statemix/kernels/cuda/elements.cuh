@@ -90,6 +90,13 @@ DEVICE void store_elements(char* p, const float (&x)[NB], int count) {
     }
 }
 
+// A pointer whose making the compiler may not repeat: else it computes every address anew from the arguments.
+template <class T>
+DEVICE T* fixed(T* p) {
+    asm volatile("" : "+l"(p));
+    return p;
+}
+
 // Forces the values into registers at this point. Without it the compiler sinks the work that produces
 // them past the hand-over of the state, into the only part of the program that is serial.
 template <class A>

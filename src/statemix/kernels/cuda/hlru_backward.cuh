@@ -4,22 +4,18 @@
 #pragma once
 #include "hlru_forward.cuh"
 
-template <class C, bool WHOLE>
+template <class C>
 DEVICE void run_window_backward(const float (&p)[C::S][C::NB][C::M + 1], float (&u)[C::S][C::NB],
-                                float (&pending)[C::NB][C::M], int steps) {
+                                float (&pending)[C::NB][C::M]) {
 #pragma unroll
-    for (int s = C::S - 1; s >= 0; s--) {
-        if (WHOLE || s < steps) {
+    for (int s = C::S - 1; s >= 0; s--)
 #pragma unroll
-            for (int n = 0; n < C::NB; n++) {
-                u[s][n] += pending[n][0];
+        for (int n = 0; n < C::NB; n++) {
+            u[s][n] += pending[n][0];
 #pragma unroll
-                for (int j = 0; j < C::M; j++)
-                    pending[n][j] =
-                        fmaf(p[s][n][j], u[s][n], j + 1 < C::M ? pending[n][j + 1 < C::M ? j + 1 : 0] : 0.f);
-            }
+            for (int j = 0; j < C::M; j++)
+                pending[n][j] = fmaf(p[s][n][j], u[s][n], j + 1 < C::M ? pending[n][j + 1 < C::M ? j + 1 : 0] : 0.f);
         }
-    }
 }
 
 template <class C>
@@ -33,7 +29,7 @@ struct BackwardStage {
     static constexpr int SHARED = Relay::BYTES + C::W * C::D * BYTES;  // of the thread block
 };
 
-template <class C, bool WHOLE>
+template <class C>
 DEVICE void store_window_gradients(const Arguments& arguments, const Tile<C>& tile, const Lane<C>& lane, int chunk,
                                    int steps, const StagedRows<C>& logit_rows, const StagedRows<C>& value_rows,
                                    const StagedRows<C>& state_rows, const float (&p)[C::S][C::NB][C::M + 1],
@@ -41,10 +37,12 @@ DEVICE void store_window_gradients(const Arguments& arguments, const Tile<C>& ti
     using E = typename C::E;
     constexpr int M = C::M, NB = C::NB, S = C::S;
     constexpr bool APART = Tile<C>::APART;
-    const i64 N = arguments.N, pitch = N * E::BYTES, step = tile.first_step + (i64)chunk * S;
+    if (lane.count == 0) return;
+    const i64 N = arguments.N, step = tile.first_step + (i64)chunk * S;
+    const int pitch = (int)N * E::BYTES;
     const i64 place = (i64)(tile.n0 + lane.block) * E::BYTES;
-    char* const grad_values = arguments.output + step * pitch + place;
-    char* const grad_logits = arguments.grad_gates + step * (M + 1) * pitch + place;
+    char* const grad_values = fixed(arguments.output + step * pitch + place);
+    char* const grad_logits = fixed(arguments.grad_gates + step * (M + 1) * pitch + place);
 
     float window[M][NB];  // newest first
     const int before = chunk * S;  // steps of the sequence before this chunk
@@ -57,7 +55,7 @@ DEVICE void store_window_gradients(const Arguments& arguments, const Tile<C>& ti
     }
 #pragma unroll
     for (int s = 0; s < S; s++) {
-        if (!WHOLE && s >= steps) break;
+        if (s >= steps) break;
         float v[NB], h[NB], gradient[NB];
         value_rows.read(s, v);
 #pragma unroll
@@ -75,12 +73,11 @@ DEVICE void store_window_gradients(const Arguments& arguments, const Tile<C>& ti
             for (int n = 0; n < NB; n++)
                 gradient[n] = logit_gradient<C::F>(u[s][n], p[s][n][j], j < M ? window[j < M ? j : 0][n] : v[n], h[n],
                                                    inverse_sum[s][n], GradientNeeds<C::F>::logit ? logit[n] : 0.f);
-            if (lane.count > 0)
-                store_elements<E, NB, APART>(grad_logits + (s * (M + 1) + j) * pitch, gradient, lane.count);
+            store_elements<E, NB, APART>(grad_logits + (i64)(s * (M + 1) + j) * pitch, gradient, lane.count);
         }
 #pragma unroll
         for (int n = 0; n < NB; n++) gradient[n] = u[s][n] * p[s][n][M];
-        if (lane.count > 0) store_elements<E, NB, APART>(grad_values + s * pitch, gradient, lane.count);
+        store_elements<E, NB, APART>(grad_values + (i64)s * pitch, gradient, lane.count);
         if (s + 1 < S) {
 #pragma unroll
             for (int j = M - 1; j > 0; j--)
@@ -122,10 +119,11 @@ DEVICE void hlru_backward(const Arguments& arguments) {
     constexpr bool KEEP_LOGITS = C::GATE_GRADIENT && GradientNeeds<C::F>::logit;
 
     extern __shared__ __align__(128) char shared[];
-    const int warp = threadIdx.x / 32, thread = threadIdx.x % 32;
+    const int warp = uniform_warp(), thread = threadIdx.x % 32;
     const Tile<C> tile(arguments);
     const Lane<C> lane(thread, tile.valid);
-    const i64 N = arguments.N, pitch = N * E::BYTES;
+    const i64 N = arguments.N;
+    const int pitch = (int)N * E::BYTES;
     typename Stage::Relay ring(shared, warp, thread, tile.rank);
     char* const stages = shared + Stage::Relay::BYTES + warp * (C::D * Stage::BYTES);
 
@@ -173,6 +171,10 @@ DEVICE void hlru_backward(const Arguments& arguments) {
         }
         commit_copies();
     }
+    if (first == WARPS - 1) {
+        const float nothing[NB][M] = {};
+        ring.send(&nothing[0][0]);
+    }
     int stage = 0;
     for (int turn = first; turn < chunks; turn += WARPS) {
         const int chunk = chunks - 1 - turn, steps = min(S, tile.length - chunk * S);
@@ -202,6 +204,27 @@ DEVICE void hlru_backward(const Arguments& arguments) {
             for (int n = 0; n < NB; n++) inverse_sum[s][n] = normalize<C::F>(p[s][n]);
             grad_rows.read(s, u[s]);
         }
+        const int after = tile.length - chunk * S;  // steps from the chunk's first to the end
+        if (after < S + M) {
+            // The final window holds the last outputs. Steps after the end must hand on zeros.
+#pragma unroll
+            for (int s = 0; s < S; s++) {
+                if (s < after && s >= after - M) {
+                    float last[NB];
+                    load_state_row<C>(arguments.carry_in, tile, lane, N, after - 1 - s, last);
+#pragma unroll
+                    for (int n = 0; n < NB; n++) u[s][n] += last[n];
+                }
+                if (s >= after) {
+#pragma unroll
+                    for (int n = 0; n < NB; n++) {
+                        u[s][n] = 0.f;
+#pragma unroll
+                        for (int j = 0; j <= M; j++) p[s][n][j] = 0.f;
+                    }
+                }
+            }
+        }
         pin(p);
         pin(u);
         if constexpr (GradientNeeds<C::F>::inverse_sum) pin(inverse_sum);
@@ -209,36 +232,34 @@ DEVICE void hlru_backward(const Arguments& arguments) {
         if (turn + C::D * WARPS < chunks) copy_before_relay(turn + C::D * WARPS, stage);
 
         float pending[NB][M];
-        if (turn == 0)
-            load_window<C>(arguments.carry_in, tile, lane, N, pending);
-        else
-            ring.receive(&pending[0][0]);
-        if (steps == S)
-            run_window_backward<C, true>(p, u, pending, S);
-        else
-            run_window_backward<C, false>(p, u, pending, steps);
-        if (turn + 1 < chunks) ring.send(&pending[0][0]);
+        ring.receive(&pending[0][0]);
+        run_window_backward<C>(p, u, pending);
+        ring.send(&pending[0][0]);
         pin(p);
         pin(u);
 
         if constexpr (!C::GATE_GRADIENT)
             store_channel_gradients<C>(arguments, tile, lane, chunk, steps, p, u);
-        else if (steps == S)
-            store_window_gradients<C, true>(arguments, tile, lane, chunk, S, logit_rows, value_rows, state_rows, p, u,
-                                            inverse_sum);
         else
-            store_window_gradients<C, false>(arguments, tile, lane, chunk, steps, logit_rows, value_rows, state_rows, p,
-                                             u, inverse_sum);
-        if (turn + 1 == chunks) store_window<C>(arguments.carry_out, tile, lane, N, pending);
+            store_window_gradients<C>(arguments, tile, lane, chunk, steps, logit_rows, value_rows, state_rows, p, u,
+                                      inverse_sum);
         __syncwarp();
         if (turn + C::D * WARPS < chunks) copy_after_gradients(turn + C::D * WARPS, stage);
         commit_copies();
         stage = stage + 1 == C::D ? 0 : stage + 1;
     }
-    if (chunks == 0 && first == 0) {
+    if (first == chunks % WARPS) {
         float pending[NB][M];
-        load_window<C>(arguments.carry_in, tile, lane, N, pending);
-        store_window<C>(arguments.carry_out, tile, lane, N, pending);
+        ring.receive(&pending[0][0]);
+#pragma unroll
+        for (int j = 0; j < M; j++) {
+            float x[NB];
+            // A sequence shorter than the window leaves older states in the final window.
+            load_state_row<C>(j + tile.length < M ? arguments.carry_in : nullptr, tile, lane, N, j + tile.length, x);
+#pragma unroll
+            for (int n = 0; n < NB; n++) x[n] += pending[n][j];
+            store_state_row<C>(arguments.carry_out, tile, lane, N, j, x);
+        }
     }
     ring.leave();
 }

@@ -5,22 +5,19 @@
 #pragma once
 #include "relay.cuh"
 
-template <class C, bool WHOLE>
-DEVICE void run_window(const float (&a)[C::S][C::NB][C::M], float (&q)[C::S][C::NB], float (&window)[C::NB][C::M],
-                       int steps) {
+// Steps beyond the end of a sequence run on garbage, which nobody stores.
+template <class C>
+DEVICE void run_window(const float (&a)[C::S][C::NB][C::M], float (&q)[C::S][C::NB], float (&window)[C::NB][C::M]) {
 #pragma unroll
-    for (int s = 0; s < C::S; s++) {
-        if (WHOLE || s < steps) {
+    for (int s = 0; s < C::S; s++)
 #pragma unroll
-            for (int n = 0; n < C::NB; n++) {
+        for (int n = 0; n < C::NB; n++) {
 #pragma unroll
-                for (int j = C::M - 1; j >= 0; j--) q[s][n] = fmaf(a[s][n][j], window[n][j], q[s][n]);  // newest last
+            for (int j = C::M - 1; j >= 0; j--) q[s][n] = fmaf(a[s][n][j], window[n][j], q[s][n]);  // newest last
 #pragma unroll
-                for (int j = C::M - 1; j > 0; j--) window[n][j] = window[n][j - 1];
-                window[n][0] = q[s][n];
-            }
+            for (int j = C::M - 1; j > 0; j--) window[n][j] = window[n][j - 1];
+            window[n][0] = q[s][n];
         }
-    }
 }
 
 // All rows of a state from or to memory.
@@ -62,10 +59,11 @@ DEVICE void hlru_forward(const Arguments& arguments) {
     constexpr int ROW = Tile<C>::ROW, LOGIT_ROWS = Stage::LOGIT_ROWS, STAGE = Stage::BYTES;
 
     extern __shared__ __align__(128) char shared[];
-    const int warp = threadIdx.x / 32, thread = threadIdx.x % 32;
+    const int warp = uniform_warp(), thread = threadIdx.x % 32;
     const Tile<C> tile(arguments);
     const Lane<C> lane(thread, tile.valid);
-    const i64 N = arguments.N, pitch = N * E::BYTES;
+    const i64 N = arguments.N;
+    const int pitch = (int)N * E::BYTES;
     typename Stage::Relay ring(shared, warp, thread, tile.rank);
     char* const stages = shared + Stage::Relay::BYTES + warp * (C::D * STAGE);
 
@@ -90,6 +88,11 @@ DEVICE void hlru_forward(const Arguments& arguments) {
     for (int d = 0; d < C::D; d++) {
         if (first + d * WARPS < chunks) copy_chunk(first + d * WARPS, d);
         commit_copies();
+    }
+    if (first == WARPS - 1) {
+        float window[NB][M];
+        load_window<C>(arguments.carry_in, tile, lane, N, window);
+        ring.send(&window[0][0]);
     }
     int stage = 0;
     for (int chunk = first; chunk < chunks; chunk += WARPS) {
@@ -130,27 +133,37 @@ DEVICE void hlru_forward(const Arguments& arguments) {
         pin(a);
         pin(q);
         float window[NB][M];
-        if (chunk == 0)
-            load_window<C>(arguments.carry_in, tile, lane, N, window);
-        else
-            ring.receive(&window[0][0]);
-        if (steps == S)
-            run_window<C, true>(a, q, window, S);
-        else
-            run_window<C, false>(a, q, window, steps);
-        if (chunk + 1 < chunks) ring.send(&window[0][0]);
+        ring.receive(&window[0][0]);
+        run_window<C>(a, q, window);
+        ring.send(&window[0][0]);
 
-        char* const out = hidden + (i64)chunk * S * pitch;
+        if (lane.count > 0) {
+            char* const out = fixed(hidden + (i64)chunk * S * pitch);
 #pragma unroll
-        for (int s = 0; s < S; s++)
-            if (s < steps && lane.count > 0)
-                store_elements<E, NB, Tile<C>::APART>(out + s * pitch, q[s], lane.count);
-        if (chunk + 1 == chunks) store_window<C>(arguments.carry_out, tile, lane, N, window);
+            for (int s = 0; s < S; s++) {
+                if (s >= steps) break;
+                store_elements<E, NB, Tile<C>::APART>(out + (i64)s * pitch, q[s], lane.count);
+            }
+        }
+        if (steps < S) {  // the end of the sequence, inside the chunk; the slot still holds the chunk's first window
+            ring.read(thread, &window[0][0]);
+#pragma unroll
+            for (int s = 0; s < S; s++)
+                if (s < steps) {
+#pragma unroll
+                    for (int n = 0; n < NB; n++) {
+#pragma unroll
+                        for (int j = M - 1; j > 0; j--) window[n][j] = window[n][j - 1];
+                        window[n][0] = q[s][n];
+                    }
+                }
+            store_window<C>(arguments.carry_out, tile, lane, N, window);
+        }
     }
-    if (chunks == 0 && first == 0) {  // an empty sequence hands its state through
+    if (first == chunks % WARPS) {
         float window[NB][M];
-        load_window<C>(arguments.carry_in, tile, lane, N, window);
-        store_window<C>(arguments.carry_out, tile, lane, N, window);
+        ring.receive(&window[0][0]);
+        if (tile.length % S == 0) store_window<C>(arguments.carry_out, tile, lane, N, window);
     }
     ring.leave();
 }

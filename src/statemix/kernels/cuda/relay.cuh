@@ -31,59 +31,66 @@ DEVICE void wait_for_phase(u32 barrier, u32 phase) {
 template <int COUNT>
 constexpr int VECTOR = COUNT % 4 == 0 ? 4 : COUNT % 2 == 0 ? 2 : 1;
 
-template <int COUNT>
+// A lane's COUNT floats lie STRIDE vectors apart, so that the 32 lanes of a warp never meet in a bank.
+template <int COUNT, int LANES>
 DEVICE void store_vector(float* p, const float* v) {
     constexpr int V = VECTOR<COUNT>;
 #pragma unroll
     for (int i = 0; i < COUNT; i += V) {
-        if constexpr (V == 4) *(float4*)(p + i) = make_float4(v[i], v[i + 1], v[i + 2], v[i + 3]);
-        if constexpr (V == 2) *(float2*)(p + i) = make_float2(v[i], v[i + 1]);
-        if constexpr (V == 1) p[i] = v[i];
+        if constexpr (V == 4) *(float4*)(p + i * LANES) = make_float4(v[i], v[i + 1], v[i + 2], v[i + 3]);
+        if constexpr (V == 2) *(float2*)(p + i * LANES) = make_float2(v[i], v[i + 1]);
+        if constexpr (V == 1) p[i * LANES] = v[i];
     }
 }
-template <int COUNT>
+template <int COUNT, int LANES>
 DEVICE void load_vector(const float* p, float* v) {
     constexpr int V = VECTOR<COUNT>;
 #pragma unroll
     for (int i = 0; i < COUNT; i += V) {
         if constexpr (V == 4) {
-            const float4 x = *(const float4*)(p + i);
+            const float4 x = *(const float4*)(p + i * LANES);
             v[i] = x.x, v[i + 1] = x.y, v[i + 2] = x.z, v[i + 3] = x.w;
         }
         if constexpr (V == 2) {
-            const float2 x = *(const float2*)(p + i);
+            const float2 x = *(const float2*)(p + i * LANES);
             v[i] = x.x, v[i + 1] = x.y;
         }
-        if constexpr (V == 1) v[i] = p[i];
+        if constexpr (V == 1) v[i] = p[i * LANES];
     }
 }
 // The same into another thread block of the cluster; the bytes count towards its mbarrier.
-template <int COUNT>
+template <int COUNT, int LANES>
 DEVICE void store_remote(u32 to, const float* v, u32 barrier) {
     constexpr int V = VECTOR<COUNT>;
 #pragma unroll
     for (int i = 0; i < COUNT; i += V) {
+        const u32 place = to + i * LANES * 4;
         if constexpr (V == 4)
             asm volatile(
-                "st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(to + i * 4),
+                "st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(place),
                 "f"(v[i]), "f"(v[i + 1]), "f"(v[i + 2]), "f"(v[i + 3]), "r"(barrier)
                 : "memory");
         if constexpr (V == 2)
-            asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1, %2}, [%3];" ::"r"(to + i * 4),
+            asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1, %2}, [%3];" ::"r"(place),
                          "f"(v[i]), "f"(v[i + 1]), "r"(barrier)
                          : "memory");
         if constexpr (V == 1)
-            asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.f32 [%0], %1, [%2];" ::"r"(to + i * 4),
+            asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.f32 [%0], %1, [%2];" ::"r"(place),
                          "f"(v[i]), "r"(barrier)
                          : "memory");
     }
 }
 
-// A ring of W warps in each of K thread blocks; the state is COUNT floats in each of LANES lanes.
+// The warp's number as a value that the compiler knows to be the same in all its lanes.
+DEVICE int uniform_warp() { return __shfl_sync(0xffffffffu, threadIdx.x / 32, 0); }
+
+// A ring of W warps in each of K thread blocks; the state is COUNT floats in each of LANES lanes. Nothing on the way
+// from wait() to send() depends on where in the sequence the chunk is: the first state is handed over by the last warp
+// of the ring before it begins, and the last one is received by the warp whose turn it would be.
 template <int W, int K, int COUNT, int LANES = 32>
 struct Ring {
-    static constexpr int BYTES = 128 + W * LANES * COUNT * 4;
-    static_assert(W <= 15, "a named barrier for every warp, and barrier 0");
+    static constexpr int BYTES = 128 + W * LANES * COUNT * 4, V = VECTOR<COUNT>;
+    static_assert(W >= 2 && W <= 15, "a named barrier for every warp, and barrier 0");
 
     float* slots;
     u32 barrier, phase;
@@ -105,36 +112,34 @@ struct Ring {
     DEVICE void leave() {
         if constexpr (K > 1) synchronize_cluster();
     }
-    // Waits for the predecessor and returns the warp's slot, [lane][COUNT]; read it, then call received().
-    DEVICE const float* wait() {
+    // Waits for the predecessor's state; then it can be read until the next send.
+    DEVICE void wait() {
         if (K > 1 && warp == 0) {
             wait_for_phase(barrier, phase);
             phase ^= 1;
+            // The sender's next store follows from this warp's send, so nothing can arrive too early.
+            if (lane == 0) expect_bytes(barrier, LANES * COUNT * 4);
         } else {
             asm volatile("bar.sync %0, 64;" ::"r"(warp + 1) : "memory");
         }
-        return slots + warp * LANES * COUNT;
     }
-    DEVICE void received() {
-        if (K > 1 && warp == 0) {
-            __syncwarp();
-            if (lane == 0) expect_bytes(barrier, LANES * COUNT * 4);
-        }
+    DEVICE void read(int of_lane, float* state) const {
+        load_vector<COUNT, LANES>(slots + warp * LANES * COUNT + of_lane * V, state);
     }
     DEVICE void receive(float* state) {
-        load_vector<COUNT>(wait() + lane % LANES * COUNT, state);
-        received();
+        wait();
+        read(lane % LANES, state);
     }
     // Where fewer lanes than 32 own a state, `mine` says whether this one does.
     DEVICE void send(const float* state, bool mine = true) {
         if (K > 1 && warp == W - 1) {
             const u32 next = rank + 1 == K ? 0 : rank + 1;
             if (mine)
-                store_remote<COUNT>(address_in_cluster(shared_address(slots + lane % LANES * COUNT), next), state,
-                                    address_in_cluster(barrier, next));
+                store_remote<COUNT, LANES>(address_in_cluster(shared_address(slots + lane % LANES * V), next), state,
+                                           address_in_cluster(barrier, next));
         } else {
             const int next = warp + 1 == W ? 0 : warp + 1;
-            if (mine) store_vector<COUNT>(slots + (next * LANES + lane % LANES) * COUNT, state);
+            if (mine) store_vector<COUNT, LANES>(slots + next * LANES * COUNT + lane % LANES * V, state);
             asm volatile("bar.arrive %0, 64;" ::"r"(next + 1) : "memory");
         }
     }

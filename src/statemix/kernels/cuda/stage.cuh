@@ -4,11 +4,13 @@
 
 DEVICE u32 shared_address(const void* p) { return (u32)__cvta_generic_to_shared(p); }
 
-// Rows of 64 bytes and less waste half of each 128-byte line unless L2 is asked for the whole of it.
-template <bool NARROW>
+// Rows narrower than a 128-byte line waste bandwidth unless L2 is asked to fetch more of it: PREFETCH bytes.
+template <int PREFETCH>
 DEVICE void copy_16_bytes(u32 to, const char* from) {
-    if constexpr (NARROW)
+    if constexpr (PREFETCH == 128)
         asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
+    else if constexpr (PREFETCH == 64)
+        asm volatile("cp.async.cg.shared.global.L2::64B [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
     else
         asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
 }
@@ -23,7 +25,6 @@ DEVICE void wait_for_copies() {
 template <class C, int COUNT, int PER_STEP, int INNER, bool SKIP = false>
 DEVICE void stage_rows(u32 to, const char* from, const Strides& strides, int rows, int lane, int valid, int skip = 0) {
     constexpr int ROW = Tile<C>::ROW, PIECES = ROW / 16;
-    constexpr bool NARROW = Tile<C>::BLOCKS * C::E::BYTES <= 64;
     if constexpr (C::ROWS == Rows::unaligned) {
         // The aligned superset of each row; the row then begins (address mod 16) bytes into its place.
 #pragma unroll
@@ -32,14 +33,14 @@ DEVICE void stage_rows(u32 to, const char* from, const Strides& strides, int row
             const u64 address = (u64)(from + (i64)row * strides.line);
             const int end = (int)(address & 15) + valid * C::E::BYTES;
             if (row < rows && (!SKIP || row >= skip) && piece * 16 < end)
-                copy_16_bytes<NARROW>(to + index * 16, (const char*)(address & ~15ull) + piece * 16);
+                copy_16_bytes<C::PREFETCH>(to + index * 16, (const char*)(address & ~15ull) + piece * 16);
         }
     } else {
         constexpr int STRIDE = 32 / PIECES;  // rows that the warp copies at once
         const int row0 = lane / PIECES, piece = lane % PIECES;
         const int limit = piece * 16 < valid * C::E::BYTES ? rows - row0 : 0;
         from += piece * 16;
-        if constexpr (C::ROWS == Rows::packed) from += (i64)row0 * strides.line;
+        if constexpr (C::ROWS == Rows::packed) from = fixed(from + (i64)row0 * strides.line);
         to += lane * 16;
 #pragma unroll
         for (int first = 0; first < COUNT; first += STRIDE) {
@@ -47,12 +48,12 @@ DEVICE void stage_rows(u32 to, const char* from, const Strides& strides, int row
             if constexpr (SKIP) wanted = wanted && first + row0 >= skip;
             if (wanted) {
                 if constexpr (C::ROWS == Rows::packed) {
-                    copy_16_bytes<NARROW>(to + first * ROW, from + (i64)first * strides.line);
+                    copy_16_bytes<C::PREFETCH>(to + first * ROW, from + (i64)first * strides.line);
                 } else {
                     const int row = first + row0, in_step = row % PER_STEP;
-                    copy_16_bytes<NARROW>(to + first * ROW, from + row / PER_STEP * strides.time +
-                                                                in_step / INNER * strides.row +
-                                                                in_step % INNER * strides.line);
+                    copy_16_bytes<C::PREFETCH>(to + first * ROW, from + (i64)(row / PER_STEP) * strides.time +
+                                                                (i64)(in_step / INNER) * strides.row +
+                                                                (i64)(in_step % INNER) * strides.line);
                 }
             }
         }
@@ -66,8 +67,8 @@ struct StagedRows {
     int phase, pitch;  // unaligned rows: where the first begins in its 16 bytes, and how that moves from row to row
 
     DEVICE StagedRows() {}
-    DEVICE StagedRows(const char* staged, const char* from, i64 line, int block)
-        : base(staged + block * C::E::BYTES), phase((int)((u64)from & 15)), pitch((int)(line & 15)) {}
+    DEVICE StagedRows(const char* staged, const char* from, int line, int block)
+        : base(staged + block * C::E::BYTES), phase((int)((u64)from & 15)), pitch(line & 15) {}
 
     DEVICE StagedRows from_row(int row) const {
         StagedRows view = *this;

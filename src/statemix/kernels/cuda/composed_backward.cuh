@@ -1,0 +1,187 @@
+// BD-LRU backward where lanes are few and time is long: bdlru_backward.cuh with the maps of composed_forward.cuh.
+// In reversed time the map of a step is g -> A^T (g + dL/d(output)); the lower half of the warp has the later chunk.
+#pragma once
+#include "bdlru_backward.cuh"
+#include "composed_forward.cuh"
+
+template <class C>
+struct BackwardMapStage {
+    typedef BackwardStage<C> Chunk;
+    static constexpr int CHUNK = REGION<C, Chunk::BYTES>, BYTES = 2 * CHUNK;
+    typedef Ring<C::W, C::K, C::M, 16> Relay;
+    static constexpr int SHARED = Relay::BYTES + C::W * C::D * BYTES;
+};
+
+template <class C>
+DEVICE void composed_backward(const Arguments& arguments) {
+    using E = typename C::E;
+    using Stage = BackwardMapStage<C>;
+    using Chunk = BackwardStage<C>;
+    constexpr int M = C::M, S = C::S, WARPS = C::K * C::W;
+    constexpr bool KEEP_LOGITS = C::GATE_GRADIENT && GradientNeeds<C::F>::logit;
+
+    extern __shared__ __align__(128) char shared[];
+    const int warp = uniform_warp(), thread = threadIdx.x % 32;
+    const Tile<C> tile(arguments);
+    const Lane<C> lane(thread, tile.valid);
+    const bool upper = lane.half == 1;
+    const i64 N = arguments.N;
+    const int pitch = (int)N * E::BYTES;
+    typename Stage::Relay ring(shared, warp, thread, tile.rank);
+    char* const stages = shared + Stage::Relay::BYTES + warp * (C::D * Stage::BYTES);
+
+    const int pairs = (tile.length + 2 * S - 1) / (2 * S), last_chunk = 2 * pairs - 1;
+    const char* const logits = arguments.gate_logits + tile.offset(arguments.logits_batch, arguments.logits_time);
+    const char* const values = arguments.values + tile.offset(arguments.values_batch, arguments.values_time);
+    const char* const grads = arguments.grad_hidden + tile.offset(arguments.grad_batch, arguments.grad_time);
+    const char* const states = arguments.hidden + (tile.first_step - 1) * M * pitch + (i64)tile.n0 * E::BYTES;
+    const Strides logit_strides = {arguments.logits_time, arguments.logits_row, arguments.logits_line};
+    const Strides value_strides = {arguments.values_time, arguments.values_line, arguments.values_line};
+    const Strides grad_strides = {arguments.grad_time, arguments.grad_line, arguments.grad_line};
+    const Strides state_strides = {M * pitch, pitch, pitch};
+
+    auto copy_logits = [&](int chunk, u32 to) {
+        const int steps = C::TIME_BROADCAST ? 1 : min(S, tile.length - chunk * S);
+        stage_rows<C, Chunk::LOGIT_ROWS, M*(M + 1), M + 1>(to, logits + (i64)chunk * S * logit_strides.time,
+                                                           logit_strides, steps * M * (M + 1), thread, tile.valid);
+    };
+    auto copy_before_relay = [&](int turn, int stage) {
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const int chunk = last_chunk - (2 * turn + half), steps = min(S, tile.length - chunk * S);
+            const u32 to = shared_address(stages) + stage * Stage::BYTES + half * Stage::CHUNK;
+            if (!KEEP_LOGITS) copy_logits(chunk, to);
+            stage_rows<C, Chunk::ROWS, M, M>(to + Chunk::GRADS, grads + (i64)chunk * S * grad_strides.time,
+                                             grad_strides, steps * M, thread, tile.valid);
+        }
+    };
+    auto copy_after_gradients = [&](int turn, int stage) {
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const int chunk = last_chunk - (2 * turn + half), steps = min(S, tile.length - chunk * S);
+            const u32 to = shared_address(stages) + stage * Stage::BYTES + half * Stage::CHUNK;
+            if (KEEP_LOGITS) copy_logits(chunk, to);
+            if constexpr (C::GATE_GRADIENT) {
+                stage_rows<C, Chunk::ROWS, M, M>(to + Chunk::VALUES, values + (i64)chunk * S * value_strides.time,
+                                                 value_strides, steps * M, thread, tile.valid);
+                stage_rows<C, Chunk::ROWS, M, M, true>(to + Chunk::STATES,
+                                                       states + (i64)chunk * S * state_strides.time, state_strides,
+                                                       steps * M, thread, tile.valid, chunk == 0 ? M : 0);
+            }
+        }
+    };
+
+    const int first = tile.rank * C::W + warp;
+#pragma unroll
+    for (int d = 0; d < C::D; d++) {
+        if (first + d * WARPS < pairs) {
+            copy_before_relay(first + d * WARPS, d);
+            copy_after_gradients(first + d * WARPS, d);
+        }
+        commit_copies();
+    }
+    if (first == WARPS - 1) {
+        const float nothing[M] = {};
+        ring.send(nothing, upper);
+    }
+    int stage = 0;
+    for (int turn = first; turn < pairs; turn += WARPS) {
+        const int chunk = last_chunk - (2 * turn + lane.half), steps = min(S, tile.length - chunk * S);
+        wait_for_copies<C::D - 1>();
+        __syncwarp();
+
+        const char* const staged = stages + stage * Stage::BYTES + lane.half * Stage::CHUNK;
+        const StagedRows<C> columns[1] = {StagedRows<C>(staged, logits + (i64)chunk * S * logit_strides.time,
+                                                        logit_strides.line, lane.block)};
+        const StagedRows<C> grad_rows(staged + Chunk::GRADS, grads + (i64)chunk * S * grad_strides.time,
+                                      grad_strides.line, lane.block);
+        const StagedRows<C> value_rows(staged + Chunk::VALUES, values + (i64)chunk * S * value_strides.time,
+                                       value_strides.line, lane.block);
+        const StagedRows<C> state_rows(staged + Chunk::STATES, states + (i64)chunk * S * state_strides.time,
+                                       state_strides.line, lane.block);
+        float p[S][1][M][M + 1], u[S][1][M], inverse_sum[S][1][M];
+#pragma unroll
+        for (int s = 0; s < S; s++)
+#pragma unroll
+            for (int i = 0; i < M; i++) {
+                float row[1][M + 1], g[1], inverse[1];
+                read_coefficients<C>(columns, columns[0], ((C::TIME_BROADCAST ? 0 : s) * M + i) * (M + 1), 0, row,
+                                     inverse);
+                grad_rows.read(s * M + i, g);
+#pragma unroll
+                for (int j = 0; j <= M; j++) p[s][0][i][j] = row[0][j];
+                u[s][0][i] = g[0];
+                inverse_sum[s][0][i] = inverse[0];
+            }
+        if (turn == 0) {
+            // The final state is the last output. Steps after it must hand on zeros.
+            float last[1][M];
+            load_own_state<C, M>(arguments.carry_in, tile, lane, N, last);
+#pragma unroll
+            for (int s = 0; s < S; s++)
+#pragma unroll
+                for (int i = 0; i < M; i++) {
+                    const bool is_last = chunk * S + s == tile.length - 1;
+                    u[s][0][i] = s >= steps ? 0.f : u[s][0][i] + (is_last ? last[0][i] : 0.f);
+#pragma unroll
+                    for (int j = 0; j <= M; j++) p[s][0][i][j] = s >= steps ? 0.f : p[s][0][i][j];
+                }
+        }
+        __syncwarp();
+        if (turn + C::D * WARPS < pairs) copy_before_relay(turn + C::D * WARPS, stage);
+
+        float P[M][M], Q[M];
+#pragma unroll
+        for (int s = S - 1; s >= 0; s--) {
+            float PA[M][M], Pb[M];
+#pragma unroll
+            for (int j = 0; j < M; j++) {
+                Pb[j] = 0.f;
+#pragma unroll
+                for (int i = 0; i < M; i++)
+                    Pb[j] = fmaf(p[s][0][i][j], s == S - 1 ? u[s][0][i] : u[s][0][i] + Q[i], Pb[j]);
+#pragma unroll
+                for (int l = 0; l < M; l++) {
+                    PA[j][l] = s == S - 1 ? p[s][0][l][j] : p[s][0][0][j] * P[0][l];
+                    if (s < S - 1) {
+#pragma unroll
+                        for (int i = 1; i < M; i++) PA[j][l] = fmaf(p[s][0][i][j], P[i][l], PA[j][l]);
+                    }
+                }
+            }
+#pragma unroll
+            for (int i = 0; i < M; i++) {
+                Q[i] = Pb[i];
+#pragma unroll
+                for (int j = 0; j < M; j++) P[i][j] = PA[i][j];
+            }
+        }
+        compose_halves<M>(P, Q, upper);
+        pin(p);
+        pin(u);
+        if constexpr (GradientNeeds<C::F>::inverse_sum) pin(inverse_sum);
+        pin(P);
+        pin(Q);
+        float carry[1][M];
+        relay_map<M>(ring, P, Q, upper, carry[0]);
+        pin(carry);
+        run_steps_backward<C, M, M>(p, u, carry);
+
+        if constexpr (!C::GATE_GRADIENT)
+            store_state_gradients<C, M, M>(arguments, tile, lane, chunk, steps, p, u);
+        else
+            store_gradients<C, M, M>(arguments, tile, lane, chunk, steps, columns[0], value_rows, state_rows, p, u,
+                                     inverse_sum);
+        __syncwarp();
+        if (turn + C::D * WARPS < pairs) copy_after_gradients(turn + C::D * WARPS, stage);
+        commit_copies();
+        stage = stage + 1 == C::D ? 0 : stage + 1;
+    }
+    if (first == pairs % WARPS) {
+        float carry[1][M];
+        ring.receive(carry[0]);
+        if (pairs == 0) load_own_state<C, M>(arguments.carry_in, tile, lane, N, carry);  // an empty sequence
+        if (upper) store_own_state<C, M>(arguments.carry_out, tile, lane, N, carry);
+    }
+    ring.leave();
+}

@@ -1,0 +1,205 @@
+// BD-LRU forward where lanes are few and time is long: the chain from state to state is shortened by composing maps.
+//
+// A warp holds two consecutive chunks, one in each half of its lanes. Each half composes its S steps into one affine map
+// h -> P h + q, one exchange between the halves makes the map of both, and the state that arrives is handed on after
+// M x M multiply-adds instead of 2 S M x M. The states inside the chunks follow from the coefficients in registers.
+#pragma once
+#include "bdlru_forward.cuh"
+
+// (P, q) after (A, b), with A and b from the other half of the warp: (P A, P b + q).
+template <int M>
+DEVICE void compose(const float (&P)[M][M], const float (&q)[M], const float (&A)[M][M], const float (&b)[M],
+                    float (&PA)[M][M], float (&Pb)[M]) {
+#pragma unroll
+    for (int i = 0; i < M; i++) {
+        Pb[i] = q[i];
+#pragma unroll
+        for (int l = 0; l < M; l++) Pb[i] = fmaf(P[i][l], b[l], Pb[i]);
+#pragma unroll
+        for (int j = 0; j < M; j++) {
+            PA[i][j] = P[i][0] * A[0][j];
+#pragma unroll
+            for (int l = 1; l < M; l++) PA[i][j] = fmaf(P[i][l], A[l][j], PA[i][j]);
+        }
+    }
+}
+
+// The upper half's map becomes that of both chunks.
+template <int M>
+DEVICE void compose_halves(float (&P)[M][M], float (&q)[M], bool upper) {
+    float A[M][M], b[M], PA[M][M], Pb[M];
+#pragma unroll
+    for (int i = 0; i < M; i++) {
+        b[i] = __shfl_up_sync(0xffffffffu, q[i], 16);
+#pragma unroll
+        for (int j = 0; j < M; j++) A[i][j] = __shfl_up_sync(0xffffffffu, P[i][j], 16);
+    }
+    compose<M>(P, q, A, b, PA, Pb);
+#pragma unroll
+    for (int i = 0; i < M; i++) {
+        q[i] = upper ? Pb[i] : q[i];
+#pragma unroll
+        for (int j = 0; j < M; j++) P[i][j] = upper ? PA[i][j] : P[i][j];
+    }
+}
+
+// Applies the warp's map to the state that arrives and hands the result on; returns the state before each half's chunk.
+template <int M, class Relay>
+DEVICE void relay_map(Relay& ring, const float (&P)[M][M], float (&q)[M], bool upper, float (&h)[M]) {
+    ring.receive(h);
+#pragma unroll
+    for (int j = 0; j < M; j++)
+#pragma unroll
+        for (int i = 0; i < M; i++) q[i] = fmaf(P[i][j], h[j], q[i]);
+    ring.send(q, upper);
+#pragma unroll
+    for (int i = 0; i < M; i++) {
+        const float from_lower = __shfl_up_sync(0xffffffffu, q[i], 16);
+        h[i] = upper ? from_lower : h[i];
+    }
+}
+
+// A chunk's region of a stage, made so long that the two halves of a warp read from different banks.
+template <class C, int BYTES>
+constexpr int REGION = BYTES % 64 == 0 ? BYTES + Tile<C>::ROW : BYTES;
+
+template <class C>
+struct ForwardMapStage {
+    static constexpr int LOGIT_ROWS = ForwardStage<C>::LOGIT_ROWS, VALUE_ROWS = ForwardStage<C>::VALUE_ROWS;
+    static constexpr int CHUNK = REGION<C, ForwardStage<C>::BYTES>, BYTES = 2 * CHUNK;
+    typedef Ring<C::W, C::K, C::M, 16> Relay;
+    static constexpr int SHARED = Relay::BYTES + C::W * C::D * BYTES;
+};
+
+template <class C>
+DEVICE void composed_forward(const Arguments& arguments) {
+    using E = typename C::E;
+    using Stage = ForwardMapStage<C>;
+    constexpr int M = C::M, S = C::S, ROW = Tile<C>::ROW, WARPS = C::K * C::W;
+
+    extern __shared__ __align__(128) char shared[];
+    const int warp = uniform_warp(), thread = threadIdx.x % 32;
+    const Tile<C> tile(arguments);
+    const Lane<C> lane(thread, tile.valid);
+    const bool upper = lane.half == 1;
+    const i64 N = arguments.N;
+    const int pitch = (int)N * E::BYTES;
+    typename Stage::Relay ring(shared, warp, thread, tile.rank);
+    char* const stages = shared + Stage::Relay::BYTES + warp * (C::D * Stage::BYTES);
+
+    const int pairs = (tile.length + 2 * S - 1) / (2 * S);
+    const char* const logits = arguments.gate_logits + tile.offset(arguments.logits_batch, arguments.logits_time);
+    const char* const values = arguments.values + tile.offset(arguments.values_batch, arguments.values_time);
+    char* const hidden = arguments.output + tile.first_step * M * pitch + (i64)(tile.n0 + lane.block) * E::BYTES;
+    const Strides logit_strides = {arguments.logits_time, arguments.logits_row, arguments.logits_line};
+    const Strides value_strides = {arguments.values_time, arguments.values_line, arguments.values_line};
+
+    auto copy_pair = [&](int pair, int stage) {
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const int chunk = 2 * pair + half, steps = min(S, tile.length - chunk * S);
+            const u32 to = shared_address(stages) + stage * Stage::BYTES + half * Stage::CHUNK;
+            stage_rows<C, Stage::LOGIT_ROWS, M*(M + 1), M + 1>(
+                to, logits + (i64)chunk * S * logit_strides.time, logit_strides,
+                (C::TIME_BROADCAST ? 1 : steps) * M * (M + 1), thread, tile.valid);
+            stage_rows<C, Stage::VALUE_ROWS, M, M>(to + Stage::LOGIT_ROWS * ROW,
+                                                   values + (i64)chunk * S * value_strides.time, value_strides,
+                                                   steps * M, thread, tile.valid);
+        }
+    };
+
+    const int first = tile.rank * C::W + warp;
+#pragma unroll
+    for (int d = 0; d < C::D; d++) {
+        if (first + d * WARPS < pairs) copy_pair(first + d * WARPS, d);
+        commit_copies();
+    }
+    if (first == WARPS - 1) {
+        float h[1][M];
+        load_own_state<C, M>(arguments.carry_in, tile, lane, N, h);
+        ring.send(h[0], upper);
+    }
+    int stage = 0;
+    for (int pair = first; pair < pairs; pair += WARPS) {
+        const int chunk = 2 * pair + lane.half, steps = min(S, tile.length - chunk * S);
+        wait_for_copies<C::D - 1>();
+        __syncwarp();
+
+        const char* const staged = stages + stage * Stage::BYTES + lane.half * Stage::CHUNK;
+        const StagedRows<C> columns[1] = {StagedRows<C>(staged, logits + (i64)chunk * S * logit_strides.time,
+                                                        logit_strides.line, lane.block)};
+        const StagedRows<C> value_rows(staged + Stage::LOGIT_ROWS * ROW, values + (i64)chunk * S * value_strides.time,
+                                       value_strides.line, lane.block);
+        float a[S][1][M][M], q[S][1][M];
+#pragma unroll
+        for (int s = 0; s < S; s++)
+#pragma unroll
+            for (int i = 0; i < M; i++) {
+                float p[1][M + 1], v[1], inverse_sum[1];
+                read_coefficients<C>(columns, columns[0], ((C::TIME_BROADCAST ? 0 : s) * M + i) * (M + 1), 0, p,
+                                     inverse_sum);
+                value_rows.read(s * M + i, v);
+#pragma unroll
+                for (int j = 0; j < M; j++) a[s][0][i][j] = p[0][j];
+                q[s][0][i] = p[0][M] * v[0];
+            }
+        __syncwarp();
+        if (pair + C::D * WARPS < pairs) copy_pair(pair + C::D * WARPS, stage);
+        commit_copies();
+        stage = stage + 1 == C::D ? 0 : stage + 1;
+
+        float P[M][M], Q[M];
+#pragma unroll
+        for (int i = 0; i < M; i++) {
+            Q[i] = q[0][0][i];
+#pragma unroll
+            for (int j = 0; j < M; j++) P[i][j] = a[0][0][i][j];
+        }
+#pragma unroll
+        for (int s = 1; s < S; s++) {
+            float PA[M][M], Pb[M];
+            compose<M>(a[s][0], q[s][0], P, Q, PA, Pb);
+#pragma unroll
+            for (int i = 0; i < M; i++) {
+                Q[i] = Pb[i];
+#pragma unroll
+                for (int j = 0; j < M; j++) P[i][j] = PA[i][j];
+            }
+        }
+        compose_halves<M>(P, Q, upper);
+        pin(a);
+        pin(q);
+        pin(P);
+        pin(Q);
+        float h[1][M];
+        relay_map<M>(ring, P, Q, upper, h[0]);
+        run_steps<C, M, M>(a, q, h);
+
+        if (lane.count > 0) {
+            char* const out = fixed(hidden + (i64)chunk * S * M * pitch);
+#pragma unroll
+            for (int s = 0; s < S; s++) {
+                if (s >= steps) break;
+#pragma unroll
+                for (int i = 0; i < M; i++) {
+                    const float x[1] = {q[s][0][i]};
+                    store_elements<E, 1, Tile<C>::APART>(out + (i64)(s * M + i) * pitch, x, lane.count);
+                }
+            }
+        }
+        // The end of the sequence, inside the pair of chunks: the half that holds the last step has its state.
+        if (tile.length < (pair + 1) * 2 * S && steps > 0 && tile.length - chunk * S <= S) {
+#pragma unroll
+            for (int s = 0; s < S; s++)
+#pragma unroll
+                for (int i = 0; i < M; i++) h[0][i] = s < steps ? q[s][0][i] : h[0][i];
+            store_own_state<C, M>(arguments.carry_out, tile, lane, N, h);
+        }
+    }
+    if (first == pairs % WARPS) {
+        float h[1][M];
+        ring.receive(h[0]);
+        if (tile.length % (2 * S) == 0 && upper) store_own_state<C, M>(arguments.carry_out, tile, lane, N, h);
+    }
+    ring.leave();
+}
