@@ -18,6 +18,7 @@ def s3_composition() -> RunConfig:
         model=ModelConfig(
             d_model=64,
             num_layers=1,
+            embedding_std=1.0,
             mixer=MixerConfig(name="bdlru", block_size=3, num_blocks=16, initial_state="learned"),
         ),
         data=TaskData(task=Permutation(group="S3", length=32), test_lengths=(32, 128, 512)),

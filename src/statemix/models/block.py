@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -75,7 +75,7 @@ class Block(nn.Module):
         return (x, state) if return_state else x
 
     def step(self, x: Token, state: Any = None) -> tuple[Token, Any]:
-        mixed, state = self.mixer.step(self.mixer_norm(x), state)
+        mixed, state = cast(Any, self.mixer).step(self.mixer_norm(x), state)
         return self._mlp(x + mixed), state
 
     def _mlp(self, x: Tensor) -> Tensor:

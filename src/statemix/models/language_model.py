@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -53,10 +53,15 @@ class ModelConfig:
     tie_embeddings: bool = False
     """Whether the head's weight is the embedding's."""
 
+    embedding_std: float = 0.02
+    """Standard deviation of the first embeddings. State tracking wants 1: far longer sequences stay right."""
+
     norm_eps: float = 1e-5
     """Added to the mean square in every RMSNorm."""
 
     def __post_init__(self) -> None:
+        if self.embedding_std <= 0:
+            raise ValueError(f"model: embedding_std must be above 0; got {self.embedding_std}")
         for name in ("vocab_size", "output_size", "d_model", "num_layers"):
             size = getattr(self, name)
             if size is not None and size < 1:
@@ -79,7 +84,7 @@ class LanguageModel(nn.Module):
     """Next-token logits from tokens, whole sequences at a time or one token at a time.
 
     Shapes: tokens (B, T) -> logits (B, T, V). Weights of the backbone start normal with standard
-    deviation 0.02; each mixer draws its own.
+    deviation 0.02, embeddings as the config says; each mixer draws its own.
 
     Raises:
         ValueError: ``config.vocab_size`` is None.
@@ -116,10 +121,13 @@ class LanguageModel(nn.Module):
         return Block(config.d_model, make_mixer(mixer, config.d_model), mlp, eps=config.norm_eps)
 
     def _initialize(self) -> None:
-        own = [self.embedding, *([] if self.head is None else [self.head])]
-        own += [m for block in self.blocks if block.mlp is not None for m in (block.mlp.up, block.mlp.down)]
-        for module in own:
-            nn.init.normal_(module.weight, std=INITIAL_STD)
+        nn.init.normal_(self.embedding.weight, std=self.config.embedding_std)
+        if self.head is not None:
+            nn.init.normal_(self.head.weight, std=INITIAL_STD)
+        for module in self.modules():
+            if isinstance(module, MLP):
+                nn.init.normal_(module.up.weight, std=INITIAL_STD)
+                nn.init.normal_(module.down.weight, std=INITIAL_STD)
 
     def forward(
         self,
@@ -138,9 +146,8 @@ class LanguageModel(nn.Module):
         if cu_seqlens is not None and mask is not None:
             raise ValueError("LanguageModel: give cu_seqlens or mask, not both")
         x = self.embedding(tokens)
-        states = self._states(states)
         ends = []
-        for block, state in zip(self.blocks, states, strict=True):
+        for block, state in zip(self._blocks(), self._states(states), strict=True):
             x = block(x, state, return_state=return_states, cu_seqlens=cu_seqlens, mask=mask)
             if return_states:
                 x, state = x
@@ -152,7 +159,7 @@ class LanguageModel(nn.Module):
         """One token of each sequence: tokens (B,) -> logits (B, V) and the next states."""
         x = self.embedding(tokens)
         ends = []
-        for block, state in zip(self.blocks, self._states(states), strict=True):
+        for block, state in zip(self._blocks(), self._states(states), strict=True):
             x, state = block.step(x, state)
             ends.append(state)
         return self._logits(x), tuple(ends)
@@ -212,12 +219,15 @@ class LanguageModel(nn.Module):
             yield token
             logits, states = self.step(token, states)
 
+    def _blocks(self) -> list[Block]:
+        return cast(list[Block], list(self.blocks))
+
     def _states(self, states: tuple[Any, ...] | None) -> tuple[Any, ...]:
         if states is None:
             return (None,) * len(self.blocks)
         if len(states) != len(self.blocks):
             raise ValueError(
-                f"LanguageModel: states must hold one for each of {len(self.blocks)} layers; got {len(states)}"
+                f"LanguageModel: states must hold one for each layer: {len(self.blocks)}; got {len(states)}"
             )
         return tuple(states)
 

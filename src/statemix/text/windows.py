@@ -22,9 +22,7 @@ def random_windows(
         (torch.Size([4, 8]), True)
     """
     if len(text) <= length:
-        raise ValueError(
-            f"windows: a text of {len(text)} tokens has no window of {length} and its next token"
-        )
+        raise ValueError(f"windows: a text of {len(text)} tokens holds no window of {length} and one more")
     starts = random.integers(len(text) - length, size=batch)
     windows = torch.from_numpy(text[starts[:, None] + np.arange(length + 1)].astype(np.int64))
     return windows[:, :-1], windows[:, 1:]

@@ -140,7 +140,7 @@ def _read_whole(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
         raise CheckpointError(f"checkpoint {path / STATE} cannot be read: {error}") from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CheckpointError(
-            f"checkpoint {path / STATE} is not of format {FORMAT}: another program wrote it"
+            f"checkpoint {path / STATE} is not of format {FORMAT}; another program wrote it"
         )
     if state.pop("sha256", None) != _digest(state):
         raise CheckpointError(f"checkpoint {path / STATE} is damaged: its checksum does not fit")
@@ -173,9 +173,8 @@ def _check_same(path: Path, found: dict[str, Tensor], expected: dict[str, Tensor
     for name in expected.keys() & found.keys():
         there, here = found[name], expected[name]
         if there.shape != here.shape or there.dtype != here.dtype:
-            problems.append(
-                f"{name} is {there.dtype} {tuple(there.shape)} there and {here.dtype} {tuple(here.shape)} here"
-            )
+            sizes = f"{there.dtype} {tuple(there.shape)} there and {here.dtype} {tuple(here.shape)} here"
+            problems.append(f"{name} is {sizes}")
     if problems:
         shown = "; ".join(sorted(problems)[:5]) + ("; ..." if len(problems) > 5 else "")
         raise CheckpointError(f"checkpoint {path} is of another model ({len(problems)} differences): {shown}")

@@ -118,8 +118,8 @@ class TextSource:
         self.corpus: Corpus = open_corpus(config.corpus)
         if len(self.corpus.train) <= config.length:
             raise ValueError(
-                f"data: {self.corpus.name} has {len(self.corpus.train)} bytes to train on: too few for windows "
-                f"of {config.length}; pass a smaller length"
+                f"data: {self.corpus.name} has {len(self.corpus.train)} bytes to train on: too few for "
+                f"windows of {config.length}; pass a smaller length"
             )
 
     def describe(self) -> str:

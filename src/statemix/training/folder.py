@@ -37,7 +37,7 @@ def prepare_folder(path: Path, config: RunConfig, *, resume: bool, bytes_needed:
         raise RunFolderError(f"run folder {path}: there is no run to resume; leave out resume to start one")
     if occupied and not resume:
         raise RunFolderError(
-            f"run folder {path}: it is not empty, and a run is never written over; resume it, or choose another"
+            f"run folder {path}: it is not empty, and no run is written over; resume it or choose another"
         )
     if resume:
         unlike = differences(read_config(path), config)

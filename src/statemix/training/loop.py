@@ -258,7 +258,7 @@ class _Run:
         }
 
     def restore(self, folder: Path) -> None:
-        """Go back to the newest good checkpoint of a run folder; stay at the beginning where there is none."""
+        """Go back to the newest good checkpoint of a run folder, or stay at the beginning."""
         checkpoint = newest_checkpoint(folder / CHECKPOINTS)
         if checkpoint is None:
             return

@@ -48,10 +48,9 @@ def decays(model: nn.Module) -> dict[str, bool]:
     """
     exempt: set[str] = set()
     for prefix, module in model.named_modules():
-        own = [
-            *getattr(module, "no_weight_decay", ()),
-            *(["weight"] if isinstance(module, nn.Embedding) else []),
-        ]
+        own: list[str] = list(getattr(module, "no_weight_decay", ()))
+        if isinstance(module, nn.Embedding):
+            own.append("weight")
         exempt.update(f"{prefix}.{name}".lstrip(".") for name in own)
     return {name: p.dim() >= 2 and name not in exempt for name, p in model.named_parameters()}
 

@@ -35,9 +35,8 @@ def describe_scores(row: Row) -> str:
         if name in ("step", "split"):
             continue
         words = name.replace("_", " ")
-        parts.append(
-            f"{words} {value:.1%}".replace("%", " %") if "accuracy" in name else f"{words} {value:.3f}"
-        )
+        number = f"{100 * value:.1f} %" if "accuracy" in name else f"{value:.3f}"
+        parts.append(f"{words} {number}")
     return ", ".join(parts)
 
 
@@ -101,7 +100,8 @@ class BarProgress(Observer):
         self._task = self._bar.add_task(config.name, total=config.steps, completed=step, numbers="")
 
     def logged(self, row: Row) -> None:
-        numbers = f"loss {row['loss']:.4f}  accuracy {row['accuracy']:.1%}  {row['tokens_per_second']:,.0f} tokens/s"
+        rate = f"{row['tokens_per_second']:,.0f} tokens/s"
+        numbers = f"loss {row['loss']:.4f}  accuracy {row['accuracy']:.1%}  {rate}"
         self._bar.update(self._task, completed=row["step"], numbers=numbers)
 
     def evaluated(self, row: Row) -> None:

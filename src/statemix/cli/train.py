@@ -1,0 +1,108 @@
+"""``statemix train``: run a recipe, with every field of its config as a flag."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from statemix.experiments import RECIPES, recipe
+from statemix.training import (
+    CheckpointError,
+    RunConfig,
+    RunFolderError,
+    TrainResult,
+    read_config,
+    train,
+)
+from statemix.training.progress import describe_scores
+
+INTERRUPTED, DIVERGED = 130, 3
+
+
+def main(argv: list[str]) -> int:
+    """Train, and return 0; 1 for an error, 2 for wrong arguments, 3 for a diverged run, 128 + n for signal n."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_usage())
+        return 0 if argv else 2
+    try:
+        out, resume, config = _read_arguments(argv)
+    except ValueError as error:
+        print(f"statemix train: {error}", file=sys.stderr)
+        return 2
+    try:
+        result = train(config, out=out, resume=resume)
+    except (RunFolderError, CheckpointError, OSError, ValueError) as error:
+        print(f"statemix train: {error}", file=sys.stderr)
+        return 1
+    return _report(result, out)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Arguments:
+    config: Annotated[RunConfig, tyro.conf.arg(name="")]
+    """The run."""
+
+    out: Path | None = None
+    """Run folder for metrics and checkpoints. Default: runs/ and the name of the run."""
+
+    resume: bool = False
+    """Go on with the run in that folder."""
+
+
+def _read_arguments(argv: list[str]) -> tuple[Path, bool, RunConfig]:
+    if argv[0] == "--resume":
+        if len(argv) != 2:
+            raise ValueError(
+                "--resume takes one run folder and no further flags: its config is used as it is"
+            )
+        folder = Path(argv[1])
+        return folder, True, read_config(folder)
+    default = recipe(argv[0])
+    arguments = tyro.cli(
+        _Arguments,
+        default=_Arguments(config=default),
+        args=argv[1:],
+        prog=f"statemix train {argv[0]}",
+        description=RECIPES[argv[0]].__doc__,
+        config=(tyro.conf.AvoidSubcommands,),
+    )
+    out = arguments.out or Path("runs") / arguments.config.name
+    return out, arguments.resume, arguments.config
+
+
+def _report(result: TrainResult, out: Path) -> int:
+    if result.status == "interrupted":
+        number = result.signal or signal.SIGINT
+        print(f"\nstopped at step {result.step} by {signal.Signals(number).name}; to go on:")
+        print(f"  statemix train --resume {out}")
+        return 128 + number
+    if result.status == "diverged":
+        print(
+            f"statemix train: diverged at step {result.step}: loss or gradient is no number; metrics and the "
+            f"last good checkpoint stay in {out}. A lower --optimizer.learning-rate may help",
+            file=sys.stderr,
+        )
+        return DIVERGED
+    print(f"{result.config.name}: {describe_scores(dict(result.scores))}; in {out}")
+    return 0
+
+
+def _usage() -> str:
+    width = max(map(len, RECIPES))
+    rows = [f"  {name:<{width}}  {(make.__doc__ or '').splitlines()[0]}" for name, make in RECIPES.items()]
+    return "\n".join(
+        [
+            "usage: statemix train RECIPE [FLAGS]      start a run",
+            "       statemix train --resume FOLDER     go on with one that was stopped",
+            "",
+            "recipes:",
+            *rows,
+            "",
+            "statemix train RECIPE --help lists its flags.",
+        ]
+    )
