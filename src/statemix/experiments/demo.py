@@ -70,6 +70,10 @@ class Contender:
     """its colour in every figure"""
     config: RunConfig
     """how it is trained"""
+    note: str
+    """what to expect of it and why, as half a sentence"""
+    expected: tuple[int, float, float] | None = None
+    """(length, least, largest share of right answers) that are expected"""
 
 
 def contenders(seed: int = 0, *, quick: bool = False) -> list[Contender]:
@@ -82,12 +86,32 @@ def contenders(seed: int = 0, *, quick: bool = False) -> list[Contender]:
         >>> [contender.name for contender in contenders()]
         ['BD-LRU, m = 3', 'BD-LRU, m = 1', 'H-LRU, m = 3', 'LSTM']
     """
-    mixers = {
-        "BD-LRU, m = 3": MixerConfig(name="bdlru", block_size=3, initial_state="learned"),
-        "BD-LRU, m = 1": MixerConfig(name="bdlru", block_size=1, initial_state="learned"),
-        "H-LRU, m = 3": MixerConfig(name="hlru", block_size=3, initial_state="learned"),
-        "LSTM": MixerConfig(name="lstm", block_size=1),
-    }
+    choices = (
+        (
+            "BD-LRU, m = 3",
+            MixerConfig(name="bdlru", block_size=3, initial_state="learned"),
+            "a block of three can hold a permutation of three things and apply the next one",
+            (TEST_LENGTHS[-1], 0.99, 1.0),
+        ),
+        (
+            "BD-LRU, m = 1",
+            MixerConfig(name="bdlru", block_size=1, initial_state="learned"),
+            "states that are kept apart can fade, and cannot be permuted",
+            (LENGTH, 0.0, 0.5),
+        ),
+        (
+            "H-LRU, m = 3",
+            MixerConfig(name="hlru", block_size=3, initial_state="learned"),
+            "its window shifts at every step, so it cannot hold still on one move and permute on another",
+            (LENGTH, 0.0, 0.5),
+        ),
+        (
+            "LSTM",
+            MixerConfig(name="lstm", block_size=1),
+            "it is not linear, so it can learn this, but only step after step in time",
+            None,
+        ),
+    )
     base = RunConfig(
         data=TaskData(
             task=Permutation(group="S3", length=LENGTH),
@@ -104,11 +128,11 @@ def contenders(seed: int = 0, *, quick: bool = False) -> list[Contender]:
         tensorboard=False,
     )
     made = []
-    for series, (name, mixer) in enumerate(mixers.items(), 1):
+    for series, (name, mixer, note, expected) in enumerate(choices, 1):
         mixer = replace(mixer, num_blocks=STATE_SIZE // mixer.block_size)
         model = ModelConfig(d_model=128, num_layers=1, mixer=mixer, mlp="none")
         config = replace(base, name=_folder_name(name), model=model)
-        made.append(Contender(name=name, series=series, config=config))
+        made.append(Contender(name=name, series=series, config=config, note=note, expected=expected))
     return made
 
 
@@ -177,6 +201,8 @@ def tracker(contender: Contender, result: TrainResult) -> Tracker:
         accuracy={length: result.scores[f"accuracy_at_{length}"] for length in TEST_LENGTHS},
         steps=[row["step"] for row in result.history],
         training_accuracy=[row["accuracy"] for row in result.history],
+        note=contender.note,
+        expected=contender.expected,
     )
 
 
