@@ -26,12 +26,12 @@ FAMILIES = tuple(KERNELS)
 NORMALIZATIONS = ("softmax", "sigmoid", "relu", "tanh", "linear", "none")
 BOUNDED = NORMALIZATIONS[:-1]
 WIDTHS = (1, 3, 15, 16, 17, 31, 33, 64, 130)
-# Sizes up to 8 have kernels of their own and every larger one shares another: a few of each suffice.
+# Sizes up to 4 have kernels of their own and all larger ones share one: a few of each suffice.
 SIZES = {
-    torch.float32: (1, 2, 4, 9),
-    torch.float64: (3, 9),
+    torch.float32: (1, 2, 9),
+    torch.float64: (1, 9),
     torch.bfloat16: (2,),
-    torch.float16: (2,),
+    torch.float16: (1,),
 }
 FORWARD_ERROR = {torch.float32: 1e-5, torch.float64: 1e-11, torch.bfloat16: 2e-3, torch.float16: 3e-4}
 STATE_ERROR = {torch.float32: 1e-5, torch.float64: 1e-11, torch.bfloat16: 1e-5, torch.float16: 1e-5}
@@ -89,7 +89,7 @@ def make_case(
     *,
     batch: int = 2,
     time: int = 7,
-    size: int = 3,
+    size: int = 2,
     width: int = 17,
     dtype: torch.dtype = torch.float32,
     normalization: str = "softmax",
@@ -176,7 +176,7 @@ def cases(draw: st.DrawFn) -> Case:
 
 
 @given(cases(), st.booleans(), st.booleans())
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_outputs_and_gradients_match_a_float64_loop(case, give_hidden, give_final):
     if not give_hidden and not give_final:
         give_final = True
@@ -184,15 +184,15 @@ def test_outputs_and_gradients_match_a_float64_loop(case, give_hidden, give_fina
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_largest_unrolled_size_matches_a_float64_loop(family):
-    check(make_case(family, size=8, width=33, time=20))
+def test_the_largest_size_with_a_kernel_of_its_own_matches_a_float64_loop(family):
+    check(make_case(family, size=_layout.UNROLLED, width=33, time=20))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_work_that_is_shared_between_threads_matches_a_float64_loop(family, threads):
     threads(3)
-    check(make_case(family, batch=3, time=40, size=4, width=210))
-    check(make_case(family, batch=1, time=60, size=4, width=150, bounds=[0, 0, 10, 11, 40, 60], gate_time=1))
+    check(make_case(family, batch=3, time=40, size=2, width=210))
+    check(make_case(family, batch=1, time=60, size=2, width=150, bounds=[0, 0, 10, 11, 40, 60], gate_time=1))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -295,7 +295,7 @@ def test_nan_and_infinity_reach_only_what_depends_on_them(family, normalization,
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_pieces_of_any_length_continue_each_other(family):
-    case = make_case(family, time=23, size=4)
+    case = make_case(family, time=23, size=9)
     hidden, final = case.forward()
     for length in (1, 5):
         state, pieces = case.initial, []

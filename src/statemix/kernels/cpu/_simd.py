@@ -81,6 +81,9 @@ def _pick(builder: Any, test: str, a, b, yes, no) -> Any:
 
 
 def _pointer(builder: Any, address: Any, kind: ir.Type) -> Any:
+    # LLVM may take either term of ``base + offset`` for the pointer, and once the offset turns out to be zero
+    # it would conclude that null is read, which it may replace by anything. So null has to be allowed.
+    set.add(builder.function.attributes, "null_pointer_is_valid")  # llvmlite's own list of names is short
     return builder.inttoptr(address, kind.as_pointer())
 
 
