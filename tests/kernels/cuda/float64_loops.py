@@ -3,6 +3,8 @@
 Gradients are those of the states that forward stored: backward of the kernels starts from them too.
 """
 
+import itertools
+
 import torch
 
 
@@ -27,10 +29,7 @@ def _sequences(values, cu_seqlens):
         everything = slice(None)
         return [(everything, everything, everything)]
     ends = cu_seqlens.tolist()
-    return [
-        (slice(None), slice(a, b), slice(i, i + 1))
-        for i, (a, b) in enumerate(zip(ends[:-1], ends[1:], strict=True))
-    ]
+    return [(slice(None), slice(a, b), slice(i, i + 1)) for i, (a, b) in enumerate(itertools.pairwise(ends))]
 
 
 def _step(family, a, b, v, state):

@@ -1,7 +1,10 @@
 """NVIDIA GPUs: CUDA C++ templates (.cuh), compiled by NVRTC when first used and kept on disk.
 
-Importing this package needs neither a GPU nor ``cuda.bindings``. The kernels run on compute capability 9.0; for 8.0,
-8.6, 8.9, 10.0 and 12.0 they are compiled in the tests and have not been run.
+Importing this package needs neither a GPU nor ``cuda.bindings``. The kernels have been run on compute
+capability 9.0; for 8.0, 8.6, 8.9, 10.0 and 12.0 they are compiled in the tests and have not been run.
+
+How to read the sources: ``arguments.cuh`` explains the letters, ``relay.cuh`` the one idea (warps hand the
+state on), ``bdlru_forward.cuh`` the loop that all kernels share; ``configurations.py`` says which runs when.
 """
 
 from __future__ import annotations
@@ -24,9 +27,9 @@ def unavailable_reason(
     """Why these kernels cannot run a problem, as a sentence with the remedy; None if they can."""
     device = torch.device(device)
     if device.type != "cuda":
-        return f"the CUDA kernels need tensors on an NVIDIA GPU; these are on {device.type!r}: move them to 'cuda'"
+        return f"the CUDA kernels need an NVIDIA GPU; the tensors are on {device.type!r}: move them to 'cuda'"
     if dtype not in _DTYPES:
-        return f"the CUDA kernels take float32, bfloat16 and float16; got {dtype}: convert, or use backend='reference'"
+        return f"the CUDA kernels take float32, bfloat16, float16; got {dtype}: use backend='reference'"
     if not 1 <= order_or_block_size <= LARGEST[family]:
         what = "block_size" if family == "bdlru" else "order"
         return (
@@ -46,7 +49,7 @@ def _device_reason(index: int) -> str | None:
     capability = torch.cuda.get_device_capability(index)
     if capability < (8, 0):
         return (
-            f"the CUDA kernels need compute capability 8.0 or newer; GPU {index} has {capability[0]}.{capability[1]}: "
+            f"the CUDA kernels need compute capability 8.0; GPU {index} has {capability[0]}.{capability[1]}: "
             "use backend='triton' or 'reference'"
         )
     try:
@@ -54,11 +57,11 @@ def _device_reason(index: int) -> str | None:
     except ModuleNotFoundError:
         missing = True
     if missing:
-        return "the Python package cuda-bindings is missing: pip install 'cuda-bindings>=13,<14' nvidia-cuda-nvrtc"
+        return "cuda-bindings is missing: pip install 'cuda-bindings>=13,<14' 'nvidia-cuda-nvrtc>=13,<14'"
     from statemix.kernels.cuda import compiler
 
     try:
-        compiler.nvrtc_version()
+        compiler.nvrtc_identity()
     except ImportError as error:
         return f"{error}: pip install nvidia-cuda-nvrtc"
     return None

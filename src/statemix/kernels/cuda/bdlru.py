@@ -16,8 +16,8 @@ def forward(
 ) -> tuple[Tensor, Tensor]:
     """h_t = A_t h_{t-1} + b_t v_t in blocks of M (arXiv 2602.12021, section 3).
 
-    gate_logits (B|1, T|1, M, M+1, N), values (B, T, M, N), initial_state (S, M, N) float32 or None; returns hidden
-    (B, T, M, N) and final_state (S, M, N) float32, where S is B or the number of packed sequences.
+    gate_logits (B|1, T|1, M, M+1, N), values (B, T, M, N), initial_state (S, M, N) float32 or None; returns
+    hidden (B, T, M, N) and final_state (S, M, N) float32; S is B or the number of packed sequences.
     """
     return scan.forward("bdlru", gate_logits, values, initial_state, cu_seqlens, normalization)
 
@@ -32,7 +32,7 @@ def backward(
     grad_final_state: Tensor | None,
     normalization: str,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Gradients with respect to gate_logits (in their own shape), values and initial_state, from forward's hidden."""
+    """Gradients of gate_logits (in their own shape), values and initial_state, from forward's hidden."""
     return scan.backward(
         "bdlru",
         gate_logits,

@@ -1,7 +1,7 @@
 """Compiled kernels on disk: one file a kernel, named by what went into it, checked when read.
 
-The folder is ``$STATEMIX_CACHE_DIR``, else ``~/.cache/statemix`` (``$XDG_CACHE_HOME``). A file that is damaged counts as
-missing; a folder that cannot be written to costs a compilation in every process and one warning.
+The folder is ``$STATEMIX_CACHE_DIR``, else ``~/.cache/statemix`` (``$XDG_CACHE_HOME``). A damaged file counts
+as missing; a folder that cannot be written to costs a compilation in every process and one warning.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def store(name: str, payload: bytes) -> None:
         if not _warned:
             _warned = True
             warnings.warn(
-                f"statemix cannot store compiled kernels in {folder} ({error.strerror}): they are compiled anew in "
-                "every process. Set STATEMIX_CACHE_DIR to a folder that can be written to.",
+                f"statemix cannot store compiled kernels in {folder} ({error.strerror}): they are compiled "
+                "anew in every process. Set STATEMIX_CACHE_DIR to a folder that can be written to.",
                 stacklevel=2,
             )

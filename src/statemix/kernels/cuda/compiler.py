@@ -8,12 +8,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from statemix.kernels.cuda import cache
 
 _OPTIONS = ("--std=c++17", "--restrict", "--extra-device-vectorization", "--ptxas-options=-v")
 _HEADERS = Path(__file__).parent
+_KNOWN = (80, 86, 87, 89, 90, 100, 103, 110, 120, 121)  # targets that every NVRTC 13 has
 
 
 class CompilationError(RuntimeError):
@@ -30,7 +32,8 @@ class Resources:
 
 
 @lru_cache(maxsize=1)
-def _headers() -> dict[str, str]:
+def headers() -> dict[str, str]:
+    """The package's .cuh files by name."""
     return {path.name: path.read_text() for path in sorted(_HEADERS.glob("*.cuh"))}
 
 
@@ -49,6 +52,17 @@ def nvrtc_version() -> tuple[int, int]:
 
 
 @lru_cache(maxsize=1)
+def nvrtc_identity() -> str:
+    """The compiler's version for the cache: the installed package's, so that a hit loads no compiler."""
+    for package in ("nvidia-cuda-nvrtc", "nvidia-cuda-nvrtc-cu12"):
+        try:
+            return f"{package} {version(package)}"
+        except PackageNotFoundError:
+            continue
+    return f"NVRTC {nvrtc_version()}"
+
+
+@lru_cache(maxsize=1)
 def _supported() -> tuple[int, ...]:
     from cuda.bindings import nvrtc
 
@@ -58,18 +72,20 @@ def _supported() -> tuple[int, ...]:
 
 
 def target(capability: tuple[int, int]) -> str:
-    """The ``--gpu-architecture`` for a device: its own machine code, or PTX for one newer than NVRTC."""
+    """The ``--gpu-architecture`` for a device: its own machine code, or PTX for one newer than NVRTC.
+
+    >>> target((9, 0))
+    'sm_90'
+    """
     number = capability[0] * 10 + capability[1]
-    if number in _supported():
+    if number in _KNOWN or number in _supported():
         return f"sm_{number}"
     return f"compute_{max(arch for arch in _supported() if arch < number)}"
 
 
 def compile(source: str, target: str, *, driver_version: int = 0) -> bytes:
-    """Machine code (or PTX for a ``compute_`` target) of one translation unit, from the cache if it is there."""
-    name = cache.key(
-        source, *_headers().values(), *_OPTIONS, target, str(nvrtc_version()), str(driver_version)
-    )
+    """Machine code (PTX for a ``compute_`` target) of one translation unit, from the cache if it is there."""
+    name = cache.key(source, *headers().values(), *_OPTIONS, target, nvrtc_identity(), str(driver_version))
     code = cache.load(name)
     if code is None:
         code, _ = compile_with_log(source, target)
@@ -82,13 +98,13 @@ def compile_with_log(source: str, target: str) -> tuple[bytes, str]:
     from cuda.bindings import nvrtc
 
     success = nvrtc.nvrtcResult.NVRTC_SUCCESS
-    headers = _headers()
+    files = headers()
     status, program = nvrtc.nvrtcCreateProgram(
         source.encode(),
         b"statemix.cu",
-        len(headers),
-        [text.encode() for text in headers.values()],
-        [name.encode() for name in headers],
+        len(files),
+        [text.encode() for text in files.values()],
+        [name.encode() for name in files],
     )
     if status != success:
         raise CompilationError(f"NVRTC could not take the program: {status}")
@@ -101,7 +117,8 @@ def compile_with_log(source: str, target: str) -> tuple[bytes, str]:
         text = log.decode(errors="replace").rstrip("\0\n")
         if status != success:
             raise CompilationError(
-                f"NVRTC {nvrtc_version()} could not compile a kernel for {target} ({status}).\n{text}\n\n{source}"
+                f"NVRTC {nvrtc_version()} could not compile a kernel for {target} ({status}).\n"
+                f"{text}\n\n{source}"
             )
         if target.startswith("sm_"):
             _, size = nvrtc.nvrtcGetCUBINSize(program)

@@ -1,7 +1,7 @@
 """Which kernel runs with which tile, chunk and cluster: a pure function over a small table.
 
-No tuning at run time. The table holds what was measured on an H100; the rule fits it to the problem and to the
-limits of other devices. The letters are those of ``arguments.cuh``.
+No tuning at run time. The table holds what was measured on an H100; the rule fits it to the problem and to
+the limits of other devices. The letters are those of ``arguments.cuh``.
 """
 
 from __future__ import annotations
@@ -102,14 +102,17 @@ struct Configuration {{
     typedef {ELEMENT_TYPES[self.dtype]} E;
     static constexpr Normalization F = Normalization::{self.normalization};
     static constexpr Rows ROWS = Rows::{self.rows};
-    static constexpr bool TIME_BROADCAST = {flag[self.time_broadcast]}, GATE_GRADIENT = {flag[self.gate_gradient]};
+    static constexpr bool TIME_BROADCAST = {flag[self.time_broadcast]},
+                          GATE_GRADIENT = {flag[self.gate_gradient]};
     static constexpr int M = {self.block_size}, NB = {self.blocks_per_lane}, R = {self.lanes_per_block},
                          S = {self.steps}, W = {self.warps}, D = {self.stages}, K = {self.cluster},
                          CH = {2 if composed else 1}, PREFETCH = {prefetch};
 }};
-static_assert({stage}<Configuration>::SHARED == {self.shared_bytes}, "configurations.py and the kernel disagree on shared memory");
+static_assert({stage}<Configuration>::SHARED == {self.shared_bytes}, "configurations.py counts otherwise");
 extern "C" __global__ void {cluster}__launch_bounds__({32 * self.warps}, 1)
-    statemix_kernel(const __grid_constant__ Arguments arguments) {{ {self.kernel}<Configuration>(arguments); }}
+    statemix_kernel(const __grid_constant__ Arguments arguments) {{
+    {self.kernel}<Configuration>(arguments);
+}}
 """
 
 
@@ -131,10 +134,10 @@ _WIDE = {
         2: ((16, 8, 1), (16, 8, 1)),
         3: ((8, 8, 1), (8, 8, 1)),
         4: ((8, 8, 1), (8, 8, 2)),
-        **{m: ((8, 8, 1), (8, 8, 1)) for m in (5, 6, 7, 8)},
-        **{m: ((4, 8, 1), (4, 8, 1)) for m in range(9, 17)},
-        **{m: ((2, 8, 1), (2, 8, 1)) for m in range(17, 25)},
-        **{m: ((1, 8, 1), (1, 8, 1)) for m in range(25, 33)},
+        **dict.fromkeys((5, 6, 7, 8), ((8, 8, 1), (8, 8, 1))),
+        **dict.fromkeys(range(9, 17), ((4, 8, 1), (4, 8, 1))),
+        **dict.fromkeys(range(17, 25), ((2, 8, 1), (2, 8, 1))),
+        **dict.fromkeys(range(25, 33), ((1, 8, 1), (1, 8, 1))),
     },
 }
 _NARROW = {
@@ -147,27 +150,35 @@ _NARROW = {
         6: ((2, 8, 1), (2, 8, 1)),
         7: ((2, 8, 1), (1, 8, 1)),
         8: ((4, 8, 1), (4, 8, 1)),  # two lanes a block
-        **{m: ((1, 8, 1), (1, 8, 1)) for m in range(9, 17)},  # two lanes a block
+        **dict.fromkeys(range(9, 17), ((1, 8, 1), (1, 8, 1))),  # two lanes a block
     },
     "hlru": {
         1: ((16, 8, 1), (16, 8, 1)),
-        **{m: ((16, 8, 1), (16, 8, 1)) for m in (2, 3)},
-        **{m: ((8, 8, 1), (8, 8, 1)) for m in range(4, 9)},
-        **{m: ((4, 8, 1), (4, 8, 1)) for m in range(9, 17)},
-        **{m: ((4, 8, 1), (2, 8, 1)) for m in range(17, 33)},
+        **dict.fromkeys((2, 3), ((16, 8, 1), (16, 8, 1))),
+        **dict.fromkeys(range(4, 9), ((8, 8, 1), (8, 8, 1))),
+        **dict.fromkeys(range(9, 17), ((4, 8, 1), (4, 8, 1))),
+        **dict.fromkeys(range(17, 33), ((4, 8, 1), (2, 8, 1))),
     },
 }
 
 
-# Composed maps, forward and backward: for few lanes and long sequences, where the chain of states is the limit.
-_COMPOSED = {1: ((16, 7, 1), (16, 7, 1)), 2: ((16, 7, 1), (8, 7, 1)), 3: ((8, 7, 1), (4, 7, 1)), 4: ((8, 8, 1), (8, 7, 1))}
+# Composed maps, forward and backward: for few lanes and long sequences, where the chain of states limits.
+_COMPOSED = {
+    1: ((16, 7, 1), (16, 7, 1)),
+    2: ((16, 7, 1), (16, 7, 1)),
+    3: ((8, 8, 1), (8, 7, 1)),
+    4: ((8, 8, 1), (8, 8, 1)),
+}
 
 
 def kernel_for(family: str, block_size: int) -> str:
-    """Names the kernel that runs a block size (or order): ``relay``, ``relay, two lanes a block``, or ``none``."""
+    """Names the kernel that runs a block size (or order): relay, relay with two lanes a block, or none.
+
+    With few lanes and long sequences block sizes to 4 run composed maps instead; 8 runs either relay.
+    """
     if not 1 <= block_size <= LARGEST[family]:
         return "none"
-    return "relay, two lanes a block" if family == "bdlru" and block_size > 8 else "relay"
+    return "relay with two lanes a block" if family == "bdlru" and block_size > 8 else "relay"
 
 
 def _candidate(family: str, direction: str, m: int, dtype: str, shape: str, **rest) -> Configuration | None:
@@ -219,7 +230,7 @@ def _fit(configuration: Configuration, device: Device) -> Configuration:
 
 
 def _serial_nanoseconds(configuration: Configuration) -> float:
-    """What a step costs in the chain from state to state: measured on an H100 at 1.98 GHz, 120 cycles a hand-over."""
+    """What a step costs in the chain of states: measured on an H100 at 1.98 GHz, 120 cycles a hand-over."""
     m, lanes = configuration.block_size, configuration.lanes_per_block
     if configuration.kernel.startswith("composed"):
         return (180 + 1.7 * m * m) / (2 * configuration.steps) / 1.98
@@ -240,7 +251,9 @@ def _spread(
         elements * ELEMENT_BYTES[configuration.dtype] * (2 if "backward" in configuration.kernel else 1)
     )
     memory = bytes_a_step / (23.0 * device.multiprocessors)  # 3 TB/s on 132 multiprocessors
-    memory *= {128: 1.0, 64: 1.06}.get(configuration.tile * ELEMENT_BYTES[configuration.dtype], 1.25)  # narrow rows
+    memory *= {128: 1.0, 64: 1.06}.get(
+        configuration.tile * ELEMENT_BYTES[configuration.dtype], 1.25
+    )  # narrow rows
     best = (float("inf"), configuration)
     for size in range(1, 9 if device.clusters else 2):
         if size > 1 and (size - 1) * configuration.warps >= chunks:
@@ -249,6 +262,10 @@ def _spread(
         # Five sixths of the multiprocessors are enough to keep the memory busy.
         share = min(1.0, tiles * size / waves / device.multiprocessors / 0.83)
         cost = max(memory / share, _serial_nanoseconds(configuration) * waves) * (1.0 + 0.01 * size)
+        if configuration.kernel.startswith("composed"):
+            # A warp's own work on its two chunks, which cannot be hidden where warps are as few.
+            turn = 1000 + 25 * configuration.coefficient_registers
+            cost = max(cost, turn * waves / (2 * configuration.steps * configuration.warps * size))
         if cost < best[0]:
             best = (cost, replace(configuration, cluster=size))
     return best

@@ -16,8 +16,8 @@ def forward(
 ) -> tuple[Tensor, Tensor]:
     """h_t = sum_i a_{i,t} h_{t-i} + a_{0,t} v_t, i = 1..M (arXiv 2602.12021, section 3).
 
-    gate_logits (B|1, T|1, M+1, N), values (B, T, N), initial_state (S, M, N) float32, newest first, or None; returns
-    hidden (B, T, N) and final_state (S, M, N) float32, where S is B or the number of packed sequences.
+    gate_logits (B|1, T|1, M+1, N), values (B, T, N), initial_state (S, M, N) float32, newest first, or None;
+    returns hidden (B, T, N) and final_state (S, M, N) float32; S is B or the number of packed sequences.
     """
     return scan.forward("hlru", gate_logits, values, initial_state, cu_seqlens, normalization)
 
@@ -32,7 +32,7 @@ def backward(
     grad_final_state: Tensor | None,
     normalization: str,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Gradients with respect to gate_logits (in their own shape), values and initial_state, from forward's hidden."""
+    """Gradients of gate_logits (in their own shape), values and initial_state, from forward's hidden."""
     return scan.backward(
         "hlru",
         gate_logits,

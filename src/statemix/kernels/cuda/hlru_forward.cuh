@@ -133,7 +133,7 @@ DEVICE void hlru_forward(const Arguments& arguments) {
         pin(a);
         pin(q);
         float window[NB][M];
-        ring.receive(&window[0][0]);
+        ring.receive(&window[0][0], zero_after(a, N) ^ zero_after(q, N));
         run_window<C>(a, q, window);
         ring.send(&window[0][0]);
 

@@ -1,6 +1,6 @@
 """Loads compiled kernels and launches them on PyTorch's current stream.
 
-Kernels take one structure by value. It is packed into a buffer that each thread keeps, so a launch builds no objects.
+Kernels take one structure by value. It is packed into a buffer that each thread keeps: no objects are built.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 import struct
 import threading
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import torch
 
@@ -126,7 +126,7 @@ class Kernel:
             raise LaunchError(f"statemix: launching {blocks} thread blocks failed with {status.name}")
 
 
-@lru_cache(maxsize=None)
+@cache
 def scan_kernel(configuration: Configuration, device_index: int) -> Kernel:
     """The loaded kernel of a configuration; compiles it the first time."""
     return Kernel(
@@ -153,7 +153,7 @@ extern "C" __global__ void __launch_bounds__({GATE_GRADIENT_THREADS})
 """
 
 
-@lru_cache(maxsize=None)
+@cache
 def gate_gradient_kernel(
     family: str, block_size: int, dtype: str, normalization: str, device_index: int
 ) -> Kernel:

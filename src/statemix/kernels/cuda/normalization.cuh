@@ -18,12 +18,7 @@ DEVICE float reciprocal(float x) {
     asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
 }
-// fminf and fmaxf drop a NaN; a NaN gate must reach what depends on it.
-DEVICE float min_or_nan(float a, float b) {
-    float y;
-    asm("min.NaN.f32 %0, %1, %2;" : "=f"(y) : "f"(a), "f"(b));
-    return y;
-}
+// fmaxf drops a NaN; a NaN gate must reach what depends on it.
 DEVICE float max_or_nan(float a, float b) {
     float y;
     asm("max.NaN.f32 %0, %1, %2;" : "=f"(y) : "f"(a), "f"(b));
@@ -31,14 +26,11 @@ DEVICE float max_or_nan(float a, float b) {
 }
 
 DEVICE float tanh_accurate(float z) {
-    // Near zero 1 - 2 / (e^2z + 1) cancels, and rows of small logits are divided by their own size.
-    float square = z * z;
-    float series = fmaf(square, 0.01943296f, -0.05374955f);
-    series = fmaf(series, square, 0.13332706f);
-    series = fmaf(series, square, -0.33333331f);
-    float near = fmaf(series * square, z, z);
-    float far = fmaf(-2.f, reciprocal(exp2_approximate(fabsf(z) * (2.f * LOG2_E)) + 1.f), 1.f);
-    return fabsf(z) < 0.4f ? near : copysignf(far, z);
+    // Near zero 1 - 2 / (e^2z + 1) cancels, and rows of small logits are divided by their own size: there two terms
+    // of the series are exact to 1e-6.
+    float near = fmaf(z * z * -0.33333333f, z, z);
+    float far = fmaf(-2.f, reciprocal(exp2_approximate(z * (2.f * LOG2_E)) + 1.f), 1.f);
+    return fabsf(z) < 0.05f ? near : far;
 }
 
 // What a slot holds that belongs to no logit (block sizes that lanes cannot share evenly): coefficient 0.
@@ -73,12 +65,11 @@ DEVICE float normalize(float (&z)[C]) {
                 for (int j = 0; j < C; j++) z[j] = exp2_approximate(fmaf(z[j], LOG2_E, shift));
             } else {
                 // s(z) e^-r = 1 / (e^r + e^(r - z)) with r = min(0, max z): never 0/0, whatever the logits.
-                // The bound 127 makes the reciprocal an exact 0 instead of a NaN in the gradient.
-                float r = fminf(largest, 0.f);
-                float scale = exp2_approximate(r * LOG2_E);
+                float r = fminf(largest, 0.f) * LOG2_E;
+                float scale = exp2_approximate(r);
 #pragma unroll
                 for (int j = 0; j < C; j++)
-                    z[j] = reciprocal(scale + exp2_approximate(min_or_nan((r - z[j]) * LOG2_E, 127.f)));
+                    z[j] = reciprocal(scale + exp2_approximate(fmaf(z[j], -LOG2_E, r)));
             }
 #pragma unroll
             for (int j = 0; j < C; j++) sum += z[j];

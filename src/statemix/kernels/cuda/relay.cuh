@@ -112,22 +112,22 @@ struct Ring {
     DEVICE void leave() {
         if constexpr (K > 1) synchronize_cluster();
     }
-    // Waits for the predecessor's state; then it can be read until the next send.
-    DEVICE void wait() {
+    // Waits for the predecessor's state; then it can be read until the next send. `zero` (zero_after) orders the wait.
+    DEVICE void wait(u32 zero = 0) {
         if (K > 1 && warp == 0) {
-            wait_for_phase(barrier, phase);
+            wait_for_phase(barrier + zero, phase);
             phase ^= 1;
             // The sender's next store follows from this warp's send, so nothing can arrive too early.
             if (lane == 0) expect_bytes(barrier, LANES * COUNT * 4);
         } else {
-            asm volatile("bar.sync %0, 64;" ::"r"(warp + 1) : "memory");
+            asm volatile("bar.sync %0, 64;" ::"r"(warp + 1 + zero) : "memory");
         }
     }
     DEVICE void read(int of_lane, float* state) const {
         load_vector<COUNT, LANES>(slots + warp * LANES * COUNT + of_lane * V, state);
     }
-    DEVICE void receive(float* state) {
-        wait();
+    DEVICE void receive(float* state, u32 zero = 0) {
+        wait(zero);
         read(lane % LANES, state);
     }
     // Where fewer lanes than 32 own a state, `mine` says whether this one does.

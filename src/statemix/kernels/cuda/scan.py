@@ -1,7 +1,7 @@
 """Both families' forward and backward on the GPU: memory layout, choice of the kernel, launch.
 
-The families differ in their kernels and in one axis: a BD-LRU has M rows of logits and values a step, an H-LRU one.
-What a call needs beyond the pointers depends only on shapes, strides and dtypes and is kept from call to call (a plan).
+The families differ in their kernels and in one axis: a BD-LRU has M rows of logits and values a step, an
+H-LRU one. What a call needs beyond pointers depends only on shapes, strides and dtypes and is kept (a plan).
 """
 
 from __future__ import annotations
@@ -42,16 +42,17 @@ def _is_packed(tensor: Tensor, strides: tuple[int, ...]) -> bool:
 
 
 def _is_aligned(tensor: Tensor, strides: tuple[int, ...]) -> bool:
-    """Whether rows are contiguous and each starts at a multiple of 16 bytes."""
+    """Whether rows are contiguous, each at a multiple of 16 bytes, with strides that fit the kernels."""
     return (
         strides[-1] == tensor.element_size()
         and tensor.data_ptr() % 16 == 0
         and all(stride % 16 == 0 for stride in strides[:-1])
+        and max(strides[1:]) < 2**31
     )
 
 
 def _readable(where: str, tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], str]:
-    """The tensors as the kernels can read them, and how their rows lie (enum Rows); copies what does not fit."""
+    """The tensors as kernels can read them, and how their rows lie (enum Rows); copies what does not fit."""
     width = next(iter(tensors.values()))
     row_bytes = width.shape[-1] * width.element_size()
     strides = {name: _strides(tensor) for name, tensor in tensors.items()}
@@ -85,6 +86,13 @@ class _Plan:
 
 
 _plans: dict[tuple, _Plan] = {}
+
+
+def _remember(key: tuple, plan: _Plan) -> None:
+    """Keeps a plan; lengths that differ from call to call do not fill the memory."""
+    if len(_plans) >= 4096:
+        _plans.clear()
+    _plans[key] = plan
 
 
 def _logit_strides(family: str, logits: Tensor) -> tuple[int, int, int, int]:
@@ -148,20 +156,13 @@ def _address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
 
 
-class _OnDevice:
-    """Makes a tensor's device current, at no cost where it is already."""
-
-    def __init__(self, tensor: Tensor) -> None:
-        self._index = tensor.device.index
-
-    def __enter__(self) -> None:
-        self._previous = torch._C._cuda_getDevice()
-        if self._previous != self._index:
-            torch.cuda.set_device(self._index)
-
-    def __exit__(self, *_) -> None:
-        if self._previous != self._index:
-            torch.cuda.set_device(self._previous)
+def _launch(plan: _Plan, device: torch.device, arguments: tuple[int, ...]) -> None:
+    """Launches with the tensors' device current; costs nothing where it is already."""
+    if torch._C._cuda_getDevice() == device.index:
+        plan.kernel.launch(plan.blocks, arguments)
+    else:
+        with torch.cuda.device(device):
+            plan.kernel.launch(plan.blocks, arguments)
 
 
 def forward(
@@ -195,7 +196,7 @@ def forward(
         gate_logits, values = tensors["gate_logits"], tensors["values"]
         plan = _plan(family, "forward", gate_logits, values, values, sequences, normalization, rows)
         if plain:
-            _plans[key] = plan
+            _remember(key, plan)
     if initial_state is not None:
         initial_state = initial_state.contiguous()
     if cu_seqlens is not None:
@@ -205,15 +206,15 @@ def forward(
     state_shape = (sequences, gate_logits.shape[-2] - 1, plan.width)
     final_state = torch.empty(state_shape, dtype=torch.float32, device=values.device)
     initial = _address(initial_state)
-    with _OnDevice(values):
-        plan.kernel.launch(
-            plan.blocks,
-            (
-                gate_logits.data_ptr(), values.data_ptr(), 0, 0, hidden.data_ptr(), 0,
-                initial, initial, final_state.data_ptr(), _address(cu_seqlens),
-                *plan.logits, *plan.values, 0, 0, 0, plan.steps, plan.width,
-            ),
-        )  # fmt: skip
+    _launch(
+        plan,
+        values.device,
+        (
+            gate_logits.data_ptr(), values.data_ptr(), 0, 0, hidden.data_ptr(), 0,
+            initial, initial, final_state.data_ptr(), _address(cu_seqlens),
+            *plan.logits, *plan.values, 0, 0, 0, plan.steps, plan.width,
+        ),
+    )  # fmt: skip
     return hidden, final_state
 
 
@@ -259,7 +260,7 @@ def backward(
         gate_logits, values, grad_hidden = tensors["gate_logits"], tensors["values"], tensors["grad_hidden"]
         plan = _plan(family, "backward", gate_logits, values, grad_hidden, sequences, normalization, rows)
         if plain:
-            _plans[key] = plan
+            _remember(key, plan)
     if grad_final_state is not None:
         grad_final_state = grad_final_state.contiguous()
     if cu_seqlens is not None:
@@ -275,17 +276,18 @@ def backward(
         grad_gates = torch.empty(values.shape, dtype=torch.float32, device=values.device)
     else:
         grad_gates = torch.empty_like(gate_logits, memory_format=torch.contiguous_format)
-    with _OnDevice(values):
-        plan.kernel.launch(
-            plan.blocks,
-            (
-                gate_logits.data_ptr(), values.data_ptr(), hidden.data_ptr(), grad_hidden.data_ptr(),
-                grad_values.data_ptr(), grad_gates.data_ptr(),
-                _address(initial_state), _address(grad_final_state), _address(grad_initial_state), _address(cu_seqlens),
-                *plan.logits, *plan.values, *plan.grads, plan.steps, plan.width,
-            ),
-        )  # fmt: skip
-        if broadcast:
+    _launch(
+        plan,
+        values.device,
+        (
+            gate_logits.data_ptr(), values.data_ptr(), hidden.data_ptr(), grad_hidden.data_ptr(),
+            grad_values.data_ptr(), grad_gates.data_ptr(),
+            _address(initial_state), _address(grad_final_state), _address(grad_initial_state),
+            _address(cu_seqlens), *plan.logits, *plan.values, *plan.grads, plan.steps, plan.width,
+        ),
+    )  # fmt: skip
+    if broadcast:
+        with torch.cuda.device(values.device):
             grad_gates = _broadcast_gate_gradient(
                 family, gate_logits, values, hidden, grad_gates, initial_state, cu_seqlens, normalization
             )

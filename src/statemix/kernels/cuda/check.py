@@ -1,0 +1,146 @@
+"""Compiles what the configuration rule can choose; holds it against devices' limits and a committed table.
+
+    python -m statemix.kernels.cuda.check            every configuration of the covering list; no GPU needed
+    python -m statemix.kernels.cuda.check --write    and writes the table anew
+
+Only compute capability 9.0 has been run; the others are compiled, not run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
+from pathlib import Path
+
+from statemix.kernels.cuda import compiler
+from statemix.kernels.cuda.configurations import NORMALIZATIONS, Configuration, Device, choose
+
+TABLE = Path(__file__).parent / "resources.csv"
+REGISTERS_OF_A_MULTIPROCESSOR = 65536
+
+#: A device of each compute capability that the kernels are compiled for.
+DEVICES = {
+    "sm_80": Device((8, 0), 108, 166_912),
+    "sm_86": Device((8, 6), 84, 101_376),
+    "sm_89": Device((8, 9), 128, 101_376),
+    "sm_90": Device((9, 0), 132, 232_448),
+    "sm_100": Device((10, 0), 148, 232_448),
+    "sm_120": Device((12, 0), 170, 101_376),
+}
+#: Whether kernels of a target have run on a device, or have only been compiled.
+STATUS = {target: "run" if target == "sm_90" else "compiled, not run" for target in DEVICES}
+
+_SIZES = {"bdlru": (*range(1, 9), 12, 16), "hlru": (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)}
+_PROBLEMS = ((64, 2048, 1024), (8, 4096, 128), (1, 65536, 256))  # many lanes, some, few: (B, T, N)
+
+
+def covering(target: str) -> list[Configuration]:
+    """What the rule chooses for a covering list of problems; shorter for targets that are only compiled."""
+    found: dict[Configuration, None] = {}
+    for family, sizes in _SIZES.items():
+        for m in sizes:
+            for batch, steps, width in _PROBLEMS:
+                for direction in ("forward", "backward"):
+                    for dtype, normalization, options in _variants(target):
+                        if "time_broadcast" in options:
+                            options["gate_gradient"] = direction == "forward"
+                        found[
+                            choose(
+                                family, direction, m, dtype, normalization, batch, steps, width,
+                                DEVICES[target], **options,
+                            )
+                        ] = None  # fmt: skip
+    return list(found)
+
+
+def _variants(target: str) -> Iterator[tuple[str, str, dict]]:
+    yield "bfloat16", "softmax", {}
+    yield "float32", "tanh", {}
+    if target != "sm_90":
+        return
+    for normalization in NORMALIZATIONS[1:]:
+        yield "bfloat16", normalization, {}
+    yield "float32", "softmax", {}
+    yield "float16", "softmax", {}
+    yield "bfloat16", "softmax", {"rows": "strided"}
+    yield "bfloat16", "softmax", {"rows": "unaligned"}
+    yield "bfloat16", "softmax", {"time_broadcast": True}
+
+
+def measure(configuration: Configuration, target: str) -> compiler.Resources:
+    """Compiles a configuration and reads the assembler's report."""
+    _, log = compiler.compile_with_log(configuration.source(), target)
+    return compiler.resources(log)
+
+
+def problems(
+    configuration: Configuration, target: str, resources: compiler.Resources, allowed_spill: int
+) -> list[str]:
+    """What is wrong with a compiled configuration, as sentences."""
+    device, found = DEVICES[target], []
+    registers = -(-resources.registers // 8) * 8 * 32 * configuration.warps
+    if registers > REGISTERS_OF_A_MULTIPROCESSOR:
+        found.append(f"{registers} registers of a thread block exceed {REGISTERS_OF_A_MULTIPROCESSOR}")
+    if configuration.shared_bytes > device.shared_memory:
+        found.append(f"{configuration.shared_bytes} bytes of shared memory exceed {device.shared_memory}")
+    if resources.spill_bytes > allowed_spill:
+        found.append(f"{resources.spill_bytes} bytes are spilled, {allowed_spill} allowed")
+    if configuration.cluster > 1 and not device.clusters:
+        found.append("clusters are not available")
+    return found
+
+
+def key(configuration: Configuration, target: str) -> tuple[str, ...]:
+    return (target, *(str(getattr(configuration, field.name)) for field in fields(configuration)))
+
+
+def read_table() -> dict[tuple[str, ...], tuple[int, int, int]]:
+    """The committed registers, spilled bytes and shared memory, by target and configuration."""
+    with TABLE.open(newline="") as file:
+        rows = list(csv.reader(file))[1:]
+    return {tuple(row[:-3]): tuple(map(int, row[-3:])) for row in rows}
+
+
+def _write_table(measured: dict[tuple[str, ...], tuple[int, int, int]]) -> None:
+    with TABLE.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        names = [field.name for field in fields(Configuration)]
+        writer.writerow(["target", *names, "registers", "spill_bytes", "shared_bytes"])
+        writer.writerows([*key, *values] for key, values in sorted(measured.items()))
+
+
+def main() -> int:
+    """Checks everything; returns the number of failures, at most 1."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--write", action="store_true", help="write the table anew from what is measured")
+    options = parser.parse_args()
+    jobs = [(configuration, target) for target in DEVICES for configuration in covering(target)]
+    table = {} if options.write else read_table()
+    measured, failures = {}, []
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for (configuration, target), resources in zip(
+            jobs, pool.map(lambda job: measure(*job), jobs), strict=True
+        ):
+            name = key(configuration, target)
+            values = (resources.registers, resources.spill_bytes, configuration.shared_bytes)
+            measured[name] = values
+            allowed = resources.spill_bytes if options.write else table.get(name, (0, 0, 0))[1]
+            wrong = problems(configuration, target, resources, allowed)
+            if not options.write and name not in table:
+                wrong.append("it is not in the table: run with --write")
+            failures += [f"{' '.join(name)}: {sentence}" for sentence in wrong]
+    if options.write:
+        _write_table(measured)
+    print("\n".join(failures), file=sys.stderr)
+    spilling = sum(values[1] > 0 for values in measured.values())
+    print(f"{len(jobs)} kernels for {', '.join(DEVICES)}: {len(failures)} failures, {spilling} spill")
+    return int(bool(failures))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

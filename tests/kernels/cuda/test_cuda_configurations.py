@@ -1,0 +1,102 @@
+"""The configuration rule: a pure function, checked without a GPU."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from statemix.kernels import cuda
+from statemix.kernels.cuda import check
+from statemix.kernels.cuda.configurations import ELEMENT_BYTES, LARGEST, NORMALIZATIONS, choose
+
+H100 = check.DEVICES["sm_90"]
+
+
+@given(
+    target=st.sampled_from(sorted(check.DEVICES)),
+    family=st.sampled_from(["bdlru", "hlru"]),
+    direction=st.sampled_from(["forward", "backward"]),
+    size=st.integers(1, 32),
+    dtype=st.sampled_from(sorted(ELEMENT_BYTES)),
+    normalization=st.sampled_from(NORMALIZATIONS),
+    batch=st.integers(1, 512),
+    steps=st.integers(1, 100_000),
+    width=st.integers(1, 8192),
+    rows=st.sampled_from(["packed", "strided", "unaligned"]),
+    time_broadcast=st.booleans(),
+)
+def test_every_problem_gets_a_configuration_that_fits_the_device(
+    target, family, direction, size, dtype, normalization, batch, steps, width, rows, time_broadcast
+):
+    device = check.DEVICES[target]
+    size = min(size, LARGEST[family])
+    chosen = choose(
+        family, direction, size, dtype, normalization, batch, steps, width, device,
+        rows=rows, time_broadcast=time_broadcast,
+    )  # fmt: skip
+    assert chosen.shared_bytes <= device.shared_memory
+    assert chosen.cluster == 1 or device.clusters
+    assert 2 <= chosen.warps <= 15
+    assert chosen.coefficient_registers <= 200
+    assert chosen.block_size == size and chosen.dtype == dtype and chosen.rows == rows
+
+
+@pytest.mark.parametrize(
+    "problem, kernel, tile, cluster",
+    [
+        ((8, 4096, 1024), "bdlru_forward", 64, 1),
+        ((64, 2048, 256), "bdlru_forward", 64, 1),
+        ((8, 4096, 256), "bdlru_forward", 32, 2),
+        ((1, 65536, 256), "composed_forward", 16, 6),
+    ],
+)
+def test_the_measured_shapes_get_what_was_measured_to_be_best(problem, kernel, tile, cluster):
+    chosen = choose("bdlru", "forward", 4, "bfloat16", "softmax", *problem, H100)
+    assert (chosen.kernel, chosen.tile, chosen.cluster) == (kernel, tile, cluster)
+
+
+def test_a_device_without_clusters_gets_none():
+    for target in ("sm_80", "sm_86", "sm_89", "sm_120"):
+        chosen = choose("bdlru", "forward", 4, "bfloat16", "softmax", 1, 65536, 64, check.DEVICES[target])
+        assert chosen.cluster == 1
+
+
+def test_kernel_for_names_the_kernel_of_every_size():
+    assert cuda.kernel_for("bdlru", 4) == "relay"
+    assert cuda.kernel_for("bdlru", 16) == "relay with two lanes a block"
+    assert cuda.kernel_for("hlru", 32) == "relay"
+    assert cuda.kernel_for("bdlru", 17) == cuda.kernel_for("hlru", 33) == "none"
+
+
+@pytest.mark.parametrize(
+    "device, size, dtype, word",
+    [
+        ("cpu", 4, torch.float32, "cuda"),
+        ("cuda", 4, torch.float64, "float64"),
+        ("cuda", 99, torch.float32, "99"),
+        ("cuda", 0, torch.float32, "block_size"),
+    ],
+)
+def test_unavailable_reason_says_what_is_missing(device, size, dtype, word):
+    reason = cuda.unavailable_reason(device, family="bdlru", order_or_block_size=size, dtype=dtype)
+    assert reason is not None and word in reason
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU")
+def test_without_a_gpu_the_reason_names_it():
+    reason = cuda.unavailable_reason("cuda", family="hlru", order_or_block_size=2, dtype=torch.bfloat16)
+    assert reason is not None and "NVIDIA GPU" in reason
+
+
+def test_importing_the_package_loads_no_cuda_binding():
+    code = """
+import sys, torch
+before = set(sys.modules)  # torch may load the binding itself
+import statemix.kernels.cuda
+print([name for name in set(sys.modules) - before if name.split(".")[0] == "cuda"])
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
