@@ -21,11 +21,11 @@ from statemix.training import (
 )
 from statemix.training.progress import describe_scores
 
-INTERRUPTED, DIVERGED = 130, 3
+DIVERGED = 3
 
 
 def main(argv: list[str]) -> int:
-    """Train, and return 0; 1 for an error, 2 for wrong arguments, 3 for a diverged run, 128 + n for signal n."""
+    """Train; 0 when finished, 1 for an error, 2 for wrong flags, 3 for divergence, 128 + n for signal n."""
     if not argv or argv[0] in ("-h", "--help"):
         print(_usage())
         return 0 if argv else 2
@@ -34,6 +34,9 @@ def main(argv: list[str]) -> int:
     except ValueError as error:
         print(f"statemix train: {error}", file=sys.stderr)
         return 2
+    except RunFolderError as error:
+        print(f"statemix train: {error}", file=sys.stderr)
+        return 1
     try:
         result = train(config, out=out, resume=resume)
     except (RunFolderError, CheckpointError, OSError, ValueError) as error:

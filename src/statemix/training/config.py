@@ -48,6 +48,9 @@ class RunConfig:
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the projections; auto takes bfloat16 on a GPU that has it. Weights and states stay float32."""
 
+    threads: int = 0
+    """CPU threads of PyTorch, which decide the last digits of sums; 0 leaves them as they are."""
+
     log_every: int = 10
     """Steps between rows of metrics, which are means over these steps."""
 
@@ -64,7 +67,7 @@ class RunConfig:
         for name in ("steps", "batch_size", "log_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"config: {name} must be at least 1; got {getattr(self, name)}")
-        for name in ("seed", "evaluate_every"):
+        for name in ("seed", "evaluate_every", "threads"):
             if getattr(self, name) < 0:
                 raise ValueError(f"config: {name} must be at least 0; got {getattr(self, name)}")
 

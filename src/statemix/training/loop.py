@@ -97,6 +97,9 @@ def train(
         cuda = [device.index or 0] if device.type == "cuda" else []
         stack.enter_context(torch.random.fork_rng(devices=cuda))
         torch.manual_seed(config.seed)
+        if config.threads:
+            stack.callback(torch.set_num_threads, torch.get_num_threads())
+            torch.set_num_threads(config.threads)
         model = LanguageModel(config.model).to(device)
         optimizer = make_optimizer(model, config.optimizer)
         run = _Run(config, model, optimizer, device)

@@ -105,10 +105,13 @@ class BarProgress(Observer):
         self._bar.update(self._task, completed=row["step"], numbers=numbers)
 
     def evaluated(self, row: Row) -> None:
-        self._bar.console.print(f"step {row['step']}  {row['split']}: {describe_scores(row)}")
+        self._say(f"step {row['step']}  {row['split']}: {describe_scores(row)}")
 
     def finished(self, result: TrainResult) -> None:
-        self._bar.console.print(f"{result.status} after step {result.step}, {result.seconds:.1f} s")
+        self._say(f"{result.status} after step {result.step}, {result.seconds:.1f} s")
 
     def close(self) -> None:
         self._bar.stop()
+
+    def _say(self, line: str) -> None:
+        self._bar.console.print(line, markup=False, highlight=False)

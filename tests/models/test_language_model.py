@@ -1,0 +1,179 @@
+"""The backbone: shapes that follow the config, states that go on, tokens that are sampled."""
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from statemix.models import LanguageModel, MixerConfig, ModelConfig
+
+
+def model_of(**settings) -> LanguageModel:
+    torch.manual_seed(0)
+    config = {"vocab_size": 11, "d_model": 16, "mixer": MixerConfig(block_size=2)} | settings
+    model = LanguageModel(ModelConfig(**config)).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    batch=st.integers(1, 3), time=st.integers(2, 9), layers=st.integers(1, 3), cut=st.integers(1, 8),
+    name=st.sampled_from(["bdlru", "hlru", "lstm", "gru", "attention"]),
+    mlp=st.sampled_from(["swiglu", "gelu", "none"]),
+)  # fmt: skip
+def test_going_on_from_states_equals_reading_at_once(batch, time, layers, cut, name, mlp):
+    model = model_of(num_layers=layers, mixer=MixerConfig(name=name, block_size=2), mlp=mlp)
+    tokens = torch.randint(11, (batch, time))
+    whole = model(tokens)
+    assert whole.shape == (batch, time, 11)
+    cut = min(cut, time - 1)
+    first, states = model(tokens[:, :cut], return_states=True)
+    outputs = [first]
+    for token in tokens[:, cut:].unbind(1):
+        logits, states = model.step(token, states)
+        outputs.append(logits[:, None])
+    torch.testing.assert_close(torch.cat(outputs, 1), whole, atol=1e-5, rtol=1e-4)
+
+
+def test_packing_and_masks_reach_the_mixers():
+    model = model_of(num_layers=2)
+    tokens = torch.randint(11, (1, 9))
+    apart = torch.cat([model(tokens[:, :4]), model(tokens[:, 4:])], 1)
+    bounds = torch.tensor([0, 4, 9], dtype=torch.int32)
+    torch.testing.assert_close(model(tokens, cu_seqlens=bounds), apart, atol=1e-5, rtol=1e-4)
+    mask = torch.tensor([[1, 1, 0, 1, 1, 0, 0, 1, 1]]).bool()
+    alone = model(tokens[:, mask[0]])
+    torch.testing.assert_close(model(tokens, mask=mask)[:, mask[0]], alone, atol=1e-5, rtol=1e-4)
+    with pytest.raises(ValueError, match="not both"):
+        model(tokens, cu_seqlens=bounds, mask=mask)
+
+
+def test_a_block_adds_mixer_and_mlp_of_what_is_normed():
+    model = model_of(mixer=MixerConfig(name="gru"))
+    x = torch.randn(2, 5, 16)
+
+    def norm(x, weight):
+        return x / (x.square().mean(-1, keepdim=True) + 1e-5).sqrt() * weight
+
+    block = model.blocks[0]
+    wanted = x + block.mixer(norm(x, block.mixer_norm.weight))
+    gate, value = (norm(wanted, block.mlp_norm.weight) @ block.mlp.up.weight.T).chunk(2, -1)
+    wanted = wanted + (gate * gate.sigmoid() * value) @ block.mlp.down.weight.T
+    torch.testing.assert_close(block(x), wanted, atol=1e-5, rtol=1e-4)
+
+
+def test_the_two_mlps_have_the_same_number_of_weights():
+    sizes = {
+        mlp: sum(p.numel() for p in model_of(d_model=96, mlp=mlp).blocks[0].mlp.parameters())
+        for mlp in ("swiglu", "gelu")
+    }
+    assert sizes["swiglu"] == sizes["gelu"] == 2 * 96 * 384
+
+
+def test_weights_start_as_the_config_says():
+    torch.manual_seed(0)
+    model = LanguageModel(ModelConfig(vocab_size=500, d_model=128, embedding_std=0.5, num_layers=2))
+    assert model.embedding.weight.std().item() == pytest.approx(0.5, rel=0.02)
+    for weight in (model.head.weight, model.blocks[1].mlp.up.weight, model.blocks[1].mlp.down.weight):
+        assert weight.std().item() == pytest.approx(0.02, rel=0.02)
+        assert abs(weight.mean().item()) < 5e-4
+    for norm in (model.norm, model.blocks[0].mixer_norm, model.blocks[0].mlp_norm):
+        assert (norm.weight == 1).all()
+
+
+def test_a_tied_head_is_the_embedding():
+    model = model_of(tie_embeddings=True, mlp="none")
+    assert model.head is None
+    tokens = torch.randint(11, (2, 4))
+    hidden = model.norm(model.blocks[0](model.embedding(tokens)))
+    torch.testing.assert_close(model(tokens), hidden @ model.embedding.weight.T)
+    with pytest.raises(ValueError, match="tied embeddings need output_size = vocab_size; got 3 and 11"):
+        ModelConfig(vocab_size=11, output_size=3, tie_embeddings=True)
+
+
+def test_a_pattern_repeats_over_the_layers():
+    model = model_of(num_layers=5, pattern=("gru", "attention"))
+    names = [type(block.mixer).__name__ for block in model.blocks]
+    assert names == ["Recurrent", "CausalAttention"] * 2 + ["Recurrent"]
+    with pytest.raises(ValueError, match="no mixer 'atention'; nearest: attention"):
+        ModelConfig(pattern=("gru", "atention"))
+
+
+def test_the_coldest_sampling_takes_the_likeliest_token():
+    model = model_of()
+    prompt = torch.randint(11, (3, 4))
+    tokens = model.generate(prompt, 6, temperature=0)
+    wanted = prompt
+    for _ in range(6):
+        wanted = torch.cat([wanted, model(wanted)[:, -1].argmax(-1, keepdim=True)], 1)
+    assert tokens.tolist() == wanted.tolist()
+    assert model.generate(prompt, 6, top_k=1).tolist() == wanted.tolist()
+
+
+def test_tokens_are_sampled_as_often_as_the_model_says():
+    model = model_of()
+    prompt = torch.randint(11, (1, 4)).expand(20_000, -1)
+    drawn = model.generate(prompt, 1, temperature=0.7, top_k=4, generator=torch.Generator().manual_seed(1))[
+        :, -1
+    ]
+    logits = model(prompt[:1])[0, -1] / 0.7
+    wanted = torch.zeros(11)
+    best = logits.topk(4).indices
+    wanted[best] = logits[best].softmax(0)
+    found = drawn.bincount(minlength=11) / len(drawn)
+    assert (found - wanted).abs().max() < 0.015
+    again = model.generate(prompt, 1, temperature=0.7, top_k=4, generator=torch.Generator().manual_seed(1))
+    assert again[:, -1].tolist() == drawn.tolist()
+
+
+def test_generation_holds_one_state_however_long():
+    model = model_of(num_layers=2, pattern=("bdlru", "gru"))
+    sizes = set()
+    step = model.step
+
+    def watched(tokens, states):
+        sizes.add(sum(state.numel() for state in states))
+        return step(tokens, states)
+
+    model.step = watched
+    list(itertools.islice(model.stream(torch.randint(11, (1, 30))), 50))
+    assert len(sizes) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"temperature": -1.0}, "temperature must be at least 0; got -1.0"),
+        ({"top_k": 0}, "top_k must be at least 1; got 0"),
+        (
+            {"prompt": torch.zeros(1, 0, dtype=torch.long)},
+            r"prompt must be \(B, T\) with T >= 1; got \(1, 0\)",
+        ),
+    ],
+)
+def test_sampling_refuses_what_it_cannot_mean(arguments, message):
+    prompt = arguments.pop("prompt", torch.zeros(1, 1, dtype=torch.long))
+    with pytest.raises(ValueError, match=message):
+        model_of().generate(prompt, 3, **arguments)
+
+
+def test_states_for_another_number_of_layers_are_refused():
+    with pytest.raises(ValueError, match="one for each layer: 1; got 2"):
+        model_of()(torch.zeros(1, 1, dtype=torch.long), (None, None))
+
+
+@pytest.mark.parametrize(
+    "settings", [{"d_model": 0}, {"num_layers": 0}, {"vocab_size": 0}, {"embedding_std": 0.0}]
+)
+def test_sizes_that_make_no_model_are_refused(settings):
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        ModelConfig(**settings)
+
+
+def test_a_model_without_a_vocabulary_is_refused():
+    with pytest.raises(ValueError, match="vocab_size must be given"):
+        LanguageModel(ModelConfig())

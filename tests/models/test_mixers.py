@@ -1,0 +1,183 @@
+"""Every mixer keeps one interface: pieces, steps, packing and padding all mean the same sequence."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from statemix.models import MIXERS, MixerConfig, make_mixer
+from statemix.models.attention import CausalAttention
+from statemix.models.recurrent import Recurrent
+
+WIDTH = 8
+CLOSE = {"atol": 2e-6, "rtol": 1e-5}
+
+CONFIGS = {
+    "bdlru": MixerConfig(name="bdlru", block_size=3, initial_state="learned"),
+    "bdlru zeros tanh": MixerConfig(name="bdlru", block_size=2, normalization="tanh"),
+    "bdlru not selective": MixerConfig(name="bdlru", block_size=2, selective=False),
+    "hlru": MixerConfig(name="hlru", block_size=3, initial_state="learned"),
+    "hlru latest": MixerConfig(name="hlru", block_size=2, readout="latest"),
+    "lstm": MixerConfig(name="lstm"),
+    "gru": MixerConfig(name="gru", block_size=4, num_blocks=3),
+    "attention": MixerConfig(name="attention", num_heads=2),
+}
+
+
+@pytest.fixture(params=CONFIGS)
+def mixer(request):
+    torch.manual_seed(0)
+    layer = make_mixer(CONFIGS[request.param], WIDTH)
+    for parameter in layer.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    return layer.eval()
+
+
+def leaves(state):
+    return state if isinstance(state, tuple) else (state,)
+
+
+def assert_same(one, other):
+    for a, b in zip(leaves(one), leaves(other), strict=True):
+        torch.testing.assert_close(a, b, **CLOSE)
+
+
+def test_every_name_in_the_table_is_tested():
+    assert {config.name for config in CONFIGS.values()} == set(MIXERS)
+
+
+def test_pieces_of_any_length_make_the_whole(mixer):
+    @settings(max_examples=15, deadline=None)
+    @given(lengths=st.lists(st.integers(1, 6), min_size=1, max_size=4), batch=st.integers(1, 3))
+    def check(lengths, batch):
+        x = torch.randn(batch, sum(lengths), WIDTH, generator=torch.Generator().manual_seed(len(lengths)))
+        whole, end = mixer(x, return_state=True)
+        state, parts = None, []
+        for piece in x.split(lengths, 1):
+            y, state = mixer(piece, state, return_state=True)
+            parts.append(y)
+        torch.testing.assert_close(torch.cat(parts, 1), whole, **CLOSE)
+        assert_same(state, end)
+
+    check()
+
+
+def test_steps_make_the_whole(mixer):
+    x = torch.randn(2, 7, WIDTH)
+    whole, end = mixer(x, return_state=True)
+    state, outputs = None, []
+    for token in x.unbind(1):
+        y, state = mixer.step(token, state)
+        outputs.append(y)
+    torch.testing.assert_close(torch.stack(outputs, 1), whole, **CLOSE)
+    assert_same(state, end)
+
+
+def test_without_return_state_the_output_comes_alone(mixer):
+    x = torch.randn(2, 3, WIDTH)
+    y, state = mixer(x, return_state=True)
+    torch.testing.assert_close(mixer(x), y)
+    torch.testing.assert_close(mixer(x, state), mixer(x, state, return_state=True)[0])
+
+
+def test_packed_sequences_are_strangers_to_each_other(mixer):
+    lengths = [4, 1, 6]
+    x = torch.randn(1, sum(lengths), WIDTH)
+    bounds = torch.tensor([0, 4, 5, 11], dtype=torch.int32)
+    apart = [mixer(piece) for piece in x.split(lengths, 1)]
+    torch.testing.assert_close(mixer(x, cu_seqlens=bounds), torch.cat(apart, 1), **CLOSE)
+
+
+@pytest.mark.parametrize("name", [n for n in CONFIGS if n != "attention"])
+def test_packed_states_are_those_at_the_ends(name):
+    mixer = make_mixer(CONFIGS[name], WIDTH)
+    x = torch.randn(1, 9, WIDTH)
+    bounds = torch.tensor([0, 4, 4, 9], dtype=torch.int32)
+    before = [mixer(torch.randn(1, 2, WIDTH), return_state=True)[1] for _ in range(3)]
+    joined = [torch.cat(parts) for parts in zip(*map(leaves, before), strict=True)]
+    state = tuple(joined) if isinstance(before[0], tuple) else joined[0]
+    y, end = mixer(x, state, return_state=True, cu_seqlens=bounds)
+    first, first_end = mixer(x[:, :4], before[0], return_state=True)
+    last, last_end = mixer(x[:, 4:], before[2], return_state=True)
+    torch.testing.assert_close(y, torch.cat([first, last], 1), **CLOSE)
+    for found, *wanted in zip(*map(leaves, (end, first_end, before[1], last_end)), strict=True):
+        torch.testing.assert_close(found, torch.cat(wanted), **CLOSE)
+
+
+def test_padded_places_are_as_if_they_were_not_there(mixer):
+    mask = torch.tensor([[1, 0, 1, 1, 0], [0, 0, 0, 0, 0], [1, 1, 1, 1, 1], [0, 0, 0, 1, 1]]).bool()
+    x = torch.randn(4, 5, WIDTH)
+    y, state = mixer(torch.where(mask[..., None], x, 1e6), return_state=True, mask=mask)
+    assert (y[~mask] == 0).all()
+    for row in (0, 2, 3):
+        alone, end = mixer(x[row : row + 1, mask[row]], return_state=True)
+        torch.testing.assert_close(y[row, mask[row]], alone[0], **CLOSE)
+        if not isinstance(mixer, CausalAttention):
+            for found, wanted in zip(leaves(state), leaves(end), strict=True):
+                torch.testing.assert_close(found[row : row + 1], wanted, **CLOSE)
+
+
+def test_the_future_leaves_the_past_alone(mixer):
+    x = torch.randn(2, 9, WIDTH)
+    changed = x.clone()
+    changed[:, 5:] = torch.randn(2, 4, WIDTH)
+    torch.testing.assert_close(mixer(changed)[:, :5], mixer(x)[:, :5], **CLOSE)
+    assert not torch.allclose(mixer(changed)[:, 5:], mixer(x)[:, 5:])
+
+
+def test_mask_and_packing_exclude_each_other(mixer):
+    bounds, mask = torch.tensor([0, 3], dtype=torch.int32), torch.ones(1, 3, dtype=torch.bool)
+    with pytest.raises(ValueError, match="mask"):
+        mixer(torch.randn(1, 3, WIDTH), cu_seqlens=bounds, mask=mask)
+
+
+def test_an_lstm_is_the_equations_of_an_lstm():
+    layer = Recurrent("lstm", 3, hidden_size=4)
+    weights = [p.detach() for p in layer.recurrence.parameters()]
+    w_in, w_hidden, b_in, b_hidden = weights
+    x = torch.randn(2, 5, 3)
+    hidden = cell = torch.zeros(2, 4)
+    for t in range(5):
+        i, f, g, o = (x[:, t] @ w_in.T + hidden @ w_hidden.T + b_in + b_hidden).chunk(4, 1)
+        cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
+        hidden = o.sigmoid() * cell.tanh()
+    y, state = layer(x, return_state=True)
+    assert_same(state, (hidden, cell))
+    torch.testing.assert_close(y[:, -1], hidden @ layer.output.weight.T, **CLOSE)
+
+
+def test_attention_weighs_the_past_by_softmax():
+    layer = CausalAttention(6, num_heads=2)
+    x = torch.randn(1, 4, 6)
+    query, key, value = (part[0].view(4, 2, 3) for part in layer.query_key_value(x).chunk(3, -1))
+    rows = []
+    for t in range(4):
+        heads = []
+        for h in range(2):
+            scores = torch.stack([query[t, h] @ key[s, h] / 3**0.5 for s in range(t + 1)]).softmax(0)
+            heads.append(sum(scores[s] * value[s, h] for s in range(t + 1)))
+        rows.append(torch.cat(heads) @ layer.output.weight.T)
+    torch.testing.assert_close(layer(x)[0], torch.stack(rows), **CLOSE)
+
+
+def test_an_unknown_mixer_lists_the_nearest():
+    with pytest.raises(ValueError, match="no mixer 'bd-lru'; nearest: bdlru"):
+        MixerConfig(name="bd-lru")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"block_size": 0}, "block_size must be at least 1; got 0"),
+        ({"num_blocks": 0}, "num_blocks must be at least 1; got 0"),
+        ({"num_heads": 0}, "num_heads must be at least 1; got 0"),
+    ],
+)
+def test_sizes_below_one_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        MixerConfig(**settings)
+
+
+def test_heads_must_divide_the_width():
+    with pytest.raises(ValueError, match="must divide d_model 8; got 3"):
+        make_mixer(MixerConfig(name="attention", num_heads=3), WIDTH)
