@@ -31,7 +31,9 @@ def operator(family, backend, **options):
 def test_first_derivatives_agree_with_finite_differences_both_ways(family, backend, shape):
     given = inputs(family, shape, grad=True)
     function = operator(family, backend, cu_seqlens=shape.cu_seqlens)
-    assert gradcheck(function, given, check_forward_ad=True, check_batched_grad=shape.lengths is None)
+    assert gradcheck(
+        function, given, check_forward_ad=True, check_batched_grad=shape.lengths is None, fast_mode=True
+    )
 
 
 @each_family
@@ -39,7 +41,9 @@ def test_first_derivatives_agree_with_finite_differences_both_ways(family, backe
 @each_normalization
 def test_forward_mode_holds_for_every_normalization(family, backend, normalization):
     given = inputs(family, SHAPES["plain"], scale=1.0, grad=True)
-    assert gradcheck(operator(family, backend, normalization=normalization), given, check_forward_ad=True)
+    assert gradcheck(
+        operator(family, backend, normalization=normalization), given, check_forward_ad=True, fast_mode=True
+    )
 
 
 @each_family
@@ -48,7 +52,7 @@ def test_forward_mode_holds_for_every_normalization(family, backend, normalizati
 def test_second_derivatives_agree_with_finite_differences(family, backend, shape):
     given = inputs(family, shape, grad=True)
     function = operator(family, backend, cu_seqlens=shape.cu_seqlens)
-    assert gradgradcheck(function, given, check_fwd_over_rev=True)
+    assert gradgradcheck(function, given, check_fwd_over_rev=True, fast_mode=True)
 
 
 @each_family
@@ -56,7 +60,7 @@ def test_second_derivatives_agree_with_finite_differences(family, backend, shape
 @each_normalization
 def test_double_backward_holds_for_every_normalization(family, backend, normalization):
     given = inputs(family, SHAPES["plain"], scale=1.0, grad=True)
-    assert gradgradcheck(operator(family, backend, normalization=normalization), given)
+    assert gradgradcheck(operator(family, backend, normalization=normalization), given, fast_mode=True)
 
 
 def loss_of(family, backend):

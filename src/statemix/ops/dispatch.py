@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+import operator
 import warnings
 from types import ModuleType
 
@@ -55,17 +56,41 @@ def resolve_backend(
     An explicit backend that cannot run raises. "auto" takes the best one that can, and warns once
     where that is slower than the device deserves.
     """
+    return _resolve(operation, backend, device.type, device.index, family, operator.index(size), dtype)
+
+
+@torch.compiler.assume_constant_result
+def _resolve(
+    operation: str,
+    backend: str,
+    device_type: str,
+    device_index: int | None,
+    family: str,
+    size: int,
+    dtype: torch.dtype,
+) -> str:
+    """The choice itself, which a compiler makes once while it traces."""
     if backend == "auto":
-        name, why_slow = _automatic(device.type, device.index, family, size, dtype)
+        name, why_slow = _automatic(device_type, device_index, family, size, dtype)
         if why_slow is not None:
-            _warn_once(f"{operation}: backend='auto' takes the slow reference on {device.type}: {why_slow}")
+            _warn_once(f"{operation}: backend='auto' takes the slow reference on {device_type}: {why_slow}")
         return name
     if backend not in BACKENDS:
         raise ValueError(f"{operation}: backend must be one of {BACKENDS}; got {backend!r}")
-    reason = unavailable_reason(backend, device, family=family, size=size, dtype=dtype)
+    reason = _reason(backend, device_type, device_index, family, size, dtype)
     if reason is not None:
         raise ValueError(f"{operation}: backend={backend!r} cannot run here: {reason}")
     return backend
+
+
+@functools.cache
+def _reason(
+    backend: str, device_type: str, device_index: int | None, family: str, size: int, dtype: torch.dtype
+) -> str | None:
+    device = (
+        torch.device(device_type, device_index) if device_index is not None else torch.device(device_type)
+    )
+    return unavailable_reason(backend, device, family=family, size=size, dtype=dtype)
 
 
 def unavailable_reason(

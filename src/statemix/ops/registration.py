@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.autograd import forward_ad
 
 from ._derivatives import vjp
@@ -237,7 +238,13 @@ def _needs_operator(arguments: tuple) -> bool:
     if torch._C._len_torch_dispatch_stack() > 0:
         return True
     return any(
-        isinstance(a, Tensor) and (type(a) not in (Tensor, torch.nn.Parameter) or a.device.type == "meta")
+        isinstance(a, Tensor)
+        and (
+            type(a) not in (Tensor, torch.nn.Parameter)
+            or a.device.type == "meta"
+            # Batched gradients reach a backward wrapped, past the rules of autograd functions.
+            or is_functorch_wrapped_tensor(a)
+        )
         for a in arguments
     )
 

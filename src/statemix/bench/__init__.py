@@ -1,0 +1,1 @@
+"""Measurements: named cases, a correctness gate, and times beside a copy of the same bytes."""

@@ -1,0 +1,57 @@
+"""What a number depends on, so that it can be written beside it."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import platform
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+
+import statemix
+
+
+def device_name(device: torch.device) -> str:
+    """The card, or the processor and how many threads work on it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{_processor()}, {torch.get_num_threads()} threads"
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def describe(device: torch.device, command: str) -> list[str]:
+    """Lines for the head of a table: command, device, versions, date."""
+    versions = (
+        f"statemix {statemix.__version__}, torch {torch.__version__}, Python {platform.python_version()}"
+    )
+    if device.type == "cuda":
+        versions += f", CUDA {torch.version.cuda}"
+    return [
+        f"command: {command}",
+        f"device: {device_name(device)}",
+        f"versions: {versions}",
+        f"date: {datetime.date.today().isoformat()}",
+    ]
+
+
+def write_csv(path: Path, rows: Iterable[dict[str, object]], head: list[str]) -> None:
+    """Write rows as CSV, and what made them as text beside it."""
+    found = list(rows)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(found[0]))
+        writer.writeheader()
+        for row in found:
+            writer.writerow({k: f"{v:.5g}" if isinstance(v, float) else v for k, v in row.items()})
+    path.with_suffix(".txt").write_text("\n".join(head) + "\n")

@@ -1,0 +1,45 @@
+"""No time is printed for a result that was not compared with a float64 loop first."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .cases import Case
+
+FORWARD = {torch.float64: 1e-11, torch.float32: 1e-5, torch.bfloat16: 2.5e-3, torch.float16: 4e-4}
+GRADIENT = {torch.float64: 1e-11, torch.float32: 2e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
+
+
+class WrongResult(RuntimeError):
+    """A backend disagrees with the reference by more than its dtype allows."""
+
+
+def check(case: Case, device: torch.device | str, backend: str) -> float:
+    """Compare output, final state and gradients at a short length; return the worst relative error.
+
+    Raises:
+        WrongResult: an error is over the limit of the dtype; names the case and the tensor.
+    """
+    small = case.shortened(96)
+    tensors = small.inputs(device, requires_grad=True, seed=torch.seed() % 2**31)
+    exact = [t.detach().double().requires_grad_() for t in tensors]
+    bounds = small.cu_seqlens(device)
+    got, want = small.run(tensors, bounds, backend), small.run(exact, bounds, "reference")
+    cotangents = [torch.randn_like(g) for g in got]
+    got_grads = torch.autograd.grad(got, tensors, cotangents)
+    want_grads = torch.autograd.grad(want, exact, [c.double() for c in cotangents])
+    worst = 0.0
+    names = ("hidden", "final state", "gradient of logits", "gradient of values", "gradient of state")
+    limits = [FORWARD[case.dtype], 1e-5] + [GRADIENT[case.dtype]] * 3
+    for name, limit, g, w in zip(names, limits, (*got, *got_grads), (*want, *want_grads), strict=False):
+        error = relative_error(g, w)
+        if not error <= limit:
+            raise WrongResult(f"{case} on {backend}: {name} is off by {error:.1e} (limit {limit:.0e})")
+        worst = max(worst, error)
+    return worst
+
+
+def relative_error(got: Tensor, want: Tensor) -> float:
+    """Norm of the difference over the norm of the truth, in float64."""
+    return ((got.double() - want.double()).norm() / want.double().norm().clamp(min=1e-300)).item()

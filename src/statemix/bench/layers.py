@@ -1,0 +1,187 @@
+"""Whole layers at equal parameters: projections and recurrence, beside peers and their floors."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from statemix.nn import BDLRU, HLRU
+
+from .cases import Case
+from .timing import copy_gb_s, milliseconds
+
+NAN = float("nan")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One layer: times in ms, floors of its matrix products and of its scan, memory at the peak."""
+
+    layer: str
+    B: int
+    T: int
+    d: int
+    parameters: int
+    forward_ms: float
+    forward_backward_ms: float
+    gemm_floor_ms: float
+    scan_floor_ms: float
+    peak_gib: float
+    note: str = ""
+
+    def as_dict(self) -> dict[str, object]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Where layers are compared; the budget is the number of parameters that each may have."""
+
+    B: int
+    T: int
+    d: int
+    budget: int
+    dtype: torch.dtype
+
+
+def sizes_for(device: torch.device) -> Sizes:
+    """4.2 M parameters at width 1024 on a GPU, 0.26 M at width 256 on a CPU."""
+    if device.type == "cuda":
+        return Sizes(8, 4096, 1024, 4 * 1024**2, torch.bfloat16)
+    return Sizes(4, 1024, 256, 4 * 256**2, torch.float32)
+
+
+def measure(
+    device: torch.device, *, budget_s: float = 1.0, orders: tuple[int, ...] = (), peers: bool = True
+) -> Iterator[Row]:
+    """Time BD-LRU and H-LRU layers, then every peer that can run here; the others say why they cannot."""
+    sizes = sizes_for(device)
+    for m in orders or (1, 2, 4, 8):
+        yield _ours("BDLRU", m, sizes, device, budget_s)
+        yield _ours("HLRU", m, sizes, device, budget_s)
+    if not peers:
+        return
+    for name, make in PEERS.items():
+        try:
+            layer = make(sizes).to(device=device, dtype=sizes.dtype)
+            yield _measured(name, layer, sizes, device, budget_s)
+        except Exception as reason:
+            # A peer that fails is a row that says so, whatever it failed with.
+            text = f"not run: {type(reason).__name__}: {reason}".splitlines()[0][:120]
+            yield Row(name, sizes.B, sizes.T, sizes.d, 0, NAN, NAN, NAN, NAN, NAN, text)
+
+
+def _ours(name: str, m: int, sizes: Sizes, device: torch.device, budget_s: float) -> Row:
+    family = name.lower()
+    # Parameters of one block or channel: gates with their bias, values, readout.
+    each = m * (m + 1) * (sizes.d + 1) + 2 * m * sizes.d
+    if family == "hlru":
+        each = (m + 1) * (sizes.d + 1) + sizes.d + m * sizes.d
+    N = max(32, round(sizes.budget / each / 32) * 32)
+    layer: nn.Module
+    if family == "bdlru":
+        layer = BDLRU(sizes.d, num_blocks=N, block_size=m, device=device, dtype=sizes.dtype)
+    else:
+        layer = HLRU(sizes.d, num_channels=N, order=m, device=device, dtype=sizes.dtype)
+    case = Case(family=family, B=sizes.B, T=sizes.T, M=m, N=N, dtype=sizes.dtype)
+    row = _measured(f"{name} m={m} N={N}", layer, sizes, device, budget_s)
+    floor = case.floor_bytes("forward+backward")
+    scan_ms = floor / copy_gb_s(device, floor) / 1e6
+    gemm_ms = _products_ms(layer, sizes, device, budget_s)
+    ratio = row.forward_backward_ms / (gemm_ms + scan_ms)
+    miss = row.parameters / sizes.budget - 1
+    note = f"{ratio:.2f} x (products + scan floor); parameters {miss:+.1%} of the budget"
+    return Row(**{**asdict(row), "gemm_floor_ms": gemm_ms, "scan_floor_ms": scan_ms, "note": note})
+
+
+def _products_ms(layer: nn.Module, sizes: Sizes, device: torch.device, budget_s: float) -> float:
+    """Forward and backward of the layer's three matrix products and nothing else."""
+    weights = [p for name, p in layer.named_parameters() if name.endswith("weight")]
+    inputs = [
+        torch.randn(sizes.B * sizes.T, w.shape[1], device=device, dtype=sizes.dtype, requires_grad=True)
+        for w in weights
+    ]
+    grads = [torch.randn(sizes.B * sizes.T, w.shape[0], device=device, dtype=sizes.dtype) for w in weights]
+
+    def run() -> object:
+        outputs = [F.linear(x, w) for x, w in zip(inputs, weights, strict=True)]
+        return torch.autograd.grad(outputs, [*inputs, *weights], grads)
+
+    return milliseconds(run, device, budget_s=budget_s)
+
+
+def _measured(name: str, layer: nn.Module, sizes: Sizes, device: torch.device, budget_s: float) -> Row:
+    x = torch.randn(sizes.B, sizes.T, sizes.d, device=device, dtype=sizes.dtype, requires_grad=True)
+    gradient = torch.randn_like(x)
+    wanted = [x, *(p for p in layer.parameters() if p.requires_grad)]
+
+    def output() -> Tensor:
+        y = layer(x)
+        return y[0] if isinstance(y, tuple) else y
+
+    def forward() -> Tensor:
+        with torch.no_grad():
+            return output()
+
+    def both() -> object:
+        return torch.autograd.grad(output(), wanted, gradient, allow_unused=True)
+
+    both()
+    peak = NAN
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats(device)
+        both()
+        torch.cuda.synchronize()
+        peak = torch.cuda.max_memory_allocated(device) / 2**30
+    return Row(
+        layer=name,
+        B=sizes.B,
+        T=sizes.T,
+        d=sizes.d,
+        parameters=sum(p.numel() for p in layer.parameters()),
+        forward_ms=milliseconds(forward, device, budget_s=budget_s),
+        forward_backward_ms=milliseconds(both, device, budget_s=budget_s),
+        gemm_floor_ms=NAN,
+        scan_floor_ms=NAN,
+        peak_gib=peak,
+    )
+
+
+class _Attention(nn.Module):
+    """Causal softmax attention by scaled_dot_product_attention, head width 64."""
+
+    def __init__(self, d: int) -> None:
+        super().__init__()
+        self.heads = d // 64
+        self.qkv = nn.Linear(d, 3 * d, bias=False)
+        self.out = nn.Linear(d, d, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, 64)).permute(2, 0, 3, 1, 4)
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return self.out(y.transpose(1, 2).flatten(2))
+
+
+def _from_fla(name: str, **options: object) -> Callable[[Sizes], nn.Module]:
+    def make(sizes: Sizes) -> nn.Module:
+        layer = getattr(importlib.import_module("fla.layers"), name)
+        return layer(hidden_size=sizes.d, **options)
+
+    return make
+
+
+PEERS: dict[str, Callable[[Sizes], nn.Module]] = {
+    "attention (SDPA)": lambda sizes: _Attention(sizes.d),
+    "nn.LSTM": lambda sizes: nn.LSTM(sizes.d, sizes.d, batch_first=True),
+    "fla HGRN": _from_fla("HGRNAttention", expand_ratio=1, use_short_conv=False),
+    "fla DeltaNet": _from_fla("DeltaNet", num_heads=8, use_short_conv=False),
+    "fla Gated DeltaNet": _from_fla("GatedDeltaNet", num_heads=6, head_dim=128, expand_v=1),
+    "fla GatedDeltaProduct": _from_fla("GatedDeltaProduct", num_heads=4, head_dim=128, expand_v=1),
+    "fla Mamba-2": _from_fla("Mamba2", expand=1, num_heads=16, head_dim=64),
+}

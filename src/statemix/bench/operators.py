@@ -1,0 +1,133 @@
+"""Operators at named shapes: time, bandwidth, share of copy speed, and peers of equal state."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .cases import Case
+from .gate import check
+from .timing import copy_gb_s, milliseconds
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measured line; bandwidths count the floor bytes of the case."""
+
+    family: str
+    direction: str
+    dtype: str
+    normalization: str
+    B: int
+    T: int
+    m: int
+    N: int
+    ms: float
+    floor_gb_s: float
+    copy_gb_s: float
+    share_of_copy: float
+    note: str = ""
+
+    def as_dict(self) -> dict[str, object]:
+        return asdict(self)
+
+
+# Elements left free before each buffer: memory banks make narrow rows depend on it by a sixth.
+OFFSETS = (0, 33 * 1024, 1280 * 1024)
+
+
+def measure(
+    cases: Iterable[Case], device: torch.device, backend: str, *, budget_s: float = 1.0
+) -> Iterator[Row]:
+    """Check every case, then time it: forward, and forward with backward (on a GPU backward alone).
+
+    On a GPU each time is the median over several places of the buffers, and the best of them is noted.
+    """
+    on_gpu = device.type == "cuda"
+    offsets = OFFSETS if on_gpu else OFFSETS[:1]
+    for case in cases:
+        check(case, device, backend)
+        times: dict[str, list[float]] = {"forward": [], "backward" if on_gpu else "forward+backward": []}
+        for offset in offsets:
+            for direction, found in times.items():
+                run = _runner(case, direction, device, backend, offset)
+                found.append(milliseconds(run, device, budget_s=budget_s / len(offsets)))
+                del run
+        for direction, found in times.items():
+            yield _row(case, direction, found, device, backend)
+
+
+def _runner(
+    case: Case, direction: str, device: torch.device, backend: str, offset: int
+) -> Callable[[], object]:
+    """A call that does just what is timed."""
+    bounds = case.cu_seqlens(device)
+    if direction == "forward":
+        plain = case.inputs(device, offset=offset)
+        return lambda: case.run(plain, bounds, backend)
+    tensors = case.inputs(device, offset=offset, requires_grad=True)
+    gradient = torch.randn(case.values_shape, device=device).to(case.dtype)
+    if direction == "backward":
+        hidden, _ = case.run(tensors, bounds, backend)
+        return lambda: torch.autograd.grad(hidden, tensors, gradient, retain_graph=True)
+    return lambda: torch.autograd.grad(case.run(tensors, bounds, backend)[0], tensors, gradient)
+
+
+def _row(case: Case, direction: str, times: list[float], device: torch.device, backend: str) -> Row:
+    ms = statistics.median(times)
+    copy = copy_gb_s(device, case.floor_bytes(direction))
+    speed = case.floor_bytes(direction) / ms / 1e6
+    notes = [backend]
+    if case.initial_state:
+        notes.append("initial state")
+    if case.sequences > 1:
+        notes.append(f"{case.sequences} packed sequences")
+    if len(times) > 1:
+        best = case.floor_bytes(direction) / min(times) / 1e6 / copy
+        notes.append(f"best of {len(times)} buffer offsets {best:.3f}")
+    return Row(
+        family=case.family,
+        direction=direction,
+        dtype=str(case.dtype).removeprefix("torch."),
+        normalization=case.normalization,
+        B=case.B,
+        T=case.T,
+        m=case.M,
+        N=case.N,
+        ms=ms,
+        floor_gb_s=speed,
+        copy_gb_s=copy,
+        share_of_copy=speed / copy,
+        note=", ".join(notes),
+    )
+
+
+def measure_peers(
+    state: int, B: int, T: int, device: torch.device, *, budget_s: float = 1.0
+) -> Iterator[Row]:
+    """``nn.LSTM`` and ``nn.GRU`` of ``state`` hidden numbers: what users run today.
+
+    They have no floor of this kind: their bandwidth columns are empty.
+    """
+    for name, make in (("nn.LSTM", nn.LSTM), ("nn.GRU", nn.GRU)):
+        layer = make(state, state, batch_first=True, device=device)
+        x = torch.randn(B, T, state, device=device)
+
+        def forward(layer: nn.Module = layer, x: Tensor = x) -> object:
+            with torch.no_grad():
+                return layer(x)
+
+        def both(layer: nn.Module = layer, x: Tensor = x) -> object:
+            return torch.autograd.grad(layer(x)[0].sum(), list(layer.parameters()))
+
+        for direction, run in (("forward", forward), ("forward+backward", both)):
+            yield _peer(name, direction, B, T, state, milliseconds(run, device, budget_s=budget_s))
+
+
+def _peer(name: str, direction: str, B: int, T: int, state: int, ms: float) -> Row:
+    nan = float("nan")
+    return Row(name, direction, "float32", "", B, T, 1, state, ms, nan, nan, nan, "its projections included")

@@ -1,0 +1,98 @@
+"""Times as medians of many repetitions, and the speed of a copy in the same run."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+
+def milliseconds(
+    run: Callable[[], object], device: torch.device, *, budget_s: float = 1.0, at_most: int = 200
+) -> float:
+    """The median time of one call.
+
+    On a GPU a CUDA graph of five calls is replayed between events where the call can be captured, so
+    that the host's launches stay out of the number.
+    """
+    if device.type == "cuda":
+        return _cuda_milliseconds(run, budget_s, at_most)
+    run()
+    times: list[float] = []
+    end = time.perf_counter() + budget_s
+    while len(times) < 5 or (time.perf_counter() < end and len(times) < at_most):
+        start = time.perf_counter()
+        run()
+        times.append((time.perf_counter() - start) * 1e3)
+    return statistics.median(times)
+
+
+def _cuda_milliseconds(run: Callable[[], object], budget_s: float, at_most: int) -> float:
+    per_replay = 5
+    for _ in range(3):
+        run()
+    torch.cuda.synchronize()
+    replay, calls = _captured(run, per_replay)
+    replay()
+    torch.cuda.synchronize()
+    times: list[float] = []
+    end = time.perf_counter() + budget_s
+    while len(times) < 5 or (time.perf_counter() < end and len(times) < at_most):
+        start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        replay()
+        stop.record()
+        torch.cuda.synchronize()
+        times.append(start.elapsed_time(stop) / calls)
+    return statistics.median(times)
+
+
+def _captured(run: Callable[[], object], calls: int) -> tuple[Callable[[], object], int]:
+    try:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            for _ in range(calls):
+                run()
+        return graph.replay, calls
+    except RuntimeError:  # some peers synchronise inside: time their plain calls
+        torch.cuda.synchronize()
+        return run, 1
+
+
+def copy_gb_s(device: torch.device, floor_bytes: int) -> float:
+    """GB/s, bytes read plus written, of a copy into memory that is there already.
+
+    On a CPU of as many bytes as the case moves, the faster of two ways: into a tensor that was written
+    before, and into a fresh one. On a GPU of 1 GiB, large enough to be at full speed.
+    """
+    if device.type == "cuda":
+        source = torch.empty(2**28, device=device).normal_()
+        target = torch.empty_like(source)
+        # Outside a graph: a copy inside of one is a slower memory node.
+        times = []
+        for _ in range(20):
+            start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+            target.copy_(source)
+            stop.record()
+            torch.cuda.synchronize()
+            times.append(start.elapsed_time(stop))
+        return 2 * source.nbytes / statistics.median(times[3:]) / 1e6
+    source = torch.empty(max(floor_bytes // 8, 1)).normal_()
+    target = source.clone()
+    into_old = milliseconds(lambda: target.copy_(source), device, budget_s=0.5)
+    into_new = milliseconds(source.clone, device, budget_s=0.5)
+    return 2 * source.nbytes / min(into_old, into_new) / 1e6
+
+
+def warm_up(device: torch.device, seconds: float = 1.0) -> None:
+    """Bring clocks up: the first kernel after idleness reads a fifth too slow."""
+    if device.type != "cuda":
+        return
+    x = torch.empty(2**26, device=device).normal_()
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        x.mul_(1.0)
+        torch.cuda.synchronize()

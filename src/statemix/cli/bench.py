@@ -1,0 +1,103 @@
+"""``statemix bench``: operators and layers, checked first, then timed beside a copy and their peers."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from statemix.bench import cases, layers, operators
+from statemix.bench.environment import describe, write_csv
+from statemix.bench.timing import warm_up
+from statemix.ops import backend_for
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What to measure, where, and where to keep it."""
+
+    what: tyro.conf.Positional[Literal["op", "layer"]] = "op"
+    """The operators alone, or whole layers with their projections."""
+    device: str = "cuda" if torch.cuda.is_available() else "cpu"
+    """A torch device."""
+    threads: int | None = None
+    """CPU threads; default what torch takes."""
+    seconds: float = 1.0
+    """Time spent on each measurement."""
+    csv: Path | None = None
+    """Write the rows here too, and beside them a .txt that says what made them."""
+    only: Annotated[tuple[int, ...], tyro.conf.arg(metavar="M ...")] = ()
+    """Only these block sizes and orders."""
+    peers: bool = True
+    """Measure the peers as well."""
+
+
+def main(argv: list[str]) -> int:
+    """Parse options, measure, print a table, write a CSV."""
+    options = tyro.cli(Options, args=argv, prog="statemix bench", description=__doc__)
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    device = torch.device(options.device)
+    head = describe(device, shlex.join(["statemix", "bench", *argv]))
+    console = Console(width=None if Console().is_terminal else 140)
+    for line in head:
+        console.print(line, highlight=False)
+    warm_up(device)
+    rows = _operators(options, device) if options.what == "op" else _layers(options, device)
+    found = []
+    for row in rows:
+        found.append(row)
+        console.print(f"  measured {_summary(row)}", highlight=False)
+    console.print(_table(found))
+    if options.csv is not None:
+        write_csv(options.csv, found, head)
+        console.print(f"written to {options.csv}")
+    return 0
+
+
+def _operators(options: Options, device: torch.device) -> Iterable[dict[str, Any]]:
+    chosen = cases.cuda_cases() if device.type == "cuda" else cases.cpu_cases()
+    chosen = [case for case in chosen if not options.only or case.M in options.only]
+    budget = options.seconds
+    for row in operators.measure(chosen, device, backend_for(device), budget_s=budget):
+        yield row.as_dict()
+    if not options.peers:
+        return
+    shape = chosen[0]
+    if device.type == "cpu":
+        loops = [case for case in chosen if case.M in (1, 4)]
+        for row in operators.measure(loops, device, "reference", budget_s=budget):
+            yield row.as_dict()
+    for row in operators.measure_peers(shape.M * shape.N, shape.B, shape.T, device, budget_s=budget):
+        yield row.as_dict()
+
+
+def _layers(options: Options, device: torch.device) -> Iterable[dict[str, Any]]:
+    for row in layers.measure(device, budget_s=options.seconds, orders=options.only, peers=options.peers):
+        yield row.as_dict()
+
+
+def _summary(row: dict[str, Any]) -> str:
+    return ", ".join(f"{k} {_shown(v)}" for k, v in row.items() if v != "" and v == v)
+
+
+def _table(rows: list[dict[str, Any]]) -> Table:
+    table = Table(title="times are medians; a share is of the speed of a copy in this run")
+    for name in rows[0]:
+        table.add_column(name, justify="right" if isinstance(rows[0][name], (int, float)) else "left")
+    for row in rows:
+        table.add_row(*(_shown(v) for v in row.values()))
+    return table
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return "-" if value != value else f"{value:.3g}" if value < 1000 else f"{value:.0f}"
+    return str(value)

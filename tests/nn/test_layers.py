@@ -1,0 +1,301 @@
+"""The layers run whole, in pieces, step by step, packed and padded, and always agree with themselves."""
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from statemix import BDLRU, HLRU, bdlru_scan, hlru_scan
+from tests.truth import relative_error
+
+D = 12
+LAYERS = {
+    "bdlru": lambda **k: BDLRU(D, num_blocks=5, block_size=3, **k),
+    "bdlru-diagonal": lambda **k: BDLRU(D, num_blocks=7, block_size=1, **k),
+    "bdlru-constant": lambda **k: BDLRU(D, num_blocks=5, block_size=3, selective=False, **k),
+    "hlru-window": lambda **k: HLRU(D, num_channels=5, order=3, **k),
+    "hlru-latest": lambda **k: HLRU(D, num_channels=5, order=3, readout="latest", **k),
+    "hlru-constant": lambda **k: HLRU(D, num_channels=5, order=3, selective=False, **k),
+}
+each_layer = pytest.mark.parametrize("name", LAYERS)
+each_start = pytest.mark.parametrize("start", ["zeros", "learned"])
+
+
+def make(name, seed=0, **options):
+    torch.manual_seed(seed)
+    layer = LAYERS[name](**options)
+    with torch.no_grad():  # gates far from uniform, so that a wrong state shows
+        for parameter in layer.parameters():
+            parameter.copy_(torch.randn_like(parameter))
+    return layer
+
+
+@each_layer
+@each_start
+@settings(max_examples=12, deadline=None)
+@given(data=st.data(), T=st.integers(1, 17))
+def test_pieces_of_any_length_and_single_steps_equal_the_whole(name, start, data, T):
+    layer = make(name, initial_state=start)
+    x = torch.randn(2, T, D)
+    whole, final = layer(x, return_state=True)
+    cuts = sorted(data.draw(st.lists(st.integers(0, T), max_size=3)))
+    outputs, state = [], None
+    for a, b in zip([0, *cuts], [*cuts, T], strict=True):
+        y, state = layer(x[:, a:b], state, return_state=True)
+        outputs.append(y)
+    assert relative_error(torch.cat(outputs, 1), whole) < 1e-6
+    assert relative_error(state, final) < 1e-6
+    steps, state = [], None
+    for t in range(T):
+        y, state = layer.step(x[:, t], state)
+        steps.append(y)
+    assert relative_error(torch.stack(steps, 1), whole) < 1e-6
+    assert relative_error(state, final) < 1e-6
+
+
+@each_layer
+def test_steps_agree_with_forward_in_half_precision_too(name):
+    layer = make(name, initial_state="learned").bfloat16()
+    x = torch.randn(2, 9, D).bfloat16()
+    whole = layer(x)
+    state, steps = None, []
+    for t in range(9):
+        y, state = layer.step(x[:, t], state)
+        steps.append(y)
+    assert state.dtype == torch.float32
+    # The products of one row and of many round differently; the state adds nothing to that.
+    assert relative_error(torch.stack(steps, 1), whole) < 1e-2
+
+
+@each_layer
+def test_a_step_changes_nothing_in_place(name):
+    layer = make(name, initial_state="learned")
+    x, state = torch.randn(2, D), layer.initial_state_for(2).clone()
+    kept, weights = state.clone(), copy.deepcopy(layer.state_dict())
+    layer.step(x, state)
+    assert torch.equal(state, kept)
+    assert all(torch.equal(v, weights[k]) for k, v in layer.state_dict().items())
+
+
+@each_layer
+@each_start
+@settings(max_examples=12, deadline=None)
+@given(lengths=st.lists(st.integers(0, 7), min_size=1, max_size=5).filter(sum), given_state=st.booleans())
+def test_packed_sequences_equal_each_on_its_own(name, start, lengths, given_state):
+    layer = make(name, initial_state=start)
+    x = torch.randn(1, sum(lengths), D)
+    bounds = torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
+    state = torch.randn_like(layer.initial_state_for(len(lengths))) if given_state else None
+    y, final = layer(x, state, cu_seqlens=bounds, return_state=True)
+    for i, piece in enumerate(x[0].split(lengths)):
+        own = None if state is None else state[i : i + 1]
+        want, want_final = layer(piece[None], own, return_state=True)
+        got = y[:, bounds[i] : bounds[i + 1]]
+        assert relative_error(got, want) < 1e-6
+        assert relative_error(final[i], want_final[0]) < 1e-6
+
+
+@each_layer
+@each_start
+@settings(max_examples=12, deadline=None)
+@given(data=st.data(), T=st.integers(1, 9))
+def test_padded_steps_leave_the_state_and_put_out_zero(name, start, data, T):
+    layer = make(name, initial_state=start)
+    x = torch.randn(3, T, D)
+    row = st.lists(st.booleans(), min_size=T, max_size=T)
+    mask = torch.tensor(data.draw(st.lists(row, min_size=3, max_size=3)))
+    poisoned = x.masked_fill(~mask[..., None], float("nan"))
+    y, final = layer(poisoned, mask=mask, return_state=True)
+    assert (y[~mask] == 0).all()
+    for b in range(3):
+        want, want_final = layer(x[b : b + 1, mask[b]], return_state=True)
+        assert relative_error(y[b, mask[b]], want[0]) < 1e-6
+        assert relative_error(final[b], want_final[0]) < 1e-6
+
+
+@each_layer
+def test_every_parameter_gets_a_gradient_that_finite_differences_confirm(name):
+    layer = make(name, initial_state="learned").double()
+    x = torch.randn(2, 5, D, dtype=torch.float64)
+    names = [n for n, _ in layer.named_parameters()]
+
+    def loss(*parameters):
+        values = dict(zip(names, parameters, strict=True))
+        y, state = torch.func.functional_call(layer, values, (x,), {"return_state": True})
+        return y.square().sum() + state.square().sum()
+
+    parameters = tuple(p.detach().requires_grad_() for p in layer.parameters())
+    assert torch.autograd.gradcheck(loss, parameters, fast_mode=True)
+    assert all(g.abs().max() > 0 for g in torch.autograd.grad(loss(*parameters), parameters))
+
+
+@each_layer
+def test_columns_added_for_speed_change_no_result(name):
+    layer = make(name, initial_state="learned")
+    x = torch.randn(2, 6, D)
+    bounds = torch.tensor([0, 2, 6], dtype=torch.int32)
+    want, want_final = layer(x, return_state=True)
+    want_packed = layer(x[:1], cu_seqlens=bounds)
+    keys = set(layer.state_dict())
+    layer._extra_columns = lambda x: 3
+    got, final = layer(x, return_state=True)
+    assert relative_error(got, want) < 1e-6
+    assert relative_error(final, want_final) < 1e-6
+    assert relative_error(layer(x[:1], cu_seqlens=bounds), want_packed) < 1e-6
+    assert set(layer.state_dict()) == keys
+
+
+def test_the_formula_of_the_paper_stands_in_the_parameters():
+    M, N, x = 3, 4, torch.randn(2, 6, D)
+    layer = BDLRU(D, num_blocks=N, block_size=M)
+    z = (x @ layer.gate.weight.T + layer.gate.bias).view(2, 6, M, M + 1, N)
+    h, _ = bdlru_scan(z, (x @ layer.value.weight.T).view(2, 6, M, N))
+    assert relative_error(layer(x), h.flatten(2) @ layer.output.weight.T) < 1e-6
+    layer = HLRU(D, num_channels=N, order=M)
+    z = (x @ layer.gate.weight.T + layer.gate.bias).view(2, 6, M + 1, N)
+    h, _ = hlru_scan(z, x @ layer.value.weight.T)
+    window = torch.zeros(2, 6, M, N)
+    for k in range(M):
+        window[:, k:, k] = h[:, : 6 - k]
+    assert relative_error(layer(x), window.flatten(2) @ layer.output.weight.T) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        ("bdlru", {"gate.weight": (60, D), "gate.bias": (60,), "value.weight": (15, D), "output.weight": (D, 15)}),
+        ("hlru-window", {"gate.weight": (20, D), "gate.bias": (20,), "value.weight": (5, D), "output.weight": (D, 15)}),
+        ("bdlru-constant", {"gate_logits": (3, 4, 5), "value.weight": (15, D), "output.weight": (D, 15)}),
+        ("hlru-constant", {"gate_logits": (4, 5), "value.weight": (5, D), "output.weight": (D, 5)}),
+    ],
+)  # fmt: skip
+def test_checkpoints_keep_these_names_and_shapes(name, keys):
+    state = LAYERS[name](initial_state="learned").state_dict()
+    rows, columns = (3, 5)
+    assert {k: tuple(v.shape) for k, v in state.items()} == {**keys, "initial_state": (rows, columns)}
+    assert "initial_state" not in LAYERS[name]().state_dict()
+    assert state._metadata[""]["version"] == 1
+
+
+def test_parameters_start_as_in_the_paper():
+    torch.manual_seed(0)
+    layer = BDLRU(64, num_blocks=32, block_size=4, initial_state="learned")
+    for weight in (layer.gate.weight, layer.value.weight, layer.output.weight):
+        assert weight.mean().abs() < 1e-3
+        assert abs(weight.std().item() - 0.02) < 1e-3
+    assert (layer.gate.bias == 0).all()
+
+
+@pytest.mark.parametrize("name", ["bdlru", "hlru-window"])
+def test_identity_leaning_gates_keep_the_state_at_first(name):
+    layer = LAYERS[name](gate_init="identity")
+    kept = layer.transition(torch.zeros(1, 1, D))[0, 0]
+    diagonal = kept.diagonal(dim1=-2, dim2=-1) if name == "bdlru" else kept[:, 0, :1]
+    assert (diagonal > 0.8).all()
+
+
+def test_a_layer_is_made_on_the_meta_device_and_filled_later():
+    layer = BDLRU(D, num_blocks=4, block_size=2, initial_state="learned", device="meta")
+    layer = layer.to_empty(device="cpu")
+    layer.reset_parameters()
+    assert layer(torch.randn(1, 3, D)).isfinite().all()
+
+
+def test_a_swap_and_a_cycle_have_their_eigenvalues():
+    layer = BDLRU(D, num_blocks=1, block_size=3, selective=False)
+    with torch.no_grad():
+        layer.gate_logits.fill_(-200.0)
+        for row, column in ((0, 1), (1, 2), (2, 0)):
+            layer.gate_logits[row, column] = 200.0
+    values = layer.transition_spectrum(torch.zeros(1, 1, D)).flatten()
+    assert values.shape == (3,)
+    assert relative_error((values**3).real, torch.ones(3)) < 1e-5
+    assert sorted(values.angle().abs().tolist()) == pytest.approx([0, 2 * torch.pi / 3, 2 * torch.pi / 3])
+
+
+@each_layer
+def test_the_spectrum_is_that_of_each_blocks_transition(name):
+    layer = make(name)
+    x = torch.randn(2, 4, D)
+    spectrum = layer.transition_spectrum(x)
+    rows = 1 if name == "bdlru-diagonal" else 3
+    columns = 7 if name == "bdlru-diagonal" else 5
+    steps = (1, 1) if "constant" in name else (2, 4)
+    assert spectrum.shape == (*steps, columns, rows)
+    assert relative_error(spectrum.prod(-1).real, torch.linalg.det(layer.transition(x))) < 1e-4
+
+
+def test_the_companion_matrix_moves_the_window():
+    layer = make("hlru-window")
+    x, state = torch.randn(2, 1, D), torch.randn(2, 3, 5)
+    with torch.no_grad():
+        layer.value.weight.zero_()
+    _, moved = layer(x, state, return_state=True)
+    want = torch.einsum("bnij,bjn->bin", layer.transition(x)[:, 0], state)
+    assert relative_error(moved, want) < 1e-6
+
+
+@each_layer
+def test_autocast_projects_in_its_dtype_and_keeps_the_state_wide(name):
+    layer = make(name, initial_state="learned")
+    x = torch.randn(2, 6, D)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y, state = layer(x, return_state=True)
+    assert y.dtype == torch.bfloat16
+    assert state.dtype == torch.float32
+    assert relative_error(y, layer(x)) < 0.05
+
+
+@each_layer
+def test_a_layer_compiles_whole_and_trains_the_same(name):
+    torch._dynamo.reset()
+    layer = make(name, initial_state="learned")
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    x = torch.randn(2, 6, D)
+    layer(x).square().sum().backward()
+    want = {n: p.grad.clone() for n, p in layer.named_parameters()}
+    layer.zero_grad()
+    compiled(x).square().sum().backward()
+    for n, p in layer.named_parameters():
+        assert relative_error(p.grad, want[n]) < 1e-5
+
+
+def test_state_alone_is_not_returned_unless_asked():
+    layer = make("bdlru")
+    y = layer(torch.randn(1, 3, D), layer.initial_state_for(1))
+    assert isinstance(y, torch.Tensor)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "says"),
+    [
+        (lambda: BDLRU(8, num_blocks=0, block_size=2), ValueError, "BDLRU: num_blocks and block_size must be"),
+        (lambda: HLRU(8, num_channels=2, order=0), ValueError, "HLRU: num_channels and order must be"),
+        (lambda: BDLRU(0, num_blocks=2, block_size=2), ValueError, "BDLRU: d_model must be at least 1"),
+        (lambda: BDLRU(8, num_blocks=2, block_size=2, normalization="l2"), ValueError, "normalization must be"),
+        (lambda: BDLRU(8, num_blocks=2, block_size=2, initial_state="ones"), ValueError, "initial_state must be"),
+        (lambda: BDLRU(8, num_blocks=2, block_size=2, backend="gpu"), ValueError, "backend must be"),
+        (lambda: BDLRU(8, num_blocks=2, block_size=2, gate_init="best"), ValueError, "gate_init must be"),
+        (lambda: HLRU(8, num_channels=2, order=2, readout="all"), ValueError, "readout must be None or one of"),
+        (lambda: make("bdlru")(torch.randn(2, D)), ValueError, r"x must be \(B, T, D\) with D = d_model = 12"),
+        (lambda: make("bdlru")(torch.randn(2, 3, D + 1)), ValueError, r"got \(2, 3, 13\)"),
+        (lambda: make("bdlru")(torch.randn(2, 3, D).double()), TypeError, "the layer's dtype torch.float32"),
+        (lambda: make("bdlru")(torch.randn(2, 3, D, device="meta")), ValueError, "the layer's device cpu"),
+        (lambda: make("bdlru").step(torch.randn(2, 3, D)), ValueError, r"x must be \(B, D\)"),
+        (lambda: make("bdlru")(torch.randn(2, 3, D), torch.randn(1, 3, 5)), ValueError, "initial_state must be"),
+        (lambda: make("bdlru")(torch.randn(2, 3, D), mask=torch.ones(2, 3)), TypeError, "mask must be a bool"),
+        (lambda: make("bdlru")(torch.randn(2, 3, D), mask=torch.ones(2, 4).bool()), ValueError, r"mask must be \(B, T\)"),
+        (
+            lambda: make("bdlru")(torch.randn(1, 3, D), mask=torch.ones(1, 3).bool(),
+                                  cu_seqlens=torch.tensor([0, 3], dtype=torch.int32)),
+            ValueError, "mask and cu_seqlens cannot be given together",
+        ),
+        (lambda: make("hlru-window")(torch.randn(2, 3, D), cu_seqlens=torch.tensor([0, 3], dtype=torch.int32)),
+         ValueError, "HLRU: cu_seqlens needs a batch of 1"),
+    ],
+)  # fmt: skip
+def test_bad_use_of_a_layer_is_refused(call, error, says):
+    with pytest.raises(error, match=says):
+        call()

@@ -1,0 +1,56 @@
+"""What the documentation says runs: README blocks, docstring examples, public names."""
+
+import doctest
+import importlib
+import pkgutil
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import statemix
+
+ROOT = Path(__file__).parents[1]
+NEEDS_A_GPU = ("statemix.kernels.cuda", "statemix.kernels.triton")
+
+
+def blocks(path: Path) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", path.read_text(), flags=re.DOTALL)
+
+
+def documents() -> list[Path]:
+    return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+@pytest.mark.parametrize("path", documents(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_python_examples_run_from_top_to_bottom(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    names: dict[str, object] = {}
+    for block in blocks(path):
+        exec(compile(block, str(path), "exec"), names)
+
+
+def test_the_readme_has_an_example():
+    assert blocks(ROOT / "README.md")
+
+
+def modules() -> list[str]:
+    found = [m.name for m in pkgutil.walk_packages(statemix.__path__, "statemix.")]
+    return [name for name in found if not name.startswith(NEEDS_A_GPU) and not name.endswith("__main__")]
+
+
+@pytest.mark.parametrize("name", ["statemix", *modules()])
+def test_docstring_examples_are_true(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    module = importlib.import_module(name)
+    result = doctest.testmod(module, extraglobs={"torch": torch}, optionflags=doctest.ELLIPSIS)
+    assert result.failed == 0
+
+
+def test_every_public_name_exists_and_is_documented():
+    for name in statemix.__all__:
+        value = getattr(statemix, name)
+        assert name == "__version__" or value.__doc__
