@@ -31,6 +31,8 @@ from .dispatch import kernels
 
 _LIBRARY = torch.library.Library("statemix", "DEF")
 
+_BATCHED_GRADIENTS = torch._C._dispatch_key_parse("VmapMode")
+
 _FORWARD_SCHEMA = (
     "(Tensor gate_logits, Tensor values, Tensor? initial_state, Tensor? cu_seqlens, "
     "str normalization, str backend) -> (Tensor, Tensor)"
@@ -237,12 +239,14 @@ def _below_autograd(arguments: tuple, run: Callable[..., Any], operator: Any) ->
 def _needs_operator(arguments: tuple) -> bool:
     if torch._C._len_torch_dispatch_stack() > 0:
         return True
+    # torch.autograd.grad(is_grads_batched=True): tensors without storage, for which the dispatcher loops.
+    if torch._C._dispatch_tls_is_dispatch_key_included(_BATCHED_GRADIENTS):
+        return True
     return any(
         isinstance(a, Tensor)
         and (
             type(a) not in (Tensor, torch.nn.Parameter)
             or a.device.type == "meta"
-            # Batched gradients reach a backward wrapped, past the rules of autograd functions.
             or is_functorch_wrapped_tensor(a)
         )
         for a in arguments
