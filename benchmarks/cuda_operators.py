@@ -2,8 +2,8 @@
 
     PYTHONPATH=src python benchmarks/cuda_operators.py [--only GROUPS] [--csv FILE]
 
-Floor bytes: every input read once and every output written once. Each case is captured in a CUDA graph (the host's
-launches stay out of the number), timed for several relative offsets of the buffers, and its median is reported.
+Floor bytes: every input read once and every output written once. Each case is captured in a CUDA graph (the
+host's launches stay out of the number) and timed for several relative offsets of the buffers; medians.
 """
 
 import argparse
@@ -11,6 +11,7 @@ import csv
 import dataclasses
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import torch
 
@@ -19,6 +20,10 @@ from statemix.kernels.cuda import compiler, launch, scan
 DEVICE = "cuda"
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
 OFFSETS_MB = (0, 3, 17)
+COLUMNS = (
+    *("family", "direction", "dtype", "normalization", "B", "T", "m", "N"),
+    *("ms", "floor_gb_s", "copy_gb_s", "share_of_copy"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,16 +202,13 @@ def time_case(case, copy):
             logits, values, grad, initial, cu, pads = tensors(case, offset)
             arguments = (case.family, logits, values, initial, cu)
             hidden = scan.forward(*arguments, case.normalization)[0]
-            if "forward" in samples:
-                samples["forward"].append(
-                    graph_milliseconds(lambda: scan.forward(*arguments, case.normalization))
-                )
-            if "backward" in samples:
-                samples["backward"].append(
-                    graph_milliseconds(
-                        lambda: scan.backward(*arguments, hidden, grad, None, case.normalization)
-                    )
-                )
+            runs = {
+                "forward": partial(scan.forward, *arguments, case.normalization),
+                "backward": partial(scan.backward, *arguments, hidden, grad, None, case.normalization),
+            }
+            for direction, times in samples.items():
+                times.append(graph_milliseconds(runs[direction]))
+            del runs
             del logits, values, grad, hidden, arguments, pads
         for direction, used in zip(case.directions, configurations(case), strict=True):
             times = sorted(samples[direction])
@@ -221,7 +223,8 @@ def time_case(case, copy):
                 [name, direction, case.dtype, case.normalization, case.B, case.T, case.m, case.N,
                  f"{ms:.4f}", f"{floor:.0f}", f"{copy:.0f}", f"{100 * floor / copy:.1f}"]
             )  # fmt: skip
-            shape = f"nb{used.blocks_per_lane} r{used.lanes_per_block} s{used.steps} w{used.warps} d{used.stages} k{used.cluster} "
+            shape = f"nb{used.blocks_per_lane} r{used.lanes_per_block} s{used.steps} w{used.warps}"
+            shape += f" d{used.stages} k{used.cluster}"
             spread = f"{100 * floor * ms / times[-1] / copy:.0f}-{100 * floor * ms / times[0] / copy:.0f}"
             print(*rows[-1], shape, spread, flush=True)
     finally:
@@ -285,11 +288,7 @@ def main():
     if options.csv:
         with open(options.csv, "w", newline="") as file:
             writer = csv.writer(file)
-            writer.writerow(
-                "family,direction,dtype,normalization,B,T,m,N,ms,floor_gb_s,copy_gb_s,share_of_copy".split(
-                    ","
-                )
-            )
+            writer.writerow(COLUMNS)
             writer.writerows(rows)
 
 

@@ -36,8 +36,9 @@ def unavailable_reason(
             f"the CUDA kernels hold {what} up to {LARGEST[family]} in registers; got {order_or_block_size}: "
             "use backend='reference'"
         )
-    index = device.index if device.index is not None else 0
-    return _device_reason(index)
+    if device.index is None and torch.cuda.is_available():
+        return _device_reason(torch.cuda.current_device())
+    return _device_reason(device.index or 0)
 
 
 @lru_cache(maxsize=64)

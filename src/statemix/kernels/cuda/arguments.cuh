@@ -50,6 +50,8 @@ struct Tile {
     static constexpr int BLOCKS = LANES * C::NB;     // blocks (channels) of a tile
     static constexpr bool APART = C::ROWS == Rows::unaligned;
     static constexpr int ROW = BLOCKS * C::E::BYTES + (APART ? 16 : 0);  // bytes of a staged row
+    // Narrow rows are for problems with few lanes, which are limited by the chain of states as much as by memory.
+    static constexpr bool NARROW = BLOCKS * C::E::BYTES < 128;
 
     int rank;         // of this thread block in its cluster
     int sequence;     // batch row, or index into cu_seqlens

@@ -282,7 +282,7 @@ DEVICE void bdlru_backward(const Arguments& arguments) {
         if (turn + C::D * WARPS < chunks) copy_before_relay(turn + C::D * WARPS, stage);
 
         float carry[NB][MR];
-        ring.receive(&carry[0][0], zero_after(p, N));
+        ring.receive(&carry[0][0], zero_after<Tile<C>::NARROW>(p, N));
         run_steps_backward<C, MR, MC>(p, u, carry);
         ring.send(&carry[0][0]);
         pin(p);

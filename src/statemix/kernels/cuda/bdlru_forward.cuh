@@ -184,7 +184,7 @@ DEVICE void bdlru_forward(const Arguments& arguments) {
         pin(a);
         pin(q);
         float h[NB][MC], own[NB][MR];
-        ring.wait(zero_after(a, N) ^ zero_after(q, N));
+        ring.wait(zero_after<Tile<C>::NARROW>(a, N) ^ zero_after<Tile<C>::NARROW>(q, N));
 #pragma unroll
         for (int partner = 0; partner < R; partner++) {
             ring.read(thread ^ (partner * Tile<C>::LANES), &own[0][0]);

@@ -163,7 +163,7 @@ DEVICE void composed_backward(const Arguments& arguments) {
         pin(P);
         pin(Q);
         float carry[1][M];
-        relay_map<M>(ring, P, Q, upper, carry[0], N);
+        relay_map<M>(ring, P, Q, upper, carry[0]);
         pin(carry);
         run_steps_backward<C, M, M>(p, u, carry);
 

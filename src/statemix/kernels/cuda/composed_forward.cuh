@@ -45,8 +45,8 @@ DEVICE void compose_halves(float (&P)[M][M], float (&q)[M], bool upper) {
 
 // Applies the warp's map to the state that arrives and hands the result on; returns the state before each half's chunk.
 template <int M, class Relay>
-DEVICE void relay_map(Relay& ring, const float (&P)[M][M], float (&q)[M], bool upper, float (&h)[M], i64 N) {
-    ring.receive(h, zero_after(P, N) ^ zero_after(q, N));
+DEVICE void relay_map(Relay& ring, const float (&P)[M][M], float (&q)[M], bool upper, float (&h)[M]) {
+    ring.receive(h);
 #pragma unroll
     for (int j = 0; j < M; j++)
 #pragma unroll
@@ -172,7 +172,7 @@ DEVICE void composed_forward(const Arguments& arguments) {
         pin(P);
         pin(Q);
         float h[1][M];
-        relay_map<M>(ring, P, Q, upper, h[0], N);
+        relay_map<M>(ring, P, Q, upper, h[0]);
         run_steps<C, M, M>(a, q, h);
 
         if (lane.count > 0) {

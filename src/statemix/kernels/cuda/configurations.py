@@ -149,7 +149,7 @@ _NARROW = {
         5: ((2, 8, 1), (2, 8, 1)),
         6: ((2, 8, 1), (2, 8, 1)),
         7: ((2, 8, 1), (1, 8, 1)),
-        8: ((4, 8, 1), (4, 8, 1)),  # two lanes a block
+        8: ((2, 8, 1), (4, 8, 1)),  # two lanes a block
         **dict.fromkeys(range(9, 17), ((1, 8, 1), (1, 8, 1))),  # two lanes a block
     },
     "hlru": {
@@ -167,7 +167,7 @@ _COMPOSED = {
     1: ((16, 7, 1), (16, 7, 1)),
     2: ((16, 7, 1), (16, 7, 1)),
     3: ((8, 8, 1), (8, 7, 1)),
-    4: ((8, 8, 1), (8, 8, 1)),
+    4: ((8, 7, 1), (8, 8, 1)),
 }
 
 
@@ -187,6 +187,8 @@ def _candidate(family: str, direction: str, m: int, dtype: str, shape: str, **re
         if family != "bdlru" or m not in _COMPOSED:
             return None
         steps, warps, stages = _COMPOSED[m][direction == "backward"]
+        if direction == "backward" and m == 4 and rest["normalization"] in ("relu", "tanh", "linear"):
+            steps = 4  # these keep the row's sum as well: longer chunks would spill
         tile = {"blocks_per_lane": 1, "lanes_per_block": 1}
         size = {"steps": steps, "warps": warps, "stages": stages, "cluster": 1}
         return Configuration(f"composed_{direction}", m, dtype, **tile, **size, **rest)

@@ -106,10 +106,11 @@ DEVICE void pin(A& values) {
 }
 
 // pin() binds the compiler but not the assembler, which still sinks the last multiplications of a normalization into the
-// only part of the program that is serial. So the wait for the state is made to depend on the values: this is 0, but
-// only whoever knows that no tensor is 2^62 wide can tell.
-template <class A>
+// only part of the program that is serial. So where that part is the limit (WANTED) the wait for the state is made to
+// depend on the values: this is 0, but only whoever knows that no tensor is 2^62 wide can tell.
+template <bool WANTED, class A>
 DEVICE u32 zero_after(const A& values, i64 N) {
+    if constexpr (!WANTED) return 0;
     const float* p = (const float*)&values;
     u32 bits = 0;
 #pragma unroll

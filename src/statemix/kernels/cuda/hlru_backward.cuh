@@ -232,7 +232,7 @@ DEVICE void hlru_backward(const Arguments& arguments) {
         if (turn + C::D * WARPS < chunks) copy_before_relay(turn + C::D * WARPS, stage);
 
         float pending[NB][M];
-        ring.receive(&pending[0][0], zero_after(p, N));
+        ring.receive(&pending[0][0], zero_after<Tile<C>::NARROW>(p, N));
         run_window_backward<C>(p, u, pending);
         ring.send(&pending[0][0]);
         pin(p);

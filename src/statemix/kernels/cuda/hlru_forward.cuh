@@ -133,7 +133,7 @@ DEVICE void hlru_forward(const Arguments& arguments) {
         pin(a);
         pin(q);
         float window[NB][M];
-        ring.receive(&window[0][0], zero_after(a, N) ^ zero_after(q, N));
+        ring.receive(&window[0][0], zero_after<Tile<C>::NARROW>(a, N) ^ zero_after<Tile<C>::NARROW>(q, N));
         run_window<C>(a, q, window);
         ring.send(&window[0][0]);
 
