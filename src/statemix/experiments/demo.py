@@ -13,29 +13,28 @@ import torch
 from torch import Tensor
 
 from statemix.analysis import (
-    Spectrum,
     contrast_left,
     record_inputs,
     running_products,
+    state_bound,
     summarize,
     transition_spectra,
 )
 from statemix.analysis.report.language import LanguageFindings
 from statemix.analysis.report.state_tracking import LearnedBlocks, Tracker
-from statemix.models import LanguageModel, MixerConfig, ModelConfig
-from statemix.nn import RecurrentLayer
+from statemix.models import LanguageModel, MixerConfig
 from statemix.tasks import Permutation
 from statemix.text import baselines, open_corpus
 from statemix.training import (
     Observer,
-    OptimizerConfig,
     RunConfig,
-    ScheduleConfig,
     TaskData,
     TextData,
     TrainResult,
     train,
 )
+
+from .recipes import s3_composition, text_bytes
 
 LENGTH = 32
 TEST_LENGTHS = (32, 128, 512)
@@ -49,6 +48,8 @@ KINDS = ((7, "identity"), (6, "swaps"), (5, "3-cycles"))
 ELEMENTS = ("123", "132", "213", "231", "312", "321")
 """Where each element of S3 sends 1, 2 and 3, in the order of the task's tokens."""
 
+_SORT_OF_ELEMENT = ("stay", "swap", "swap", "turn", "turn", "swap")
+_LAYER = "blocks.0.mixer"
 _KIND_OF_ELEMENT = ("identity", "swaps", "swaps", "3-cycles", "3-cycles", "swaps")
 
 
@@ -112,16 +113,14 @@ def contenders(seed: int = 0, *, quick: bool = False) -> list[Contender]:
             None,
         ),
     )
-    base = RunConfig(
+    base = replace(
+        s3_composition(),
         data=TaskData(
             task=Permutation(group="S3", length=LENGTH),
             test_lengths=TEST_LENGTHS,
             test_examples=64 if quick else 512,
         ),
-        optimizer=OptimizerConfig(learning_rate=3e-3, weight_decay=0.01),
-        schedule=ScheduleConfig(name="one-cycle"),
         steps=10 if quick else 500,
-        batch_size=64,
         seed=seed,
         device="cpu",
         log_every=5,
@@ -130,7 +129,9 @@ def contenders(seed: int = 0, *, quick: bool = False) -> list[Contender]:
     made = []
     for series, (name, mixer, note, expected) in enumerate(choices, 1):
         mixer = replace(mixer, num_blocks=STATE_SIZE // mixer.block_size)
-        model = ModelConfig(d_model=128, num_layers=1, mixer=mixer, mlp="none")
+        # An MLP before the readout would forgive states that are a little wrong, and at length 512 they
+        # are no longer a little wrong.
+        model = replace(base.model, d_model=128, mlp="none", mixer=mixer)
         config = replace(base, name=_folder_name(name), model=model)
         made.append(Contender(name=name, series=series, config=config, note=note, expected=expected))
     return made
@@ -143,22 +144,19 @@ def language_run(seed: int = 0, *, quick: bool = False) -> RunConfig:
         >>> language_run().data.corpus
         'stdlib'
     """
-    return RunConfig(
+    base = text_bytes()
+    return replace(
+        base,
         name="language",
-        model=ModelConfig(
-            d_model=128,
-            num_layers=2,
-            mixer=MixerConfig(name="bdlru", block_size=4, num_blocks=32),
-        ),
-        data=TextData(corpus="stdlib", length=128, evaluation_bytes=8192 if quick else 2**24),
-        optimizer=OptimizerConfig(learning_rate=4e-3, weight_decay=0.1, betas=(0.9, 0.95)),
-        schedule=ScheduleConfig(name="one-cycle", warmup_share=0.1),
-        steps=6 if quick else 500,
-        batch_size=4 if quick else 16,
+        data=replace(cast(TextData, base.data), evaluation_bytes=8192 if quick else 2**24),
+        # Many small batches rather than few large ones: in a minute the steps are what is scarce.
+        steps=6 if quick else 1200,
+        batch_size=4 if quick else 8,
         seed=seed,
         device="cpu",
         log_every=1 if quick else 5,
         checkpoint_every=100,
+        threads=1,
         tensorboard=False,
     )
 
@@ -181,7 +179,7 @@ def continued(config: RunConfig, folder: Path, observers: Sequence[Observer]) ->
 
 @contextmanager
 def threads(count: int) -> Iterator[None]:
-    """Run with so many threads: a tiny model spends more on waking a second one than it gains."""
+    """Run PyTorch and the kernels with so many threads for a while."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -223,11 +221,12 @@ def learned_blocks(
         },
         summary=summarize(eigenvalues),
         contrast=[1.0, *left.median(0).values.amax(-1).tolist()],
+        bound=state_bound(*record_inputs(model, words)[_LAYER]),
     )
 
 
-def clearest_block(model: LanguageModel) -> dict[str, Tensor]:
-    """By element of S3, the matrix of the block that tells the elements apart most decidedly.
+def clearest_block(model: LanguageModel) -> list[tuple[str, str, Tensor]]:
+    """(element, kind, matrix) of the block that tells the elements of S3 apart most decidedly.
 
     Such a block has another pattern of largest entries for every element; of these the one is taken
     whose least decided row is the most decided. Empty where no block tells all six apart.
@@ -238,9 +237,10 @@ def clearest_block(model: LanguageModel) -> dict[str, Tensor]:
         [len({tuple(rows) for rows in place[:, n].tolist()}) == len(ELEMENTS) for n in range(place.shape[1])]
     )
     if not distinct.any():
-        return {}
+        return []
     clearness = torch.where(distinct, largest.amin((0, 2)), -1.0)
-    return dict(zip(ELEMENTS, transitions[:, int(clearness.argmax())], strict=True))
+    chosen = transitions[:, int(clearness.argmax())]
+    return list(zip(ELEMENTS, _SORT_OF_ELEMENT, chosen, strict=True))
 
 
 def language_findings(
@@ -264,23 +264,19 @@ def language_findings(
         baselines=baselines(corpus),
         steps=[row["step"] for row in result.history],
         training_bits=[row["loss"] / math.log(2) for row in result.history],
-        spectra=_spectra(result.model, held_out),
+        spectra=list(transition_spectra(result.model, held_out).values()),
         prompt=PROMPT,
         continuation=text,
         temperature=TEMPERATURE,
     )
 
 
-def _spectra(model: LanguageModel, tokens: Tensor) -> list[Spectrum]:
-    return list(transition_spectra(model, tokens).values())
-
-
 def _element_transitions(model: LanguageModel) -> Tensor:
     """(6, N, M, M): with one layer behind the embedding, a transition depends on the token alone."""
     tokens = torch.arange(len(ELEMENTS))[:, None]
-    ((layer, inputs),) = record_inputs(model, tokens).values()
+    layer, inputs = record_inputs(model, tokens)[_LAYER]
     with torch.no_grad():
-        return cast(RecurrentLayer, layer).transition(inputs)[:, 0].double()
+        return layer.transition(inputs)[:, 0].double()
 
 
 def _folder_name(name: str) -> str:

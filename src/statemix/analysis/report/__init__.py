@@ -1,9 +1,12 @@
 """Reports: one self-contained page of HTML, made of small pieces.
 
     page         Page and Section: the page and its table of contents
-    elements     text, tables, figures, verdicts, configs, provenance
+    elements     text, tables, figures, verdicts, configs
+    machine      versions, system, device
     figures      learning curves, accuracy against length, decay, bars
     transitions  matrices, and eigenvalues in the unit circle
+    state_tracking, language, demo
+                 whole sections, and the demo's page
 
 Drawings are inline SVG whose colours come from the page, so that one page reads well in light and in dark.
 Text is escaped unless it is an :class:`Html`.
@@ -15,7 +18,6 @@ from .elements import (
     configs,
     figure,
     formula,
-    machine,
     panels,
     sample,
     table,
@@ -24,6 +26,7 @@ from .elements import (
 )
 from .figures import Bar, Curve, accuracy_by_length, bars, decay, learning_curves
 from .html import Html, render, tag
+from .machine import cpu_name, machine
 from .page import Page, Section
 from .transitions import Dots, block_structure, matrix, spectrum_legend, unit_circle
 
@@ -40,6 +43,7 @@ __all__ = [
     "block_structure",
     "command",
     "configs",
+    "cpu_name",
     "decay",
     "figure",
     "formula",

@@ -10,11 +10,12 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from .elements import Column, command, configs, figure, formula, machine, panels, table, text, verdicts
+from .elements import Column, command, configs, figure, formula, panels, table, text, verdicts
 from .html import Html, render, tag
 from .language import LanguageFindings, language_section
+from .machine import machine
 from .page import Page, Section
-from .state_tracking import LearnedBlocks, Tracker, accuracy_table, blocks_section, tracking_section
+from .state_tracking import LearnedBlocks, Tracker, blocks_section, tracking_section
 from .transitions import block_structure
 
 Verdict = tuple[str, str, bool | None]
@@ -31,8 +32,8 @@ class DemoFindings:
     """what their layers learned, where they are layers of this library"""
     kinds: Sequence[tuple[int, str]]
     """colour and name of each kind of element"""
-    clearest: Mapping[str, Float[Tensor, "M M"]]
-    """what one block of the first model does with each element"""
+    clearest: Sequence[tuple[str, str, Float[Tensor, "M M"]]]
+    """(element, kind, matrix): what one block of the first model does"""
     language: LanguageFindings
     """the language model"""
     trained_at: int
@@ -57,7 +58,7 @@ def demo_verdicts(findings: DemoFindings) -> list[Verdict]:
     told = ", ".join(f"{name} {value:.2f}" for name, value in language.baselines.items())
     sentences.append(
         (
-            f"Language model, {language.name}",
+            "Language model",
             f"After {language.seconds:.0f} seconds of training it codes files that it never read in "
             f"{language.bits_per_byte:.2f} bits per byte ({told}): shorter than "
             f"{' and '.join(beaten) or 'none of these'}.",
@@ -126,17 +127,13 @@ def _in_short(findings: DemoFindings) -> Section:
         )
     return Section(
         title="In short",
-        body=render(
-            warning,
-            verdicts(demo_verdicts(findings)),
-            accuracy_table(findings.trackers, caption="Accuracy by length of the test sequences."),
-        ),
+        body=render(warning, verdicts(demo_verdicts(findings))),
     )
 
 
 def _recurrence() -> Section:
     def sub(letter: str, index: str) -> Html:
-        return render(letter, tag("sub", index))
+        return render(letter, tag("sub", index.replace("-", "\N{MINUS SIGN}")))
 
     block = render(
         sub("h", "t"), "[i] = Σ", tag("sub", "j"), " ", sub("a", "t"), "[i, j] ", sub("h", "t-1"), "[j] + ",
@@ -178,7 +175,7 @@ def _task(findings: DemoFindings) -> Html:
     longest = max(findings.trackers[0].accuracy)
     return text(
         "Three cups are swapped and turned, one of six moves at every step; where is each cup now? That is "
-        "the group S3, and the smallest task in which order matters: the answer depends on every move ever "
+        "the group S3, the smallest group in which order matters: the answer depends on every move ever "
         "made, so a memory that fades cannot give it.",
         f"Each model is one layer between an embedding and a linear readout, and is asked at every step. "
         f"All were trained at length {findings.trained_at} on the same random sequences and tested up to "

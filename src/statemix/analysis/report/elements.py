@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import platform
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -148,23 +147,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return value if isinstance(value, str | int | float | bool | None) else str(value)
-
-
-def machine() -> list[tuple[str, str]]:
-    """(name, value) pairs that say where something was computed, and with what."""
-    import numpy
-    import torch
-
-    from statemix import __version__
-
-    device = f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
-    if torch.cuda.is_available():
-        device = f"{torch.cuda.get_device_name()}; {device}"
-    return [
-        ("statemix", __version__),
-        ("PyTorch", torch.__version__),
-        ("NumPy", numpy.__version__),
-        ("Python", platform.python_version()),
-        ("system", f"{platform.system()} {platform.release()}"),
-        ("device", device),
-    ]

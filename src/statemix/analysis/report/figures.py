@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from .html import Html, render, tag
-from .svg import Plot, Scale, legend, picture
+from .svg import Plot, Points, Scale, legend, picture
 
 _MOST_POINTS = 400
 
@@ -47,18 +47,17 @@ def learning_curves(
 
     ``levels`` are dashed lines (value, name), such as chance.
     """
-    drawn = [(curve, smoothed(thinned(curve.points))) for curve in curves]
+    drawn: list[tuple[Curve, Points]] = [(curve, smoothed(thinned(curve.points))) for curve in curves]
     heights = [y for _, points in drawn for _, y in points] + [value for value, _ in levels]
     steps = [x for _, points in drawn for x, _ in points]
     y = Scale.percent() if percent else Scale.linear(min(heights, default=0), max(heights, default=1))
-    x = Scale.linear(0, max(steps, default=1), count=6)
+    x = Scale.linear(0, max(steps, default=1), count=6, tight=True)
     plot = Plot(x, y, x_label=x_label, y_label=y_label)
-    for value, name in levels:
-        plot.level(value, name)
-    for curve, points in drawn:
+    plot.levels(levels)
+    for curve, points in _dashed_last(drawn):
         plot.line(thinned(curve.points), curve.series, faint=True)
         plot.line(points, curve.series)
-    for curve, points in drawn:
+    for curve, points in reversed(drawn):
         if points:
             plot.marks(points[-1:], curve.series, [_said(curve, *points[-1], percent)])
     return render(_legend(curves), plot.svg(f"{y_label} over {x_label}"))
@@ -73,12 +72,13 @@ def accuracy_by_length(
         Scale.at_values(lengths), Scale.percent(), x_label="length of the test sequences", y_label="accuracy"
     )
     if chance is not None:
-        plot.level(chance, "guessing")
+        plot.levels([(chance, "guessing")])
     if trained_at is not None:
         plot.moment(trained_at, "trained at this length")
-    for curve in curves:
-        plot.line(curve.points, curve.series)
-    for curve in curves:
+    drawn: list[tuple[Curve, Points]] = [(curve, curve.points) for curve in curves]
+    for curve, points in _dashed_last(drawn):
+        plot.line(points, curve.series)
+    for curve, _ in reversed(drawn):
         titles = [_said(curve, x, y, True) for x, y in curve.points]
         plot.marks(curve.points, curve.series, titles)
     return render(_legend(curves), plot.svg("accuracy against the length of the test sequences"))
@@ -87,7 +87,9 @@ def accuracy_by_length(
 def decay(curves: Sequence[Curve], *, y_label: str, x_label: str = "steps", floor: float = 1e-6) -> Html:
     """Positive values that fall over time, on an axis of equal ratios that ends at ``floor``."""
     last = max((x for curve in curves for x, _ in curve.points), default=1)
-    plot = Plot(Scale.linear(0, last, count=6), Scale.powers(floor, 1.0), x_label=x_label, y_label=y_label)
+    plot = Plot(
+        Scale.linear(0, last, count=6, tight=True), Scale.powers(floor, 1.0), x_label=x_label, y_label=y_label
+    )
     for curve in curves:
         points = [(x, y) for x, y in curve.points if y > 0]
         below = next((i for i, (_, y) in enumerate(points) if y < floor), len(points) - 1)
@@ -137,7 +139,7 @@ def bars(entries: Sequence[Bar], *, unit: str, digits: int = 2) -> Html:
     return picture(render(parts), width, height, unit)
 
 
-def thinned(points: Sequence[tuple[float, float]], most: int = _MOST_POINTS) -> list[tuple[float, float]]:
+def thinned(points: Points, most: int = _MOST_POINTS) -> list[tuple[float, float]]:
     """At most about ``most`` of the points, the first and the last among them."""
     if len(points) <= most:
         return list(points)
@@ -146,7 +148,7 @@ def thinned(points: Sequence[tuple[float, float]], most: int = _MOST_POINTS) -> 
     return kept if kept[-1] == points[-1] else [*kept, points[-1]]
 
 
-def smoothed(points: Sequence[tuple[float, float]], share: float = 0.04) -> list[tuple[float, float]]:
+def smoothed(points: Points, share: float = 0.04) -> list[tuple[float, float]]:
     """The mean of each point and its neighbours: as far ahead as back, so that a start stays where it was."""
     reach = int(len(points) * share / 2)
     result = []
@@ -155,6 +157,10 @@ def smoothed(points: Sequence[tuple[float, float]], share: float = 0.04) -> list
         around = points[index - back : index + back + 1]
         result.append((x, sum(y for _, y in around) / len(around)))
     return result
+
+
+def _dashed_last(drawn: list[tuple[Curve, Points]]) -> list[tuple[Curve, Points]]:
+    return sorted(drawn, key=lambda pair: pair[0].series % 2 == 0)
 
 
 def _legend(curves: Sequence[Curve]) -> Html:

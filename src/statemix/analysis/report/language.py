@@ -91,8 +91,8 @@ def _spectra(findings: LanguageFindings) -> Html | None:
         summary = spectrum.summary()
         dots = [Dots(name="", series=findings.series, eigenvalues=spectrum.eigenvalues)]
         detail = (
-            f"{summary.complex_share:.0%} of blocks turn, {summary.negative_share:.0%} flip; half of them "
-            f"forget within {summary.median_memory:.1f} steps"
+            f"{summary.complex_share:.0%} turn, {summary.negative_share:.0%} flip; half forget within "
+            f"{summary.median_memory:.1f} steps"
         ).replace("%", " %")
         drawn.append((f"layer {number}", unit_circle(dots, title=f"eigenvalues of layer {number}"), detail))
     return figure(

@@ -10,6 +10,7 @@ from jaxtyping import Complex, Float
 from torch import Tensor
 
 from ..spectra import SpectrumSummary
+from ..stability import StateBound
 from .elements import Column, figure, panels, table, text
 from .figures import Curve, accuracy_by_length, decay, learning_curves
 from .html import Html, render
@@ -53,7 +54,7 @@ class Tracker:
         """One sentence with the number that matters, and whether it is as expected (None: nothing was)."""
         length, least, most = self.expected or (max(self.accuracy), 0.0, 1.0)
         share = self.accuracy[length]
-        found = f"{self.name} is {percent(share)} right at length {length}"
+        found = f"{percent(share)} right at length {length}"
         if not least <= share <= most:
             wanted = f"at least {percent(least)}" if share < least else f"at most {percent(most)}"
             return f"{found}; expected was {wanted}.", False
@@ -74,6 +75,8 @@ class LearnedBlocks:
     """over all kinds"""
     contrast: Sequence[float]
     """what is left of a difference between two initial states after 0, 1, 2, ... steps, in the best block"""
+    bound: StateBound
+    """the largest state of a long run beside its bound"""
 
 
 def percent(share: float) -> str:
@@ -142,9 +145,8 @@ def tracking_section(
                     curves, y_label="training accuracy", percent=True, levels=[(chance, "guessing")]
                 ),
                 title="Learning curves.",
-                caption=f"Accuracy on fresh training batches at length {trained_at}. Look for the sudden "
-                "rise: nothing seems to happen until the blocks are close to permutations, then errors "
-                "vanish at every step at once.",
+                caption=f"Accuracy on fresh training batches at length {trained_at}. Look for sudden "
+                "rises: a rule is found all at once, while imitation gets better slowly and stays poor.",
             ),
         ),
     )
@@ -154,7 +156,7 @@ def blocks_section(
     blocks: Sequence[LearnedBlocks],
     *,
     kinds: Sequence[tuple[int, str]],
-    symbols: Mapping[str, Float[Tensor, "M M"]],
+    symbols: Sequence[tuple[str, str, Float[Tensor, "M M"]]],
     roots: int,
     trained_at: int,
 ) -> Section:
@@ -163,7 +165,8 @@ def blocks_section(
     Args:
         blocks: the layers to compare.
         kinds: (series, name) of each kind of symbol, the keys of ``LearnedBlocks.eigenvalues``.
-        symbols: by input symbol, the matrix that one well-chosen block makes of it; empty leaves it out.
+        symbols: (name, kind, matrix) of each input symbol as one well-chosen block sees it; empty leaves
+            the figure out.
         roots: circles are marked at the roots of unity of every order up to this.
         trained_at: length of the training sequences.
     """
@@ -183,7 +186,7 @@ def blocks_section(
     if symbols:
         parts.append(
             figure(
-                panels(*((name, matrix(m, title=name), None) for name, m in symbols.items()), small=True),
+                panels(*((name, matrix(m, title=name), kind) for name, kind, m in symbols), small=True),
                 title="What one block does.",
                 caption=f"The transition matrix that one block of {blocks[0].name} learned for each input: "
                 "rows are new states, columns old ones; full colour is 1. Look for a single full cell in "
@@ -208,7 +211,38 @@ def blocks_section(
             f"remembers. The models were trained on {trained_at} steps only.",
         ),
     ]
+    parts.append(_in_numbers(blocks))
     return Section(title="What the blocks learned", body=render(parts))
+
+
+def _in_numbers(blocks: Sequence[LearnedBlocks]) -> Html:
+    columns = [
+        Column(title="model", number=False),
+        Column(title="blocks that turn"),
+        Column(title="that flip"),
+        Column(title="largest eigenvalue"),
+        Column(title="largest state"),
+        Column(title="its bound"),
+    ]
+    rows = [
+        [
+            b.name,
+            percent(b.summary.complex_share),
+            percent(b.summary.negative_share),
+            f"{b.summary.radius:.4f}",
+            f"{b.bound.peak:.3f}",
+            f"{b.bound.bound:.3f}",
+        ]
+        for b in blocks
+    ]
+    steps = max(b.bound.steps for b in blocks)
+    return table(
+        columns,
+        rows,
+        series=[b.series for b in blocks],
+        caption=f"Shares are over blocks and inputs. The largest state is that of a run of {steps:,} steps; "
+        "because the rows of a block sum to at most one, it cannot pass the largest initial state or value.",
+    )
 
 
 def _circle(blocks: LearnedBlocks, kinds: Sequence[tuple[int, str]], marks: Sequence[complex]) -> Html:
@@ -218,8 +252,7 @@ def _circle(blocks: LearnedBlocks, kinds: Sequence[tuple[int, str]], marks: Sequ
 
 def _shares(summary: SpectrumSummary) -> str:
     return (
-        f"{summary.complex_share:.0%} of blocks turn (complex), {summary.negative_share:.0%} flip "
-        f"(negative real part)"
+        f"{summary.complex_share:.0%} turn (complex), {summary.negative_share:.0%} flip (negative)"
     ).replace("%", " %")
 
 

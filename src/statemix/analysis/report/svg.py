@@ -10,6 +10,8 @@ from .html import Html, render, tag
 
 Points = Sequence[tuple[float, float]]
 
+_LINE_OF_TEXT = 22.0
+
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
@@ -38,15 +40,19 @@ class Scale:
         return (value - self.low) / (self.high - self.low)
 
     @classmethod
-    def linear(cls, low: float, high: float, *, suffix: str = "", count: int = 5) -> Scale:
-        """Round ticks over an interval that is widened to end on them."""
+    def linear(cls, low: float, high: float, *, count: int = 5, tight: bool = False) -> Scale:
+        """Round ticks over an interval that is widened to end on them, or left as it is when ``tight``."""
         if not low < high:
             low, high = low - 0.5, low + 0.5
         step = _round_step((high - low) / count)
         first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
         digits = max(0, -math.floor(math.log10(step) + 1e-9))
-        ticks = tuple((i * step, f"{i * step:,.{digits}f}{suffix}") for i in range(first, last + 1))
-        return cls(low=ticks[0][0], high=ticks[-1][0], ticks=ticks)
+        ticks = tuple((i * step, f"{i * step:,.{digits}f}") for i in range(first, last + 1))
+        if not tight:
+            return cls(low=ticks[0][0], high=ticks[-1][0], ticks=ticks)
+        slack = 1e-9 * step
+        inside = tuple(tick for tick in ticks if low - slack <= tick[0] <= high + slack)
+        return cls(low=low, high=high, ticks=inside)
 
     @classmethod
     def percent(cls) -> Scale:
@@ -106,7 +112,10 @@ def marker(x: float, y: float, series: int, title: str | None = None, size: floa
 
 
 def legend(entries: Sequence[tuple[int, str]]) -> Html:
-    """Swatch and name of each series, as HTML that wraps on a narrow screen."""
+    """Swatch and name of each series, as HTML that wraps on a narrow screen.
+
+    Every second series is dashed, so that of two that coincide both can be seen.
+    """
     items = [
         tag(
             "li",
@@ -137,7 +146,7 @@ class Plot:
     ) -> None:
         self.x, self.y = x, y
         self.width, self.height = width, height
-        self.left, self.right, self.top, self.bottom = 64.0, 16.0, 14.0, 48.0
+        self.left, self.right, self.top, self.bottom = 64.0, 26.0, 14.0, 48.0
         self._labels = (x_label, y_label)
         self._parts: list[Html] = []
 
@@ -164,12 +173,15 @@ class Plot:
             title = titles[index] if titles else None
             self._parts.append(marker(*self.place(x, y), series, title))
 
-    def level(self, y: float, text: str) -> None:
-        """A dashed horizontal line with its name below the left end."""
-        left, height = self.place(self.x.low, y)
-        right = self.width - self.right
-        self._parts.append(tag("line", x1=left, y1=height, x2=right, y2=height, class_="level"))
-        self._parts.append(tag("text", text, x=left + 8, y=height + 16, class_="note"))
+    def levels(self, named: Sequence[tuple[float, str]]) -> None:
+        """Dashed horizontal lines, each with its name below its right end, or above where that is taken."""
+        right, last = self.width - self.right, math.inf
+        for y, text in sorted(named):
+            left, height = self.place(self.x.low, y)
+            above, last = last - height < _LINE_OF_TEXT, height
+            self._parts.append(tag("line", x1=left, y1=height, x2=right, y2=height, class_="level"))
+            place = height - 6 if above else height + 15
+            self._parts.append(tag("text", text, x=right - 4, y=place, class_="note", text_anchor="end"))
 
     def moment(self, x: float, text: str) -> None:
         """A dashed vertical line with its name at the foot."""

@@ -30,7 +30,7 @@ class Dots:
 
 def unit_circle(groups: Sequence[Dots], *, marks: Sequence[complex] = (), title: str = "eigenvalues") -> Html:
     """Eigenvalues in the complex plane; ``marks`` are ringed places, such as the roots of unity."""
-    size, radius = 240, 98.0
+    size, radius = 260, 100.0
     middle = size / 2
 
     def place(value: complex) -> tuple[float, float]:
@@ -45,10 +45,10 @@ def unit_circle(groups: Sequence[Dots], *, marks: Sequence[complex] = (), title:
         tag("line", x1=middle, y1=middle - radius, x2=middle, y2=middle + radius, class_="grid"),
     ]
     for text, x, y, anchor in (
-        ("1", middle + radius + 5, middle + 4, "start"),
-        ("\N{MINUS SIGN}1", middle - radius - 5, middle + 4, "end"),
-        ("i", middle, middle - radius - 6, "middle"),
-        ("\N{MINUS SIGN}i", middle, middle + radius + 15, "middle"),
+        ("1", middle + radius + 13, middle + 4, "start"),
+        ("\N{MINUS SIGN}1", middle - radius - 13, middle + 4, "end"),
+        ("i", middle, middle - radius - 12, "middle"),
+        ("\N{MINUS SIGN}i", middle, middle + radius + 21, "middle"),
     ):
         parts.append(tag("text", text, x=x, y=y, text_anchor=anchor, class_="tick"))
     for group in groups:
