@@ -1,0 +1,132 @@
+"""Spectra against matrices whose eigenvalues are known."""
+
+import cmath
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from statemix import BDLRU, HLRU
+from statemix.analysis import memory_lengths, record_inputs, summarize, transition_spectra
+
+SATURATED = 60.0
+"""A gap between logits at which softmax is exactly 0 or 1 in float32."""
+
+
+def as_sorted(values):
+    return sorted(values, key=lambda v: (round(v.real, 4), round(v.imag, 4)))
+
+
+def assert_same_set(found, wanted, tolerance):
+    for one, other in zip(as_sorted(found), as_sorted(wanted), strict=True):
+        assert abs(one - other) < tolerance, (found, wanted)
+
+
+def block_of(permutation):
+    """A layer with one block that applies this permutation at every step, and ignores its input."""
+    size = len(permutation)
+    layer = BDLRU(4, num_blocks=1, block_size=size, selective=False)
+    with torch.no_grad():
+        layer.gate_logits.zero_()
+        for row, column in enumerate(permutation):
+            layer.gate_logits[row, column, 0] = SATURATED
+    return layer
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5])
+def test_a_cycle_has_the_roots_of_unity(size):
+    layer = block_of([(i + 1) % size for i in range(size)])
+    spectrum = transition_spectra(layer, torch.randn(2, 3, 4))[""]
+    wanted = [cmath.exp(2j * math.pi * k / size) for k in range(size)]
+    assert_same_set(spectrum.eigenvalues.flatten().tolist(), wanted, 1e-6)
+
+
+def test_a_swap_has_one_and_minus_one():
+    spectrum = transition_spectra(block_of([1, 0]), torch.randn(1, 1, 4))[""]
+    assert_same_set(spectrum.eigenvalues.flatten().tolist(), [1, -1], 1e-6)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.floats(0.05, 1.0), min_size=2, max_size=6))
+def test_a_channel_has_the_roots_of_its_polynomial(weights):
+    """h_t = sum a_i h_{t-i}: x^m - a_1 x^(m-1) - ... - a_m. The coefficients are weights over their sum."""
+    lags = np.array(weights[:-1]) / sum(weights)
+    layer = HLRU(4, num_channels=1, order=len(lags), selective=False).double()
+    with torch.no_grad():
+        layer.gate_logits[:, 0] = torch.tensor(weights, dtype=torch.float64).log()
+    spectrum = transition_spectra(layer, torch.zeros(1, 1, 4, dtype=torch.float64))[""]
+    polynomial = np.concatenate([[1.0], -lags])
+    for eigenvalue in spectrum.eigenvalues.flatten().tolist():
+        assert abs(np.polyval(polynomial, eigenvalue)) < 1e-9
+    total = sum(spectrum.eigenvalues.flatten().tolist())
+    assert abs(total - lags[0]) < 1e-9
+
+
+def test_every_layer_of_a_model_is_seen_on_its_own_input():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        BDLRU(4, num_blocks=3, block_size=2), nn.Tanh(), HLRU(4, num_channels=5, order=3), nn.Linear(4, 1)
+    )
+    x = torch.randn(2, 7, 4)
+    spectra = transition_spectra(model, x)
+    assert {name: tuple(s.eigenvalues.shape) for name, s in spectra.items()} == {
+        "0": (2, 7, 3, 2),
+        "2": (2, 7, 5, 3),
+    }
+    between = torch.tanh(model[0](x))
+    wanted = model[2].transition_spectrum(between)
+    traces = spectra["2"].eigenvalues.sum(-1).real.float()
+    assert torch.allclose(traces, wanted.sum(-1).real, atol=1e-5)
+
+
+def test_recording_leaves_no_hook_behind_even_after_an_error():
+    layer = BDLRU(4, num_blocks=3, block_size=2)
+    with pytest.raises(ValueError, match="x must be"):
+        record_inputs(layer, torch.randn(2, 7, 5))
+    record_inputs(layer, torch.randn(2, 7, 4))
+    assert not layer._forward_pre_hooks
+
+
+def test_a_model_without_recurrent_layers_is_refused():
+    with pytest.raises(ValueError, match="holds 0 recurrent layers"):
+        transition_spectra(nn.Linear(4, 4), torch.randn(2, 4))
+
+
+def test_shares_count_blocks_not_eigenvalues():
+    cycle = [1, cmath.exp(2j * math.pi / 3), cmath.exp(-2j * math.pi / 3)]
+    swap = [1, -1, 1]
+    fading = [0.5, 0.25, 0.1]
+    still = [1, 1, 1]
+    summary = summarize(torch.tensor([cycle, swap, fading, still]))
+    assert summary.complex_share == 0.25
+    assert summary.negative_share == 0.5
+    assert summary.radius == pytest.approx(1)
+    assert summary.mean_magnitude == pytest.approx((9 + 0.85) / 12)
+
+
+def test_an_eigenvalue_that_rounding_made_complex_does_not_count():
+    assert summarize(torch.tensor([[0.5 + 1e-5j, 0.5 - 1e-5j]])).complex_share == 0
+
+
+def test_random_softmax_blocks_turn_as_often_as_is_known():
+    """Shares from the mathematics of the model: 0, 27 and 60 % at sizes 2, 3 and 4."""
+    torch.manual_seed(0)
+    for size, share in ((2, 0.0), (3, 0.27), (4, 0.60)):
+        blocks = torch.softmax(torch.randn(4000, size, size + 1, dtype=torch.float64), -1)[..., :size]
+        found = summarize(torch.linalg.eigvals(blocks), tolerance=1e-9).complex_share
+        assert found == pytest.approx(share, abs=0.025)
+
+
+def test_no_blocks_are_refused():
+    with pytest.raises(ValueError, match="at least one block"):
+        summarize(torch.zeros(0, 3, dtype=torch.complex128))
+
+
+@given(st.floats(0.01, 0.999))
+def test_after_its_memory_length_a_mode_has_fallen_to_one_over_e(magnitude):
+    steps = memory_lengths(torch.tensor([magnitude], dtype=torch.float64)).item()
+    assert magnitude**steps == pytest.approx(math.exp(-1))

@@ -1,0 +1,124 @@
+"""Long runs against what is known in closed form."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from statemix import BDLRU, HLRU
+from statemix.analysis import contrast_left, gradient_reach, running_products, state_bound
+
+CYCLE = torch.tensor([[0.0, 0, 1], [1, 0, 0], [0, 1, 0]])
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    st.sampled_from(["softmax", "sigmoid", "relu", "tanh", "linear"]),
+    st.sampled_from([BDLRU, HLRU]),
+    st.integers(1, 4),
+    st.floats(0.1, 30),
+    st.integers(0, 1000),
+)
+def test_no_state_passes_its_bound(normalization, family, size, scale, seed):
+    torch.manual_seed(seed)
+    sizes = {"num_blocks": 3, "block_size": size} if family is BDLRU else {"num_channels": 3, "order": size}
+    layer = family(4, normalization=normalization, initial_state="learned", **sizes)
+    bound = state_bound(layer, scale * torch.randn(2, 60, 4))
+    assert bound.holds, bound
+
+
+def test_an_unbounded_layer_is_found_out():
+    layer = BDLRU(4, num_blocks=1, block_size=1, normalization="none", selective=False)
+    with torch.no_grad():
+        layer.gate_logits[0, :, 0] = torch.tensor([1.1, 1.0])
+    bound = state_bound(layer, torch.ones(1, 50, 4))
+    assert not bound.holds
+    v = layer.value.weight.sum().abs().item()
+    assert bound.bound == pytest.approx(v)
+    assert bound.peak == pytest.approx(v * (1.1**50 - 1) / 0.1, rel=1e-4)
+
+
+def test_the_peak_may_lie_in_the_middle_of_a_run():
+    layer = BDLRU(2, num_blocks=1, block_size=1, normalization="none", selective=False)
+    with torch.no_grad():
+        layer.gate_logits[0, :, 0] = torch.tensor([0.5, 1.0])
+        layer.value.weight.copy_(torch.tensor([[1.0, 0.0]]))
+    x = torch.zeros(1, 9, 2)
+    x[0, 4, 0] = 3.0
+    assert state_bound(layer, x).peak == pytest.approx(3.0)
+
+
+def test_a_run_of_no_steps_is_refused():
+    with pytest.raises(ValueError, match="at least one step"):
+        state_bound(BDLRU(4, num_blocks=1, block_size=2), torch.zeros(2, 0, 4))
+
+
+def test_a_running_product_says_what_becomes_of_a_state():
+    torch.manual_seed(0)
+    layer = BDLRU(5, num_blocks=4, block_size=3)
+    x = torch.randn(2, 20, 5)
+    one, other = torch.randn(2, 2, 3, 4)
+    with torch.no_grad():
+        _, from_one = layer(x, one, return_state=True)
+        _, from_other = layer(x, other, return_state=True)
+        last = running_products(layer.transition(x))[:, -1]
+    wanted = torch.einsum("bnij,bjn->bin", last, (one - other).double())
+    assert torch.allclose((from_one - from_other).double(), wanted, atol=1e-7)
+
+
+def test_the_product_of_a_cycle_comes_round():
+    products = running_products(CYCLE.expand(1, 6, 1, 3, 3))[0, :, 0]
+    assert torch.equal(products[2], torch.eye(3, dtype=torch.float64))
+    assert torch.equal(products[3], CYCLE.double())
+
+
+def test_a_permutation_keeps_every_contrast_and_averaging_none():
+    assert contrast_left(CYCLE).item() == pytest.approx(1)
+    assert contrast_left(torch.full((4, 4), 0.25)).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_a_block_that_keeps_only_its_mean_has_forgotten():
+    """Rows that sum to one keep a constant for ever, and the norm of the product says nothing of that."""
+    blurred = 0.9 * torch.full((3, 3), 1 / 3) + 0.1 * torch.eye(3)
+    product = running_products(blurred.expand(1, 10, 1, 3, 3))[0, -1, 0]
+    assert torch.linalg.matrix_norm(product, 2).item() == pytest.approx(1)
+    assert contrast_left(product).item() == pytest.approx(0.1**10, rel=1e-4)
+
+
+def test_the_contrast_of_single_states_is_their_gain():
+    products = running_products(torch.full((1, 7, 1, 1, 1), 0.5))
+    assert contrast_left(products)[0, :, 0].tolist() == [0.5**t for t in range(1, 8)]
+
+
+def test_gradients_of_a_scalar_recurrence_fade_as_its_gain():
+    gain = 0.8
+    layer = BDLRU(1, num_blocks=1, block_size=1, selective=False)
+    with torch.no_grad():
+        layer.gate_logits[0, :, 0] = torch.tensor([math.log(gain / (1 - gain)), 0.0])
+    reach = gradient_reach(layer, torch.randn(3, 12, 1))
+    ratios = reach[:-1] / reach[1:]
+    assert torch.allclose(ratios, torch.full_like(ratios, gain), rtol=1e-4)
+
+
+def test_an_output_has_no_gradient_from_later_inputs():
+    torch.manual_seed(0)
+    layer = HLRU(3, num_channels=4, order=2)
+    reach = gradient_reach(layer, torch.randn(2, 10, 3), step=6)
+    assert (reach[:7] > 0).all()
+    assert (reach[7:] == 0).all()
+
+
+def test_gradients_come_again_with_the_same_generator_and_under_no_grad():
+    x = torch.randn(2, 5, 3)
+    layer = BDLRU(3, num_blocks=2, block_size=2)
+    one = gradient_reach(layer, x, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        other = gradient_reach(layer, x, generator=torch.Generator().manual_seed(3))
+    assert torch.equal(one, other)
+
+
+def test_a_function_that_changes_the_length_is_refused():
+    with pytest.raises(ValueError, match="must keep batch and time"):
+        gradient_reach(lambda x: x[:, 1:], torch.randn(2, 5, 3))
