@@ -12,7 +12,7 @@ setup: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints-cpu.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) -e '.[dev,docs]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) -e '.[dev]'
 	touch $@
 
 demo: $(INSTALLED)
@@ -37,6 +37,7 @@ kernels-check: $(INSTALLED)
 	$(BIN)/python -m statemix.kernels.cuda.check
 
 docs: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) -e '.[docs]'
 	$(BIN)/mkdocs build --strict
 
 clean:

@@ -1,11 +1,16 @@
 """Linear recurrent layers whose states mix: BD-LRU and H-LRU for PyTorch.
 
-    bdlru_scan, hlru_scan    the recurrences as operators
-    BDLRU, HLRU              the recurrences as layers
+    bdlru_scan, hlru_scan        the recurrences as operators
+    BDLRU, HLRU                  the recurrences as layers
+    LanguageModel, ModelConfig   the backbone around them, with MixerConfig for the layer in it
+    statemix.tasks               generated tasks
+    statemix.training            the training loop (extra "train")
 
 Source: arXiv 2602.12021.
 """
 
+from . import tasks
+from .models import LanguageModel, MixerConfig, ModelConfig
 from .nn import BDLRU, HLRU
 from .ops import backend_for, bdlru_scan, hlru_scan, kernel_counts, reset_kernel_counts
 
@@ -14,10 +19,14 @@ __version__ = "0.1.0"
 __all__ = [
     "BDLRU",
     "HLRU",
+    "LanguageModel",
+    "MixerConfig",
+    "ModelConfig",
     "__version__",
     "backend_for",
     "bdlru_scan",
     "hlru_scan",
     "kernel_counts",
     "reset_kernel_counts",
+    "tasks",
 ]

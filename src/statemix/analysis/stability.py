@@ -83,11 +83,11 @@ def contrast_left(products: Float[Tensor, "*steps M M"]) -> Float[Tensor, "*step
     its largest gain there. With M = 1 there is nothing to sum, and it is the gain itself.
 
     Example:
-        >>> contrast_left(torch.eye(3)), contrast_left(torch.full((3, 3), 1 / 3)).round(decimals=6)
-        (tensor(1.), tensor(0.))
+        >>> [round(contrast_left(p).item(), 5) for p in (torch.eye(3), torch.full((3, 3), 1 / 3))]
+        [1.0, 0.0]
     """
     size = products.shape[-1]
     if size == 1:
         return products[..., 0, 0].abs()
     mean_free = torch.eye(size, dtype=products.dtype, device=products.device) - 1.0 / size
-    return torch.linalg.matrix_norm(products @ mean_free, ord=2)
+    return torch.linalg.matrix_norm(products, ord=2)

@@ -87,7 +87,7 @@ def register_scan(family: str, formulas: Formulas) -> Callable[..., tuple[Tensor
             grad_initial = states.zero_() if grad_final_state is None else grad_final_state.clone()
             return torch.zeros_like(gate_logits), torch.zeros_like(values), grad_initial
         count(family, "backward", backend)
-        return kernels(backend, family).backward(
+        grad_logits, grad_values, grad_initial = kernels(backend, family).backward(
             gate_logits,
             values,
             initial_state,
@@ -97,6 +97,9 @@ def register_scan(family: str, formulas: Formulas) -> Callable[..., tuple[Tensor
             grad_final_state,
             normalization,
         )
+        if grad_initial is None:  # a backend may leave out what nobody asked for; a schema may not
+            grad_initial = _state_like(gate_logits, values, initial_state, cu_seqlens).zero_()
+        return grad_logits, grad_values, grad_initial
 
     def fake_forward(gate_logits, values, initial_state, cu_seqlens, normalization, backend):
         return values.new_empty(values.shape), _state_like(gate_logits, values, initial_state, cu_seqlens)
