@@ -61,7 +61,17 @@ def test_backends_do_not_know_each_other():
 
 
 def test_importing_statemix_brings_no_extra_and_no_compiler():
-    heavy = ["numba", "tyro", "rich", "tensorboard", "matplotlib", "transformers", "triton.language", "cuda"]
+    heavy = [
+        "numba",
+        "torch._dynamo",
+        "tyro",
+        "rich",
+        "tensorboard",
+        "matplotlib",
+        "transformers",
+        "triton.language",
+        "cuda",
+    ]
     code = f"import sys, statemix; print([m for m in {heavy} if m in sys.modules])"
     # torch itself may bring some of these: what counts is what statemix adds.
     base = f"import sys, torch; print([m for m in {heavy} if m in sys.modules])"
