@@ -90,4 +90,4 @@ def contrast_left(products: Float[Tensor, "*steps M M"]) -> Float[Tensor, "*step
     if size == 1:
         return products[..., 0, 0].abs()
     mean_free = torch.eye(size, dtype=products.dtype, device=products.device) - 1.0 / size
-    return torch.linalg.matrix_norm(products, ord=2)
+    return torch.linalg.matrix_norm(products @ mean_free, ord=2)
