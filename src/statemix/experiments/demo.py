@@ -109,7 +109,7 @@ def contenders(seed: int = 0, *, quick: bool = False) -> list[Contender]:
         (
             "LSTM",
             MixerConfig(name="lstm", block_size=1),
-            "it is not linear, so it can learn this, but only step after step in time",
+            "not being linear it can make any transition, but it has to go through time step by step",
             None,
         ),
     )
@@ -149,14 +149,12 @@ def language_run(seed: int = 0, *, quick: bool = False) -> RunConfig:
         base,
         name="language",
         data=replace(cast(TextData, base.data), evaluation_bytes=8192 if quick else 2**24),
-        # Many small batches rather than few large ones: in a minute the steps are what is scarce.
-        steps=6 if quick else 1200,
-        batch_size=4 if quick else 8,
+        steps=6 if quick else base.steps,
+        batch_size=4 if quick else base.batch_size,
         seed=seed,
         device="cpu",
         log_every=1 if quick else 5,
         checkpoint_every=100,
-        threads=1,
         tensorboard=False,
     )
 

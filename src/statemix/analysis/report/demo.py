@@ -61,13 +61,19 @@ def demo_verdicts(findings: DemoFindings) -> list[Verdict]:
             "Language model",
             f"After {language.seconds:.0f} seconds of training it codes files that it never read in "
             f"{language.bits_per_byte:.2f} bits per byte ({told}): shorter than "
-            f"{' and '.join(beaten) or 'none of these'}.",
+            f"{_listed(beaten)}.",
             "unigram" in beaten,
         )
     )
     if findings.quick:
         return [(topic, sentence, None) for topic, sentence, _ in sentences]
     return sentences
+
+
+def _listed(names: Sequence[str]) -> str:
+    if len(names) < 2:
+        return names[0] if names else "none of these"
+    return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def demo_page(findings: DemoFindings) -> Page:
@@ -156,9 +162,9 @@ def _recurrence() -> Section:
             text(
                 "The state at every step is a mix of the state before it and the input. Each row of "
                 "coefficients is made from the input and normalized: its magnitudes sum to at most one, so "
-                "no state ever grows, however long the sequence. It stays linear in the state, so that it "
-                "can be computed in parallel over time. What differs is who may mix with whom: the block "
-                "size m, or the order m."
+                "no state outgrows what was put in, however long the sequence. It stays linear in the state, "
+                "so that it can be computed in parallel over time. What differs is who may mix with whom: the "
+                "block size m, or the order m."
             ),
             figure(
                 structure,

@@ -88,15 +88,10 @@ def table(
         "tr", *(tag("th", c.title, class_="number" if c.number else None, scope="col") for c in columns)
     )
     body = [tag("tr", *(cell(i, j, content) for j, content in enumerate(row))) for i, row in enumerate(rows)]
-    return tag(
-        "div",
-        tag(
-            "table",
-            tag("caption", caption) if caption else None,
-            tag("thead", head),
-            tag("tbody", *body),
-        ),
-        class_="scroll",
+    # Outside of what scrolls: a caption inside would be as wide as the table, and cut off with it.
+    return render(
+        tag("p", caption, class_="caption") if caption else None,
+        tag("div", tag("table", tag("thead", head), tag("tbody", *body)), class_="scroll"),
     )
 
 
@@ -115,7 +110,7 @@ def verdicts(items: Sequence[tuple[str, str, bool | None]]) -> Html:
 
 def formula(content: Html, *, name: str) -> Html:
     """A displayed formula and whose it is."""
-    return tag("div", tag("span", name, class_="who"), content, class_="formula")
+    return tag("div", tag("span", content), tag("span", name, class_="who"), class_="formula")
 
 
 def command(*lines: str) -> Html:
