@@ -163,8 +163,8 @@ def _recurrence() -> Section:
                 "The state at every step is a mix of the state before it and the input. Each row of "
                 "coefficients is made from the input and normalized: its magnitudes sum to at most one, so "
                 "no state outgrows what was put in, however long the sequence. It stays linear in the state, "
-                "so that it can be computed in parallel over time. What differs is who may mix with whom: the "
-                "block size m, or the order m."
+                "so that it can be computed in parallel over time. What differs is who may mix with whom: "
+                "the block size m, or the order m."
             ),
             figure(
                 structure,
