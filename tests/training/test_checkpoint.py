@@ -171,3 +171,19 @@ def test_what_a_killed_run_left_half_written_is_no_checkpoint(run):
     assert newest_checkpoint(folder).name == "step-00000020"
     save_checkpoint(folder, *built(), 30, {})
     assert names(folder) == ["step-00000020", "step-00000030"]
+
+
+def test_a_number_changed_by_hand_is_noticed(run):
+    folder, _ = run
+    path = folder / "step-00000020" / "state.json"
+    path.write_text(path.read_text().replace('"step": 20', '"step": 21'))
+    with pytest.raises(CheckpointError, match=r"state\.json is damaged: its checksum does not fit"):
+        load_checkpoint(folder / "step-00000020", built()[0])
+
+
+def test_a_file_cut_short_is_told_by_its_size(run):
+    folder, _ = run
+    path = folder / "step-00000020" / FILES[0]
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(CheckpointError, match=r"is damaged: 100 bytes, written with \d+"):
+        load_checkpoint(folder / "step-00000020", built()[0])

@@ -228,3 +228,18 @@ def test_evaluation_names_its_scores_and_leaves_the_mode(tmp_path):
     text = open_source(TextData(corpus=str(tmp_path / "a.txt"), length=12))
     wide = LanguageModel(ModelConfig(vocab_size=256, d_model=8))
     assert evaluate(wide, text)["bits_per_byte"] == pytest.approx(8, abs=0.2)
+
+
+def test_validation_and_test_are_other_examples():
+    task = Counting(length=20)
+    seen = []
+
+    class Watch(Oracle):
+        def forward(self, tokens):
+            seen.append(tokens)
+            return super().forward(tokens)
+
+    for split in ("validation", "test", "test"):
+        task_accuracy(Watch(20), task, 10, split)
+    assert not torch.equal(seen[0], seen[1]) and torch.equal(seen[1], seen[2])
+    assert not torch.equal(seen[1], task.sample(10, 0).inputs)
