@@ -176,8 +176,8 @@ def test_a_finished_run_is_given_back_without_training(tmp_path):
 def test_a_folder_holds_all_that_repeats_the_run(tmp_path):
     config = small(tensorboard=True)
     result = train(config, out=tmp_path, progress=False)
-    assert read_config(tmp_path) == config.resolved()
-    assert read_result(tmp_path)["scores"] == result.scores
+    assert read_config(str(tmp_path)) == config.resolved()
+    assert read_result(str(tmp_path))["scores"] == result.scores
     assert '"torch"' in (tmp_path / "environment.json").read_text()
     rows = table(tmp_path / "metrics.csv")
     assert [float(row["loss"]) for row in rows] == [row["loss"] for row in result.history]

@@ -51,13 +51,13 @@ def prepare_folder(path: Path, config: RunConfig, *, resume: bool, bytes_needed:
         write_json(path / ENVIRONMENT, environment(config))
 
 
-def read_config(path: Path) -> RunConfig:
+def read_config(path: str | Path) -> RunConfig:
     """The config of the run in a folder.
 
     Raises:
         RunFolderError: there is none, or it cannot be read.
     """
-    file = path / CONFIG
+    file = Path(path) / CONFIG
     if not file.is_file():
         raise RunFolderError(f"run folder {path}: it holds no {CONFIG}, so no run of statemix")
     try:
@@ -66,9 +66,9 @@ def read_config(path: Path) -> RunConfig:
         raise RunFolderError(f"run folder {path}: {CONFIG} cannot be read: {error}") from None
 
 
-def read_result(path: Path) -> dict[str, Any] | None:
+def read_result(path: str | Path) -> dict[str, Any] | None:
     """How the run in a folder ended; None while it has not."""
-    file = path / RESULT
+    file = Path(path) / RESULT
     return json.loads(file.read_bytes()) if file.is_file() else None
 
 
