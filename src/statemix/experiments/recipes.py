@@ -91,7 +91,7 @@ def text_bytes() -> RunConfig:
             num_layers=2,
             mixer=MixerConfig(name="bdlru", block_size=4, num_blocks=32),
         ),
-        data=TextData(corpus="stdlib", length=64),
+        data=TextData(corpus="stdlib", length=64, evaluation_bytes=2**20),
         optimizer=OptimizerConfig(learning_rate=4e-3, weight_decay=0.1, betas=(0.9, 0.95)),
         schedule=ScheduleConfig(name="one-cycle", warmup_share=0.1),
         steps=1500,

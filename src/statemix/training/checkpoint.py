@@ -71,9 +71,10 @@ def save_checkpoint(
             target.rename(aside)
         temporary.rename(target)
         _sync(folder)
-    except OSError:
+    except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise
+        reason = f"checkpoint not written, the ones before it are kept: {error.strerror or error}"
+        raise OSError(error.errno or 0, reason, str(target)) from None
     for old in [path for at, path in _checkpoints(folder) if at <= step][:-KEPT]:
         shutil.rmtree(old, ignore_errors=True)
     return target
