@@ -91,7 +91,7 @@ def _ours(name: str, m: int, sizes: Sizes, device: torch.device, budget_s: float
     case = Case(family=family, B=sizes.B, T=sizes.T, M=m, N=N, dtype=sizes.dtype)
     row = _measured(f"{name} m={m} N={N}", layer, sizes, device, budget_s)
     floor = case.floor_bytes("forward+backward")
-    scan_ms = floor / copy_gb_s(device, floor) / 1e6
+    scan_ms = floor / copy_gb_s(device) / 1e6
     gemm_ms = _products_ms(layer, sizes, device, budget_s)
     ratio = row.forward_backward_ms / (gemm_ms + scan_ms)
     miss = row.parameters / sizes.budget - 1

@@ -79,9 +79,11 @@ def _runner(
 
 def _row(case: Case, direction: str, times: list[float], device: torch.device, backend: str) -> Row:
     ms = statistics.median(times)
-    copy = copy_gb_s(device, case.floor_bytes(direction))
+    copy = copy_gb_s(device)
     speed = case.floor_bytes(direction) / ms / 1e6
     notes = [backend]
+    if device.type == "cpu":
+        notes.append(f"{speed / copy_gb_s(device, fresh=True):.2f} of a copy into a fresh tensor")
     if case.initial_state:
         notes.append("initial state")
     if case.sequences > 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import statistics
 import time
 from collections.abc import Callable
@@ -22,7 +23,7 @@ def milliseconds(
     run()
     times: list[float] = []
     end = time.perf_counter() + budget_s
-    while len(times) < 5 or (time.perf_counter() < end and len(times) < at_most):
+    while len(times) < 3 or (time.perf_counter() < end and len(times) < at_most):
         start = time.perf_counter()
         run()
         times.append((time.perf_counter() - start) * 1e3)
@@ -39,7 +40,7 @@ def _cuda_milliseconds(run: Callable[[], object], budget_s: float, at_most: int)
     torch.cuda.synchronize()
     times: list[float] = []
     end = time.perf_counter() + budget_s
-    while len(times) < 5 or (time.perf_counter() < end and len(times) < at_most):
+    while len(times) < 3 or (time.perf_counter() < end and len(times) < at_most):
         start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
         replay()
@@ -61,30 +62,27 @@ def _captured(run: Callable[[], object], calls: int) -> tuple[Callable[[], objec
         return run, 1
 
 
-def copy_gb_s(device: torch.device, floor_bytes: int) -> float:
-    """GB/s, bytes read plus written, of a copy into memory that is there already.
+@functools.cache
+def copy_gb_s(device: torch.device, *, fresh: bool = False) -> float:
+    """GB/s, bytes read plus written, of a copy too large for any cache; measured once in a process.
 
-    On a CPU of as many bytes as the case moves, the faster of two ways: into a tensor that was written
-    before, and into a fresh one. On a GPU of 1 GiB, large enough to be at full speed.
+    Into memory that was written before, or with ``fresh`` into a new tensor, which pays for its pages.
     """
-    if device.type == "cuda":
-        source = torch.empty(2**28, device=device).normal_()
-        target = torch.empty_like(source)
-        # Outside a graph: a copy inside of one is a slower memory node.
-        times = []
-        for _ in range(20):
-            start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            start.record()
-            target.copy_(source)
-            stop.record()
-            torch.cuda.synchronize()
-            times.append(start.elapsed_time(stop))
-        return 2 * source.nbytes / statistics.median(times[3:]) / 1e6
-    source = torch.empty(max(floor_bytes // 8, 1)).normal_()
-    target = source.clone()
-    into_old = milliseconds(lambda: target.copy_(source), device, budget_s=0.5)
-    into_new = milliseconds(source.clone, device, budget_s=0.5)
-    return 2 * source.nbytes / min(into_old, into_new) / 1e6
+    source = torch.empty(2**28 if device.type == "cuda" else 2**26, device=device).normal_()
+    target = torch.empty_like(source).copy_(source)
+    run = source.clone if fresh else lambda: target.copy_(source)
+    if device.type != "cuda":
+        return 2 * source.nbytes / milliseconds(run, device) / 1e6
+    # Outside a graph: a copy inside of one is a slower memory node.
+    times = []
+    for _ in range(20):
+        start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        run()
+        stop.record()
+        torch.cuda.synchronize()
+        times.append(start.elapsed_time(stop))
+    return 2 * source.nbytes / statistics.median(times[3:]) / 1e6
 
 
 def warm_up(device: torch.device, seconds: float = 1.0) -> None:

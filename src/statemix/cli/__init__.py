@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     return command.main(arguments[1:])
 
 
-_EXTRA_OF = {"tyro": "train", "rich": "train", "tensorboard": "train", "matplotlib": "train,report"}
+_EXTRA_OF = {"tyro": "train", "rich": "train", "tensorboard": "train"}
 
 
 def _usage() -> str:
