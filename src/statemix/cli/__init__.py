@@ -52,4 +52,5 @@ _EXTRA_OF = {"tyro": "train", "rich": "train", "tensorboard": "train"}
 def _usage() -> str:
     width = max(map(len, COMMANDS))
     rows = [f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()]
-    return "\n".join(["usage: statemix COMMAND [OPTIONS]", "", *rows, "", "statemix COMMAND --help says more."])
+    head, foot = "usage: statemix COMMAND [OPTIONS]", "statemix COMMAND --help says more."
+    return "\n".join([head, "", *rows, "", foot])
