@@ -1,7 +1,7 @@
 // BD-LRU backward. With u_t = dL/dh_t (from the output at t and from the future):
 //     u_{t-1} += A_t^T u_t,    dL/dv_t = b_t u_t,    dL/dz_t by the local form of normalization.cuh,
-// in which h_t is recomputed in float32 from the stored h_{t-1} and v_t: the difference x - h_t taken from a rounded
-// h_t would be off by the size of the gradient where gates are sharp.
+// whose differences x - h_t come from the stored h_{t-1} and v_t (RowMean): taken from a rounded h_t they would be off
+// by the size of the gradient where gates are sharp.
 //
 // The relay of bdlru_forward.cuh in reversed order of chunks: what is handed on is A^T u. Only forward's output is
 // needed; coefficients are normalized once and stay in registers from before the hand-over until the gradients.
@@ -73,7 +73,7 @@ DEVICE void store_gradients(const Arguments& arguments, const Tile<C>& tile, con
         grad_columns[partner] = R == 1 ? grad_logits : fixed(grad_logits + (lane.share ^ partner) * pitch);
     const StagedRows<C> own_logits = logit_rows.from_row(lane.share * (M + 1));
     const StagedRows<C> own_values = value_rows.from_row(lane.share);
-    float x[NB][MC];  // the state before the step
+    float x[NB][MC + 1];  // what a row's coefficients multiply: the state before the step, the row's value
 
 #pragma unroll
     for (int s = 0; s < S; s++) {
@@ -94,13 +94,13 @@ DEVICE void store_gradients(const Arguments& arguments, const Tile<C>& tile, con
 #pragma unroll
         for (int i = 0; i < MR; i++) {
             if (MC != M && partner_row<C>(i, 0, lane.share) >= M) continue;
-            float v[NB], h[NB], gradient[NB];
+            float v[NB], gradient[NB];
+            RowMean<C::F> mean[NB];
             own_values.read(s * M + i * R, v);
 #pragma unroll
             for (int n = 0; n < NB; n++) {
-                h[n] = p[s][n][i][MC] * v[n];
-#pragma unroll
-                for (int j = 0; j < MC; j++) h[n] = fmaf(p[s][n][i][j], x[n][j], h[n]);
+                x[n][MC] = v[n];
+                mean[n] = RowMean<C::F>(p[s][n][i], x[n], inverse_sum[s][n][i]);
             }
 #pragma unroll
             for (int j = 0; j <= MC; j++) {
@@ -115,7 +115,8 @@ DEVICE void store_gradients(const Arguments& arguments, const Tile<C>& tile, con
                 }
 #pragma unroll
                 for (int n = 0; n < NB; n++)
-                    gradient[n] = logit_gradient<C::F>(u[s][n][i], p[s][n][i][j], j < MC ? x[n][j < MC ? j : 0] : v[n], h[n],
+                    gradient[n] = logit_gradient<C::F>(u[s][n][i], p[s][n][i][j],
+                                                       mean[n].difference(p[s][n][i][j], x[n][j]),
                                                        inverse_sum[s][n][i],
                                                        GradientNeeds<C::F>::logit ? logit[n] : 0.f);
                 const int line = (s * M + i * R) * (M + 1) + (j < MC ? j / R * R : M);

@@ -64,7 +64,6 @@ DEVICE void gate_gradient(const GateGradientArguments& arguments) {
         x[M] = E::widen(*(const typename E::Bits*)(arguments.values + b * arguments.values_batch +
                                                    t * arguments.values_time + row * arguments.values_line +
                                                    n * E::BYTES));
-        float h = p[M] * x[M];
 #pragma unroll
         for (int j = 0; j < M; j++) {
             const i64 before = WINDOW ? t - 1 - j : t - 1;  // the step whose state x[j] is
@@ -75,11 +74,12 @@ DEVICE void gate_gradient(const GateGradientArguments& arguments) {
                 x[j] = arguments.initial_state
                            ? arguments.initial_state[(sequence * M + (WINDOW ? start - 1 - before : j)) * N + n]
                            : 0.f;
-            h = fmaf(p[j], x[j], h);
         }
+        const RowMean<F> mean(p, x, inverse_sum);
         const float u = arguments.state_gradient[((b * T + t) * RESULTS + row) * N + n];
 #pragma unroll
-        for (int j = 0; j <= M; j++) sum[j] += logit_gradient<F>(u, p[j], x[j], h, inverse_sum, z[j]);
+        for (int j = 0; j <= M; j++)
+            sum[j] += logit_gradient<F>(u, p[j], mean.difference(p[j], x[j]), inverse_sum, z[j]);
     }
     float* const to =
         arguments.partial +

@@ -1,6 +1,6 @@
 // H-LRU backward: u_t = g_t + sum_i a_{i,t+i} u_{t+i}. What is handed on are the M contributions that steps of this chunk
 // make to the steps before it, nearest first; what is left before the first step is the gradient of the initial window.
-// h_t is recomputed in float32 from the stored window, as in bdlru_backward.cuh.
+// The differences x - h_t come from the stored window, as in bdlru_backward.cuh.
 #pragma once
 #include "hlru_forward.cuh"
 
@@ -56,13 +56,15 @@ DEVICE void store_window_gradients(const Arguments& arguments, const Tile<C>& ti
 #pragma unroll
     for (int s = 0; s < S; s++) {
         if (s >= steps) break;
-        float v[NB], h[NB], gradient[NB];
+        float v[NB], x[NB][M + 1], gradient[NB];
+        RowMean<C::F> mean[NB];
         value_rows.read(s, v);
 #pragma unroll
         for (int n = 0; n < NB; n++) {
-            h[n] = p[s][n][M] * v[n];
 #pragma unroll
-            for (int j = 0; j < M; j++) h[n] = fmaf(p[s][n][j], window[j][n], h[n]);
+            for (int j = 0; j < M; j++) x[n][j] = window[j][n];
+            x[n][M] = v[n];
+            mean[n] = RowMean<C::F>(p[s][n], x[n], inverse_sum[s][n]);
         }
 #pragma unroll
         for (int j = 0; j <= M; j++) {
@@ -71,7 +73,7 @@ DEVICE void store_window_gradients(const Arguments& arguments, const Tile<C>& ti
                 logit_rows.read((C::TIME_BROADCAST ? 0 : s) * (M + 1) + j, logit);
 #pragma unroll
             for (int n = 0; n < NB; n++)
-                gradient[n] = logit_gradient<C::F>(u[s][n], p[s][n][j], j < M ? window[j < M ? j : 0][n] : v[n], h[n],
+                gradient[n] = logit_gradient<C::F>(u[s][n], p[s][n][j], mean[n].difference(p[s][n][j], x[n][j]),
                                                    inverse_sum[s][n], GradientNeeds<C::F>::logit ? logit[n] : 0.f);
             store_elements<E, NB, APART>(grad_logits + (i64)(s * (M + 1) + j) * pitch, gradient, lane.count);
         }

@@ -40,6 +40,11 @@ DEVICE float absent_logit() {
     return F == Normalization::softmax || F == Normalization::sigmoid ? minus_infinity : 0.f;
 }
 
+// What S holds besides the magnitudes of phi (none has no S).
+template <Normalization F>
+constexpr float SUM_CONSTANT =
+    F == Normalization::relu ? 1e-3f : F == Normalization::tanh || F == Normalization::linear ? 1e-6f : 0.f;
+
 // In place: C logits to C coefficients. Returns 1 / S where the gradient needs it.
 template <Normalization F, int C>
 DEVICE float normalize(float (&z)[C]) {
@@ -74,7 +79,7 @@ DEVICE float normalize(float (&z)[C]) {
 #pragma unroll
             for (int j = 0; j < C; j++) sum += z[j];
         } else {
-            sum = F == Normalization::relu ? 1e-3f : 1e-6f;
+            sum = SUM_CONSTANT<F>;
 #pragma unroll
             for (int j = 0; j < C; j++) {
                 if constexpr (F == Normalization::relu) z[j] = max_or_nan(z[j], 0.f);
@@ -89,6 +94,42 @@ DEVICE float normalize(float (&z)[C]) {
     }
 }
 
+// The mean h of a row's sources, for the differences x - sgn(p) h. An h in float32 would leave nothing of them where a
+// gate is saturated: it all but equals one x, and the coefficients sum to 1 only up to rounding. So everything is seen
+// from the heaviest source y: with y_k = sgn(p_k) x_k,
+//     h - y = sum |p_k| (y_k - y) - y constant / S,    sgn(p_j) (x_j - sgn(p_j) h) = (y_j - y) - (h - y)
+// hold their relative precision, the heaviest source's own difference -(h - y) included.
+template <Normalization F>
+struct RowMean {
+    static constexpr bool SIGNED = F == Normalization::tanh || F == Normalization::linear;
+    float heaviest, offset;  // y and h - y
+
+    DEVICE RowMean() {}
+    static DEVICE float signed_by(float p, float x) {
+        return SIGNED ? __uint_as_float(__float_as_uint(x) ^ (__float_as_uint(p) & 0x80000000u)) : x;
+    }
+    template <int C>
+    DEVICE RowMean(const float (&p)[C], const float (&x)[C], float inverse_sum) {
+        if constexpr (F == Normalization::none) return;
+        float weight = fabsf(p[C - 1]);
+        heaviest = signed_by(p[C - 1], x[C - 1]);
+#pragma unroll
+        for (int j = 0; j < C - 1; j++) {
+            heaviest = fabsf(p[j]) > weight ? signed_by(p[j], x[j]) : heaviest;
+            weight = fmaxf(weight, fabsf(p[j]));
+        }
+        offset = SUM_CONSTANT<F> > 0.f ? heaviest * (-SUM_CONSTANT<F> * inverse_sum) : 0.f;
+#pragma unroll
+        for (int j = 0; j < C; j++) offset = fmaf(fabsf(p[j]), signed_by(p[j], x[j]) - heaviest, offset);
+    }
+    // x - sgn(p) h; without a mean, x.
+    DEVICE float difference(float p, float x) const {
+        if constexpr (F == Normalization::none) return x;
+        const float distance = (signed_by(p, x) - heaviest) - offset;
+        return SIGNED && p == 0.f ? x : signed_by(p, distance);
+    }
+};
+
 // Whether the gradient needs the logit itself besides the coefficient, and whether it needs 1 / S.
 template <Normalization F>
 struct GradientNeeds {
@@ -97,15 +138,14 @@ struct GradientNeeds {
         F == Normalization::relu || F == Normalization::tanh || F == Normalization::linear;
 };
 
-// dL/dz of one logit: u = dL/dh, p = its coefficient, x = what the coefficient multiplies, h = the new state.
+// dL/dz of one logit: u = dL/dh, p = its coefficient, difference = RowMean's.
 template <Normalization F>
-DEVICE float logit_gradient(float u, float p, float x, float h, float inverse_sum, float logit) {
-    if constexpr (F == Normalization::softmax) return u * p * (x - h);
-    if constexpr (F == Normalization::none) return u * x;
+DEVICE float logit_gradient(float u, float p, float difference, float inverse_sum, float logit) {
+    if constexpr (F == Normalization::softmax) return u * p * difference;
+    if constexpr (F == Normalization::none) return u * difference;
     if constexpr (F == Normalization::sigmoid)
-        return u * p * (x - h) * reciprocal(1.f + exp2_approximate(logit * LOG2_E));
-    if constexpr (F == Normalization::relu) return p <= 0.f ? 0.f : u * inverse_sum * (x - h);
-    float difference = p > 0.f ? x - h : (p < 0.f ? x + h : x);
+        return u * p * difference * reciprocal(1.f + exp2_approximate(logit * LOG2_E));
+    if constexpr (F == Normalization::relu) return p <= 0.f ? 0.f : u * inverse_sum * difference;
     if constexpr (F == Normalization::linear) return u * inverse_sum * difference;
     if constexpr (F == Normalization::tanh) {
         float decay = exp2_approximate(fabsf(logit) * (-2.f * LOG2_E));
