@@ -38,6 +38,12 @@ def headers() -> dict[str, str]:
 
 
 @lru_cache(maxsize=1)
+def _toolchain() -> str:
+    """A digest of what goes into every kernel: the headers, the options and the compiler."""
+    return cache.key(*headers().values(), *_OPTIONS, nvrtc_identity())
+
+
+@lru_cache(maxsize=1)
 def nvrtc_version() -> tuple[int, int]:
     """Version of the NVRTC library; raises ImportError if the library or its binding is missing."""
     try:
@@ -85,7 +91,7 @@ def target(capability: tuple[int, int]) -> str:
 
 def compile(source: str, target: str, *, driver_version: int = 0) -> bytes:
     """Machine code (PTX for a ``compute_`` target) of one translation unit, from the cache if it is there."""
-    name = cache.key(source, *headers().values(), *_OPTIONS, target, nvrtc_identity(), str(driver_version))
+    name = cache.key(source, _toolchain(), target, str(driver_version))
     code = cache.load(name)
     if code is None:
         code, _ = compile_with_log(source, target)

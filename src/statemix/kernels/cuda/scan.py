@@ -1,13 +1,14 @@
 """Both families' forward and backward on the GPU: memory layout, choice of the kernel, launch.
 
 The families differ in their kernels and in one axis: a BD-LRU has M rows of logits and values a step, an
-H-LRU one. What a call needs beyond pointers depends only on shapes, strides and dtypes and is kept (a plan).
+H-LRU one. What a call needs beyond pointers depends only on shapes, strides and dtypes and is kept (a plan),
+so that a call with known ones looks at nothing else.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -51,8 +52,9 @@ def _is_aligned(tensor: Tensor, strides: tuple[int, ...]) -> bool:
     )
 
 
-def _readable(where: str, tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], str]:
+def _readable(where: str, given: dict[str, Tensor]) -> tuple[dict[str, Tensor], str]:
     """The tensors as kernels can read them, and how their rows lie (enum Rows); copies what does not fit."""
+    tensors = dict(given)
     width = next(iter(tensors.values()))
     row_bytes = width.shape[-1] * width.element_size()
     strides = {name: _strides(tensor) for name, tensor in tensors.items()}
@@ -74,8 +76,7 @@ def _readable(where: str, tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor]
     return tensors, "unaligned"
 
 
-@dataclass(frozen=True, slots=True)
-class _Plan:
+class _Plan(NamedTuple):
     kernel: launch.Kernel
     blocks: int
     logits: tuple[int, int, int, int]
@@ -156,13 +157,13 @@ def _address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
 
 
-def _launch(plan: _Plan, device: torch.device, arguments: tuple[int, ...]) -> None:
+def _launch(kernel: launch.Kernel, blocks: int, device: torch.device, arguments: tuple[int, ...]) -> None:
     """Launches with the tensors' device current; costs nothing where it is already."""
     if torch._C._cuda_getDevice() == device.index:
-        plan.kernel.launch(plan.blocks, arguments)
+        kernel.launch(blocks, arguments)
     else:
         with torch.cuda.device(device):
-            plan.kernel.launch(plan.blocks, arguments)
+            kernel.launch(blocks, arguments)
 
 
 def forward(
@@ -175,27 +176,26 @@ def forward(
 ) -> tuple[Tensor, Tensor]:
     """Runs a family's forward; shapes as in `bdlru.forward` and `hlru.forward`."""
     sequences = values.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
-    # Most calls come with contiguous, aligned tensors: then a plan is found without looking at strides.
-    plain = (
-        gate_logits.is_contiguous()
-        and values.is_contiguous()
-        and (gate_logits.data_ptr() | values.data_ptr()) % 16 == 0
-    )
+    device = values.device
+    aligned = (gate_logits.data_ptr() | values.data_ptr()) % 16 == 0
     key = (
         family,
         gate_logits.shape,
+        gate_logits.stride(),
         values.shape,
+        values.stride(),
         values.dtype,
-        values.device.index,
+        device.index,
         sequences,
         normalization,
     )
-    plan = _plans.get(key) if plain else None
+    plan = _plans.get(key) if aligned else None
     if plan is None:
-        tensors, rows = _readable(f"{family}.forward", {"gate_logits": gate_logits, "values": values})
-        gate_logits, values = tensors["gate_logits"], tensors["values"]
+        given = {"gate_logits": gate_logits, "values": values}
+        tensors, rows = _readable(f"{family}.forward", given)
+        gate_logits, values = tensors.values()
         plan = _plan(family, "forward", gate_logits, values, values, sequences, normalization, rows)
-        if plain:
+        if aligned and all(tensors[name] is given[name] for name in given):
             _remember(key, plan)
     if initial_state is not None:
         initial_state = initial_state.contiguous()
@@ -204,11 +204,12 @@ def forward(
 
     hidden = torch.empty_like(values, memory_format=torch.contiguous_format)
     state_shape = (sequences, gate_logits.shape[-2] - 1, plan.width)
-    final_state = torch.empty(state_shape, dtype=torch.float32, device=values.device)
+    final_state = torch.empty(state_shape, dtype=torch.float32, device=device)
     initial = _address(initial_state)
     _launch(
-        plan,
-        values.device,
+        plan.kernel,
+        plan.blocks,
+        device,
         (
             gate_logits.data_ptr(), values.data_ptr(), 0, 0, hidden.data_ptr(), 0,
             initial, initial, final_state.data_ptr(), _address(cu_seqlens),
@@ -234,32 +235,29 @@ def backward(
     hidden = hidden.contiguous()
     if grad_hidden is None:
         grad_hidden = values.new_zeros((1, 1, *values.shape[2:])).expand(values.shape)
-    plain = (
-        gate_logits.is_contiguous()
-        and values.is_contiguous()
-        and grad_hidden.is_contiguous()
-        and (gate_logits.data_ptr() | values.data_ptr() | grad_hidden.data_ptr() | hidden.data_ptr()) % 16
-        == 0
-    )
+    device = values.device
+    aligned = (
+        gate_logits.data_ptr() | values.data_ptr() | grad_hidden.data_ptr() | hidden.data_ptr()
+    ) % 16 == 0
     key = (
         family,
         gate_logits.shape,
+        gate_logits.stride(),
         values.shape,
+        values.stride(),
+        grad_hidden.stride(),
         values.dtype,
-        values.device.index,
+        device.index,
         sequences,
         normalization,
-        "backward",
     )
-    plan = _plans.get(key) if plain else None
+    plan = _plans.get(key) if aligned else None
     if plan is None:
-        tensors, rows = _readable(
-            f"{family}.backward",
-            {"gate_logits": gate_logits, "values": values, "grad_hidden": grad_hidden, "hidden": hidden},
-        )
-        gate_logits, values, grad_hidden = tensors["gate_logits"], tensors["values"], tensors["grad_hidden"]
+        given = {"gate_logits": gate_logits, "values": values, "grad_hidden": grad_hidden, "hidden": hidden}
+        tensors, rows = _readable(f"{family}.backward", given)
+        gate_logits, values, grad_hidden, hidden = tensors.values()
         plan = _plan(family, "backward", gate_logits, values, grad_hidden, sequences, normalization, rows)
-        if plain:
+        if aligned and all(tensors[name] is given[name] for name in given):
             _remember(key, plan)
     if grad_final_state is not None:
         grad_final_state = grad_final_state.contiguous()
@@ -273,12 +271,13 @@ def backward(
     broadcast = gate_logits.shape[:2] != values.shape[:2]
     grad_values = torch.empty_like(values, memory_format=torch.contiguous_format)
     if broadcast:
-        grad_gates = torch.empty(values.shape, dtype=torch.float32, device=values.device)
+        grad_gates = torch.empty(values.shape, dtype=torch.float32, device=device)
     else:
         grad_gates = torch.empty_like(gate_logits, memory_format=torch.contiguous_format)
     _launch(
-        plan,
-        values.device,
+        plan.kernel,
+        plan.blocks,
+        device,
         (
             gate_logits.data_ptr(), values.data_ptr(), hidden.data_ptr(), grad_hidden.data_ptr(),
             grad_values.data_ptr(), grad_gates.data_ptr(),
@@ -287,10 +286,9 @@ def backward(
         ),
     )  # fmt: skip
     if broadcast:
-        with torch.cuda.device(values.device):
-            grad_gates = _broadcast_gate_gradient(
-                family, gate_logits, values, hidden, grad_gates, initial_state, cu_seqlens, normalization
-            )
+        grad_gates = _broadcast_gate_gradient(
+            family, gate_logits, values, hidden, grad_gates, initial_state, cu_seqlens, normalization
+        )
     return grad_gates, grad_values, grad_initial_state
 
 
@@ -316,8 +314,10 @@ def _broadcast_gate_gradient(
     threads = launch.device_properties(values.device.index).multiprocessors * 2048
     parts = max(1, min(threads // max(1, results * width), terms // 16))
     partial = torch.empty((parts, *gate_logits.shape), dtype=torch.float32, device=values.device)
-    kernel.launch(
+    _launch(
+        kernel,
         -(-width // launch.GATE_GRADIENT_THREADS) * results * parts,
+        values.device,
         (
             gate_logits.data_ptr(), values.data_ptr(), hidden.data_ptr(), state_gradient.data_ptr(),
             partial.data_ptr(), _address(initial_state), _address(cu_seqlens),
