@@ -55,9 +55,10 @@ def main(argv: list[str]) -> int:
     for row in rows:
         found.append(row)
         console.print(f"  measured {_summary(row)}", highlight=False)
+        if options.csv is not None:  # row by row: a run that is stopped keeps what it measured
+            write_csv(options.csv, found, head)
     console.print(_table(found))
     if options.csv is not None:
-        write_csv(options.csv, found, head)
         console.print(f"written to {options.csv}")
     return 0
 

@@ -44,7 +44,8 @@ def covering(target: str) -> list[Configuration]:
     """What the rule chooses for a covering list of problems; shorter for targets that are only compiled."""
     found: dict[Configuration, None] = {}
     for family, sizes in _SIZES.items():
-        for m, problem, direction in product(sizes, _PROBLEMS, ("forward", "backward")):
+        places = [(m, *rest) for m in sizes for rest in product(_PROBLEMS, ("forward", "backward"))]
+        for m, problem, direction in places:
             for dtype, normalization, options in _variants(target, m):
                 if "time_broadcast" in options:
                     options["gate_gradient"] = direction == "forward"
@@ -100,7 +101,7 @@ def read_table() -> dict[tuple[str, ...], tuple[int, int, int]]:
     """The committed registers, spilled bytes and shared memory, by target and configuration."""
     with TABLE.open(newline="") as file:
         rows = list(csv.reader(file))[1:]
-    return {tuple(row[:-3]): tuple(map(int, row[-3:])) for row in rows}
+    return {tuple(row[:-3]): (int(row[-3]), int(row[-2]), int(row[-1])) for row in rows}
 
 
 def _write_table(measured: dict[tuple[str, ...], tuple[int, int, int]]) -> None:

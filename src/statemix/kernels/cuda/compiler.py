@@ -47,7 +47,7 @@ def _toolchain() -> str:
 def nvrtc_version() -> tuple[int, int]:
     """Version of the NVRTC library; raises ImportError if the library or its binding is missing."""
     try:
-        from cuda.bindings import nvrtc
+        from cuda.bindings import nvrtc  # pyright: ignore[reportAttributeAccessIssue]
 
         status, major, minor = nvrtc.nvrtcVersion()
     except Exception as error:  # the binding raises errors of its own when the library is missing
@@ -70,7 +70,7 @@ def nvrtc_identity() -> str:
 
 @lru_cache(maxsize=1)
 def _supported() -> tuple[int, ...]:
-    from cuda.bindings import nvrtc
+    from cuda.bindings import nvrtc  # pyright: ignore[reportAttributeAccessIssue]
 
     _, count = nvrtc.nvrtcGetNumSupportedArchs()
     _, archs = nvrtc.nvrtcGetSupportedArchs()
@@ -101,7 +101,7 @@ def compile(source: str, target: str, *, driver_version: int = 0) -> bytes:
 
 def compile_with_log(source: str, target: str) -> tuple[bytes, str]:
     """Compiles without the cache and returns the machine code and the compiler's log."""
-    from cuda.bindings import nvrtc
+    from cuda.bindings import nvrtc  # pyright: ignore[reportAttributeAccessIssue]
 
     success = nvrtc.nvrtcResult.NVRTC_SUCCESS
     files = headers()

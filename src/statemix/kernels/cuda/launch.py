@@ -9,6 +9,7 @@ import ctypes
 import struct
 import threading
 from functools import cache, lru_cache
+from typing import Any
 
 import torch
 
@@ -51,12 +52,12 @@ _PACKERS = {count: struct.Struct(f"{count}q") for count in (len(ARGUMENT_FIELDS)
 
 @lru_cache(maxsize=1)
 def _driver():
-    from cuda.bindings import driver
+    from cuda.bindings import driver  # pyright: ignore[reportAttributeAccessIssue]
 
     return driver
 
 
-def _checked(result: tuple, what: str):
+def _checked(result: tuple, what: str) -> Any:
     status, *values = result
     if status != _driver().CUresult.CUDA_SUCCESS:
         raise LaunchError(f"statemix: {what} failed with {status.name}")
