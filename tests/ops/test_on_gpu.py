@@ -1,5 +1,7 @@
 """The same promises on a GPU, through the public operators and layers."""
 
+import threading
+
 import pytest
 import torch
 
@@ -195,3 +197,21 @@ def test_a_layer_trains_under_autocast_on_the_gpu():
     assert y.dtype == torch.bfloat16
     assert state.dtype == torch.float32
     assert all(p.grad.isfinite().all() and p.grad.abs().max() > 0 for p in layer.parameters())
+
+
+@each_family
+def test_a_thread_that_never_touched_the_gpu_can_run_the_operator(family):
+    given = on_gpu(inputs(family, SHAPES["plain"], torch.bfloat16), grad=False)
+    want = OPERATORS[family](*given)
+    del want
+    results = []
+
+    def run():
+        results.append(OPERATORS[family](*given))  # its outputs lie in memory that PyTorch kept
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    torch.cuda.synchronize()
+    want = OPERATORS[family](*given)
+    assert all(torch.equal(g, w) for g, w in zip(results[0], want, strict=True))

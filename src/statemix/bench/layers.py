@@ -82,7 +82,9 @@ def _ours(name: str, m: int, sizes: Sizes, device: torch.device, budget_s: float
     each = m * (m + 1) * (sizes.d + 1) + 2 * m * sizes.d
     if family == "hlru":
         each = (m + 1) * (sizes.d + 1) + sizes.d + m * sizes.d
-    N = max(32, round(sizes.budget / each / 32) * 32)
+    # Sizes that kernels and products like, as near to the budget as they come.
+    multiple = 32 if sizes.budget / each > 100 else 8
+    N = max(multiple, round(sizes.budget / each / multiple) * multiple)
     layer: nn.Module
     if family == "bdlru":
         layer = BDLRU(sizes.d, num_blocks=N, block_size=m, device=device, dtype=sizes.dtype)
@@ -180,7 +182,7 @@ PEERS: dict[str, Callable[[Sizes], nn.Module]] = {
     "attention (SDPA)": lambda sizes: _Attention(sizes.d),
     "nn.LSTM": lambda sizes: nn.LSTM(sizes.d, sizes.d, batch_first=True),
     "fla HGRN": _from_fla("HGRNAttention", expand_ratio=1, use_short_conv=False),
-    "fla DeltaNet": _from_fla("DeltaNet", num_heads=8, use_short_conv=False),
+    "fla DeltaNet": _from_fla("DeltaNet", num_heads=8),
     "fla Gated DeltaNet": _from_fla("GatedDeltaNet", num_heads=6, head_dim=128, expand_v=1),
     "fla GatedDeltaProduct": _from_fla("GatedDeltaProduct", num_heads=4, head_dim=128, expand_v=1),
     "fla Mamba-2": _from_fla("Mamba2", expand=1, num_heads=16, head_dim=64),

@@ -36,21 +36,20 @@ def check_scan(
     block = bool(layout)
     wants_logits = "(B, T, M, M+1, N)" if block else "(B, T, M+1, N)"
     wants_values = "(B, T, M, N)" if block else "(B, T, N)"
-    got = f"got {tuple(gate_logits.shape)}"
     if gate_logits.dim() != (5 if block else 4):
-        raise ValueError(f"{operation}: gate_logits must be {wants_logits}; {got}")
+        raise ValueError(f"{operation}: gate_logits must be {wants_logits}; got {tuple(gate_logits.shape)}")
     if values.dim() != (4 if block else 3):
         raise ValueError(f"{operation}: values must be {wants_values}; got {tuple(values.shape)}")
     size = gate_logits.shape[-2] - 1
     if block and gate_logits.shape[2] != size:
         raise ValueError(
-            f"{operation}: gate_logits must be {wants_logits}; {got}: "
+            f"{operation}: gate_logits must be {wants_logits}; got {tuple(gate_logits.shape)}: "
             f"the fourth size must be {gate_logits.shape[2] + 1}"
         )
     if size < 1 or values.shape[-1] < 1:
         raise ValueError(
-            f"{operation}: M and N must be at least 1; gate_logits {wants_logits} {got}, "
-            f"values {tuple(values.shape)}"
+            f"{operation}: M and N must be at least 1; got gate_logits {wants_logits} = "
+            f"{tuple(gate_logits.shape)}, values {tuple(values.shape)}"
         )
     batch, time = values.shape[:2]
     wanted = (batch, time, *((size,) if block else ()), gate_logits.shape[-1])
@@ -64,7 +63,7 @@ def check_scan(
         if gate_logits.shape[axis] != want and gate_logits.shape[axis] != 1:
             raise ValueError(
                 f"{operation}: gate_logits must have {name} size {want} as values {tuple(values.shape)} "
-                f"have, or 1 to be broadcast; {got}"
+                f"have, or 1 to be broadcast; got {tuple(gate_logits.shape)}"
             )
     _check_dtypes(operation, gate_logits, values)
     if normalization not in NORMALIZATIONS:

@@ -245,21 +245,24 @@ def _needs_operator(arguments: tuple) -> bool:
     # torch.autograd.grad(is_grads_batched=True): tensors without storage, for which the dispatcher loops.
     if torch._C._dispatch_tls_is_dispatch_key_included(_BATCHED_GRADIENTS):
         return True
-    return any(
-        isinstance(a, Tensor)
-        and (
-            type(a) not in (Tensor, torch.nn.Parameter)
-            or a.device.type == "meta"
-            or is_functorch_wrapped_tensor(a)
-        )
-        for a in arguments
-    )
+    # Loops, not generators: this is on the way of every eager call.
+    for argument in arguments:
+        if type(argument) is Tensor or type(argument) is torch.nn.Parameter:
+            if argument.is_meta or is_functorch_wrapped_tensor(argument):
+                return True
+        elif isinstance(argument, Tensor):
+            return True
+    return False
 
 
 def _needs_autograd(arguments: tuple) -> bool:
     if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         return True
-    return torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in arguments)
+    if torch.is_grad_enabled():
+        for argument in arguments:
+            if isinstance(argument, Tensor) and argument.requires_grad:
+                return True
+    return False
 
 
 def _state_like(gate_logits, values, initial_state, cu_seqlens) -> Tensor:

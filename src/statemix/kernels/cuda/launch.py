@@ -69,6 +69,27 @@ def _driver_version() -> int:
     return _checked(_driver().cuDriverGetVersion(), "cuDriverGetVersion")
 
 
+class _Thread(threading.local):
+    """The device whose context this thread is known to have."""
+
+    device = -1
+
+
+_thread = _Thread()
+
+
+def _make_current(device_index: int) -> None:
+    """Gives this thread the device's primary context, which PyTorch's runtime calls share.
+
+    A thread of the autograd engine has none as long as PyTorch finds its memory in its own cache.
+    """
+    driver = _driver()
+    device = _checked(driver.cuDeviceGet(device_index), "cuDeviceGet")
+    context = _checked(driver.cuDevicePrimaryCtxRetain(device), "asking for the device's context")
+    _checked(driver.cuCtxSetCurrent(context), "taking the device's context")
+    _thread.device = device_index
+
+
 @lru_cache(maxsize=64)
 def device_properties(index: int) -> Device:
     """What the configuration rule must know of CUDA device `index`."""
@@ -107,6 +128,8 @@ class Kernel:
 
     def launch(self, blocks: int, arguments: tuple[int, ...]) -> None:
         """Launches on the current stream of the kernel's device, which must be the current device."""
+        if _thread.device != self._device_index:
+            _make_current(self._device_index)
         parameters = _parameters
         _PACKERS[len(arguments)].pack_into(parameters.buffer, 0, *arguments)
         stream = torch._C._cuda_getCurrentRawStream(self._device_index)
