@@ -221,7 +221,7 @@ def time_case(case, copy):
             )
             rows.append(
                 [name, direction, case.dtype, case.normalization, case.B, case.T, case.m, case.N,
-                 f"{ms:.4f}", f"{floor:.0f}", f"{copy:.0f}", f"{100 * floor / copy:.1f}"]
+                 f"{ms:.4f}", f"{floor:.0f}", f"{copy:.0f}", f"{floor / copy:.3f}"]
             )  # fmt: skip
             shape = f"nb{used.blocks_per_lane} r{used.lanes_per_block} s{used.steps} w{used.warps}"
             shape += f" d{used.stages} k{used.cluster}"

@@ -6,10 +6,7 @@ python -m statemix.experiments.reproduce s3-composition --seeds 5 --out table.cs
 from __future__ import annotations
 
 import argparse
-import csv
-import datetime
 import difflib
-import platform
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -17,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from statemix.bench.environment import describe, write_csv
 from statemix.models import MixerConfig
 from statemix.training import RunConfig, train
 
@@ -71,28 +69,6 @@ def rows(variants: dict[str, RunConfig], seeds: int) -> Iterator[dict[str, objec
             }
 
 
-def conditions(command: str) -> list[str]:
-    """What a reader must know to make a table again: command, date, versions, device."""
-    from statemix import __version__
-
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
-    return [
-        f"command: {command}",
-        f"date: {datetime.date.today().isoformat()}",
-        f"statemix {__version__}, torch {torch.__version__}, Python {platform.python_version()}, "
-        f"{platform.system()}",
-        f"device: {device}",
-    ]
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
 def main(argv: list[str] | None = None) -> int:
     """Write one table."""
     parser = argparse.ArgumentParser(description="Make a table of results again.")
@@ -105,17 +81,13 @@ def main(argv: list[str] | None = None) -> int:
         print(f"reproduce: no table {arguments.table!r}; nearest: {', '.join(near)}", file=sys.stderr)
         return 2
     written = f"python -m statemix.experiments.reproduce {arguments.table} --seeds {arguments.seeds}"
-    with open(arguments.out, "w", newline="") as file:
-        for line in conditions(f"{written} --out {arguments.out.name}"):
-            file.write(f"# {line}\n")
-        writer = None
-        for row in rows(TABLES[arguments.table](), arguments.seeds):
-            if writer is None:
-                writer = csv.DictWriter(file, list(row), extrasaction="ignore")
-                writer.writeheader()
-            writer.writerow(row)
-            file.flush()
-            print(", ".join(f"{name} {value}" for name, value in row.items()), flush=True)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    head = describe(device, f"{written} --out {arguments.out.name}")
+    found = []
+    for row in rows(TABLES[arguments.table](), arguments.seeds):
+        found.append(row)
+        write_csv(arguments.out, found, head)  # row by row: a run that is stopped keeps what it has
+        print(", ".join(f"{name} {value}" for name, value in row.items()), flush=True)
     return 0
 
 
