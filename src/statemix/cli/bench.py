@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from statemix.bench import cases, layers, operators
 from statemix.bench.environment import describe, write_csv
 from statemix.bench.timing import warm_up
 from statemix.ops import backend_for
+from statemix.ops.dispatch import unavailable_reason
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +47,10 @@ def main(argv: list[str]) -> int:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     device = torch.device(options.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        reason = unavailable_reason("cuda", device, family="bdlru", size=4, dtype=torch.bfloat16)
+        print(f"statemix bench: --device {device} cannot run here: {reason}", file=sys.stderr)
+        return 2
     head = describe(device, shlex.join(["statemix", "bench", *argv]))
     console = Console(width=None if Console().is_terminal else 140)
     for line in head:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, Self
 
@@ -26,7 +27,7 @@ class Batch(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
+class Task(ABC):
     """A task with its settings. A new one gives the two vocabulary sizes and :meth:`generate`."""
 
     length: int = 32
@@ -40,18 +41,18 @@ class Task:
             raise ValueError(f"{type(self).__name__}: length must be at least 1; got {self.length}")
 
     @property
+    @abstractmethod
     def vocab_size(self) -> int:
         """How many input tokens there are."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def output_size(self) -> int:
         """How many answers there are: guessing is right once in so many times."""
-        raise NotImplementedError
 
+    @abstractmethod
     def generate(self, batch: int, length: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Inputs and the answer at every step, each (batch, length)."""
-        raise NotImplementedError
 
     def with_length(self, length: int) -> Self:
         """The same task at another length."""
