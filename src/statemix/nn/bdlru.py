@@ -48,6 +48,8 @@ class BDLRU(RecurrentLayer):
     Source: arXiv 2602.12021, block diagonal LRU.
     """
 
+    _operator = staticmethod(bdlru_scan)
+
     def __init__(
         self,
         d_model: int,
@@ -94,18 +96,6 @@ class BDLRU(RecurrentLayer):
             f"d_model={self.d_model}, num_blocks={self.num_blocks}, block_size={self.block_size}, "
             f"normalization={self.normalization!r}, selective={self.selective}, "
             f"initial_state={'zeros' if self.initial_state is None else 'learned'!r}"
-        )
-
-    def _scan(
-        self, gate_logits: Tensor, values: Tensor, state: Tensor | None, cu_seqlens: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        return bdlru_scan(
-            gate_logits,
-            values,
-            state,
-            normalization=self.normalization,
-            cu_seqlens=cu_seqlens,
-            backend=self.backend,
         )
 
     def _read(

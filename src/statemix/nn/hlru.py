@@ -50,6 +50,8 @@ class HLRU(RecurrentLayer):
     Source: arXiv 2602.12021, higher-order LRU.
     """
 
+    _operator = staticmethod(hlru_scan)
+
     def __init__(
         self,
         d_model: int,
@@ -102,18 +104,6 @@ class HLRU(RecurrentLayer):
             f"d_model={self.d_model}, num_channels={self.num_channels}, order={self.order}, "
             f"normalization={self.normalization!r}, selective={self.selective}, readout={self.readout!r}, "
             f"initial_state={'zeros' if self.initial_state is None else 'learned'!r}"
-        )
-
-    def _scan(
-        self, gate_logits: Tensor, values: Tensor, state: Tensor | None, cu_seqlens: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        return hlru_scan(
-            gate_logits,
-            values,
-            state,
-            normalization=self.normalization,
-            cu_seqlens=cu_seqlens,
-            backend=self.backend,
         )
 
     def _read(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any, Literal, overload
 
 import torch
@@ -25,13 +26,15 @@ _IDENTITY_LOGIT = 3.0
 class RecurrentLayer(nn.Module):
     """A linear recurrence between two projections and a readout.
 
-    Subclasses say how large their gates are, run their operator, and lay out what is read.
+    Subclasses say how large their gates are, name their operator, and lay out what is read.
     """
 
     # Bump when the meaning of a parameter changes; a checkpoint carries it.
     _version = 1
     # Parameters that weight decay would only pull towards an arbitrary point.
     no_weight_decay = ("gate.bias", "gate_logits", "initial_state")
+    # The scan of the family.
+    _operator: Callable[..., tuple[Tensor, Tensor]]
 
     def __init__(
         self,
@@ -185,12 +188,6 @@ class RecurrentLayer(nn.Module):
         """The transition matrix of each block at each step, (B, T, N, M, M); acts on the left."""
 
     @abstractmethod
-    def _scan(
-        self, gate_logits: Tensor, values: Tensor, state: Tensor | None, cu_seqlens: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Run the operator."""
-
-    @abstractmethod
     def _read(
         self, hidden: Tensor, initial: Tensor | None, final: Tensor, cu_seqlens: Tensor | None
     ) -> Tensor:
@@ -215,7 +212,14 @@ class RecurrentLayer(nn.Module):
             2, _grown(self._value_shape, extra)
         )
         gate_logits = self._gate_logits(x, values.dtype, extra)
-        hidden, final = self._scan(gate_logits, values, state, cu_seqlens)
+        hidden, final = self._operator(
+            gate_logits,
+            values,
+            state,
+            normalization=self.normalization,
+            cu_seqlens=cu_seqlens,
+            backend=self.backend,
+        )
         read = self._read(hidden, state, final, cu_seqlens)
         weight = _padded(self.output.weight.T, self._read_shape, extra).T if extra else self.output.weight
         y = F.linear(read.flatten(2), weight)
