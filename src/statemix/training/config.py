@@ -159,7 +159,11 @@ def _decode_field(name: str, value: Any, where: str) -> Any:
         return _decode(_DATA_KINDS[kind], {k: v for k, v in value.items() if k != "kind"}, where)
     if name == "task":
         return make(value["kind"], **{k: v for k, v in value.items() if k != "kind"})
-    return tuple(value) if isinstance(value, list) else value
+    return _as_tuple(value)
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(map(_as_tuple, value)) if isinstance(value, list) else value
 
 
 def _flat(values: Any, prefix: str) -> dict[str, Any]:

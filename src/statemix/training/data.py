@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
+
+import torch
 
 from statemix.tasks import Batch, Permutation, Task, stream
 from statemix.text import Corpus, open_corpus, random_windows
 
 BYTES = 256
+
+# Streams of their own: the seed of the lengths, and the first of the steps that shuffle a training set.
+_LENGTHS = 2**32
+_SHUFFLES = 2**32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +36,15 @@ class TaskData:
     growing_share: float = 0.6
     """Share of the steps over which the curriculum grows."""
 
+    min_length: int | None = None
+    """Each batch draws its length from here to the longest. Default: always the longest."""
+
+    test_bins: tuple[tuple[int, int], ...] = ()
+    """Ranges of lengths (first, last) that are tested besides, each as one score: 41 256."""
+
+    examples: int | None = None
+    """Size of a fixed training set, shuffled anew for every epoch. Default: new sequences at every step."""
+
     def __post_init__(self) -> None:
         if self.test_examples < 1 or any(length < 1 for length in self.test_lengths):
             raise ValueError(
@@ -42,6 +58,21 @@ class TaskData:
             )
         if not 0 < self.growing_share <= 1:
             raise ValueError(f"data: growing_share must lie in (0, 1]; got {self.growing_share}")
+        if self.min_length is not None and not 1 <= self.min_length <= self.shortest_longest:
+            raise ValueError(
+                f"data: min_length must lie between 1 and {self.shortest_longest}, the longest sequence that "
+                f"training begins with; got {self.min_length}"
+            )
+        if any(not 1 <= first <= last for first, last in self.test_bins):
+            raise ValueError(
+                f"data: test_bins must be (first, last) with 1 <= first <= last; got {self.test_bins}"
+            )
+        if self.examples is not None and self.examples < 1:
+            raise ValueError(f"data: examples must be at least 1; got {self.examples}")
+        if self.examples is not None and (self.start_length is not None or self.min_length is not None):
+            raise ValueError(
+                "data: a fixed training set (examples) has one length; leave out start_length and min_length"
+            )
 
     @property
     def vocab_size(self) -> int:
@@ -51,8 +82,15 @@ class TaskData:
     def output_size(self) -> int:
         return self.task.output_size
 
+    @property
+    def shortest_longest(self) -> int:
+        """The longest sequences of the first step: where the curriculum begins, else the task's length."""
+        return self.task.length if self.start_length is None else self.start_length
+
     def length_at(self, step: int, steps: int) -> int:
         """Tokens of the training sequences in the batch of ``step`` (from 0) of ``steps``.
+
+        It depends on nothing else, so that runs with other seeds can be trained as one.
 
         Example:
             >>> data = TaskData(task=Permutation(length=8), start_length=2, growing_share=0.5)
@@ -60,10 +98,12 @@ class TaskData:
             [2, 5, 8, 8]
         """
         longest = self.task.length
-        if self.start_length is None:
+        if self.start_length is not None:
+            share = min(1.0, step / (self.growing_share * steps))
+            longest = self.start_length + int(share * (longest - self.start_length))
+        if self.min_length is None:
             return longest
-        share = min(1.0, step / (self.growing_share * steps))
-        return self.start_length + int(share * (longest - self.start_length))
+        return int(stream(_LENGTHS, "train", step).integers(self.min_length, longest + 1))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,14 +140,33 @@ class TaskSource:
 
     def __init__(self, config: TaskData) -> None:
         self.config = config
+        self._training_set = functools.lru_cache(maxsize=16)(self._draw_training_set)
 
     def describe(self) -> str:
         return f"{self.config.task}, tested at {self.config.test_lengths}"
 
     def batch(self, step: int, *, batch_size: int, seed: int, steps: int) -> Batch:
         """The training batch of ``step``: the same arguments give the same tokens, whatever ran before."""
+        if self.config.examples is not None:
+            return self._of_training_set(self.config.examples, step, batch_size, seed)
         task = self.config.task.with_length(self.config.length_at(step, steps))
         return task.sample(batch_size, seed, step=step)
+
+    def _of_training_set(self, examples: int, step: int, batch_size: int, seed: int) -> Batch:
+        """A batch of an epoch; what does not fill a last one is left out until the next shuffle."""
+        if batch_size > examples:
+            raise ValueError(
+                f"data: a batch of {batch_size} does not fit a training set of {examples} examples; lower "
+                f"batch_size or raise data.examples"
+            )
+        epoch, place = divmod(step, examples // batch_size)
+        order = stream(seed, "train", _SHUFFLES + epoch).permutation(examples)
+        chosen = torch.from_numpy(order[place * batch_size : (place + 1) * batch_size])
+        inputs, targets = self._training_set(seed)
+        return Batch(inputs[chosen], targets[chosen])
+
+    def _draw_training_set(self, seed: int) -> Batch:
+        return self.config.task.sample(self.config.examples or 0, seed)
 
 
 class TextSource:

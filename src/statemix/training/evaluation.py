@@ -12,18 +12,19 @@ from statemix.models import LanguageModel
 from statemix.tasks import IGNORED, Task
 from statemix.text import parallel_rows
 
-from .data import Source, TaskSource
+from .data import Source, TaskData, TaskSource
 
 EVALUATION_SEED = 0
 """Every run is tested on the same examples, whatever its own seed."""
 
 _TOKENS_AT_ONCE = 32768
 _TEXT_ROWS = 16
+_LENGTHS_IN_BIN = 32
 
 
 @torch.no_grad()
 def evaluate(model: LanguageModel, source: Source, split: str = "test") -> dict[str, float]:
-    """Scores by name: ``accuracy_at_<length>`` for a task, ``bits_per_byte`` for a text.
+    """Scores by name: ``accuracy_at_<length>``, ``accuracy_<first>_to_<last>``; ``bits_per_byte`` for a text.
 
     Args:
         split: "validation" or "test"; for a text both are the held-out files.
@@ -33,16 +34,29 @@ def evaluate(model: LanguageModel, source: Source, split: str = "test") -> dict[
     try:
         if isinstance(source, TaskSource):
             config = source.config
-            return {
+            scores = {
                 f"accuracy_at_{length}": task_accuracy(
                     model, config.task.with_length(length), config.test_examples, split
                 )
                 for length in config.test_lengths
             }
+            for first, last in config.test_bins:
+                scores[f"accuracy_{first}_to_{last}"] = _bin_accuracy(model, config, (first, last), split)
+            return scores
         held_out = parallel_rows(source.corpus.held_out, _TEXT_ROWS, source.config.evaluation_bytes)
         return {"bits_per_byte": bits_per_token(model, *held_out, window=source.config.length)}
     finally:
         model.train(training)
+
+
+def _bin_accuracy(model: nn.Module, config: TaskData, ends: tuple[int, int], split: str) -> float:
+    """The mean over lengths that lie evenly between two ends, both among them."""
+    first, last = ends
+    count = min(last - first + 1, _LENGTHS_IN_BIN)
+    lengths = sorted({round(first + (last - first) * i / max(count - 1, 1)) for i in range(count)})
+    examples = -(-config.test_examples // len(lengths))
+    shares = [task_accuracy(model, config.task.with_length(n), examples, split) for n in lengths]
+    return sum(shares) / len(shares)
 
 
 @torch.no_grad()
