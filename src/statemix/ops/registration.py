@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor
+from torch._functorch.utils import unwrap_dead_wrappers
 from torch.autograd import forward_ad
 
 from ._derivatives import vjp
@@ -161,7 +162,7 @@ def register_scan(family: str, formulas: Formulas) -> Callable[..., tuple[Tensor
                 # Forward over reverse: a formula of differentiable operations carries the tangents.
                 grads = formulas.gradients(*arguments)
             else:
-                grads = ScanBackward.apply(*arguments)
+                grads = _with_derivatives(ScanBackward, arguments, run_backward, backward_operator)
             grad_initial = grads[2] if ctx.saved_tensors[2] is not None else None
             return grads[0], grads[1], grad_initial, None, None, None
 
@@ -203,9 +204,7 @@ def register_scan(family: str, formulas: Formulas) -> Callable[..., tuple[Tensor
             count(family, "forward", backend)
             # The loop is made of differentiable operations: autograd needs no help.
             return kernels(backend, family).forward(*arguments[:5])
-        if _needs_autograd(arguments):
-            return ScanForward.apply(*arguments)
-        return _below_autograd(arguments, run_forward, forward_operator)
+        return _with_derivatives(ScanForward, arguments, run_forward, forward_operator)
 
     return scan
 
@@ -215,7 +214,7 @@ def _autograd_kernel(operator: Any, function: type[torch.autograd.Function]) -> 
 
     def kernel(*arguments):
         if _needs_autograd(arguments):
-            return function.apply(*arguments)
+            return _applied(function, arguments)
         with torch._C._AutoDispatchBelowAutograd():
             return operator(*arguments)
 
@@ -229,6 +228,22 @@ def _vmap_kernel(operator: Any, outputs: tuple[str, ...]) -> Callable[..., Any]:
         return _vmap(operator, info, in_dims, arguments, outputs=outputs)
 
     return kernel
+
+
+def _with_derivatives(
+    function: type[torch.autograd.Function], arguments: tuple, run: Callable[..., Any], operator: Any
+) -> Any:
+    """Through the autograd function where somebody may ask for derivatives, else past it."""
+    if _needs_autograd(arguments):
+        return _applied(function, arguments)
+    return _below_autograd(arguments, run, operator)
+
+
+def _applied(function: type[torch.autograd.Function], arguments: tuple) -> Any:
+    """``function.apply`` without its inspection of the signature, which takes longer than all the rest."""
+    if torch._C._are_functorch_transforms_active():
+        return function.apply(*arguments)
+    return super(torch.autograd.Function, function).apply(*unwrap_dead_wrappers(arguments))  # type: ignore[misc]
 
 
 def _below_autograd(arguments: tuple, run: Callable[..., Any], operator: Any) -> Any:
