@@ -1,11 +1,15 @@
-"""The pre-norm residual block of the backbone: a mixer along time, then an MLP at every step."""
+"""The pre-norm residual block of the backbone, a mixer along time then an MLP, and the stack of them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from collections.abc import Sequence as ListLike
 from typing import Any, cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from statemix.shapes import Boundaries, Mask, Sequence, Token
 
@@ -82,3 +86,64 @@ class Block(nn.Module):
         if self.mlp is None or self.mlp_norm is None:
             return x
         return x + self.mlp(self.mlp_norm(x))
+
+
+class Blocks(nn.ModuleList):
+    """Blocks one after the other, with a state for each.
+
+    ``gradient_checkpointing`` keeps only what goes into each block during training, and runs the block
+    again in backward: activations of one block instead of all, for a third more computation.
+
+    Shapes: x, y (B, T, D), or (B, D) in :meth:`step`; states one for each block, None to begin with.
+    """
+
+    def __init__(self, blocks: Iterable[Block], *, gradient_checkpointing: bool = False) -> None:
+        super().__init__(blocks)
+        self.gradient_checkpointing = gradient_checkpointing
+
+    def forward(
+        self,
+        x: Sequence,
+        states: ListLike[Any] | None = None,
+        *,
+        return_states: bool = False,
+        cu_seqlens: Boundaries | None = None,
+        mask: Mask | None = None,
+        each: list[Tensor] | None = None,
+    ) -> tuple[Sequence, tuple[Any, ...] | None]:
+        """The last output, and with ``return_states`` the states.
+
+        ``each`` collects what goes into every block.
+        """
+        recompute = self.gradient_checkpointing and self.training and torch.is_grad_enabled()
+        ends = []
+        for block, state in zip(self, self._states(states), strict=True):
+            if each is not None:
+                each.append(x)
+            options: dict[str, Any] = {
+                "return_state": return_states, "cu_seqlens": cu_seqlens, "mask": mask
+            }  # fmt: skip
+            if recompute:
+                found = checkpoint(block, x, state, use_reentrant=False, **options)
+            else:
+                found = block(x, state, **options)
+            x, state = cast(Any, found if return_states else (found, None))
+            ends.append(state)
+        return x, tuple(ends) if return_states else None
+
+    def step(self, x: Token, states: ListLike[Any] | None = None) -> tuple[Token, tuple[Any, ...]]:
+        """One token of each sequence, and the next states."""
+        ends = []
+        for block, state in zip(self, self._states(states), strict=True):
+            x, state = cast(Block, block).step(x, state)
+            ends.append(state)
+        return x, tuple(ends)
+
+    def _states(self, states: ListLike[Any] | None) -> ListLike[Any]:
+        if states is None:
+            return (None,) * len(self)
+        if len(states) != len(self):
+            raise ValueError(
+                f"LanguageModel: states must hold one for each layer: {len(self)}; got {len(states)}"
+            )
+        return states

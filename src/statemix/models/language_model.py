@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,8 +13,9 @@ from torch import Tensor, nn
 
 from statemix.shapes import Boundaries, Mask, Tokens
 
-from .block import MLP, Block
+from .block import MLP, Block, Blocks
 from .mixers import MixerConfig, make_mixer
+from .sampling import Sampler
 
 INITIAL_STD = 0.02
 
@@ -59,6 +61,9 @@ class ModelConfig:
     norm_eps: float = 1e-5
     """Added to the mean square in every RMSNorm."""
 
+    gradient_checkpointing: bool = False
+    """Whether backward runs each block again: less memory for a third more computation."""
+
     def __post_init__(self) -> None:
         if self.embedding_std <= 0:
             raise ValueError(f"model: embedding_std must be above 0; got {self.embedding_std}")
@@ -83,8 +88,9 @@ class ModelConfig:
 class LanguageModel(nn.Module):
     """Next-token logits from tokens, whole sequences at a time or one token at a time.
 
-    Shapes: tokens (B, T) -> logits (B, T, V). Weights of the backbone start normal with standard
-    deviation 0.02, embeddings as the config says; each mixer draws its own.
+    Shapes: tokens (B, T) -> logits (B, T, V). The head and the MLPs start normal with standard deviation
+    0.02 as in GPT-2, embeddings with the config's, norms at one; each mixer draws its own (BD-LRU and
+    H-LRU: normal 0.02 with zero gate biases, as in the paper).
 
     Raises:
         ValueError: ``config.vocab_size`` is None.
@@ -106,19 +112,12 @@ class LanguageModel(nn.Module):
         self.config = config
         width = config.d_model
         self.embedding = nn.Embedding(config.vocab_size, width)
-        self.blocks = nn.ModuleList(self._block(mixer) for mixer in config.mixers())
+        self.blocks = make_blocks(config)
         self.norm = nn.RMSNorm(width, eps=config.norm_eps)
         self.head = None
         if not config.tie_embeddings:
             self.head = nn.Linear(width, config.output_size or config.vocab_size, bias=False)
         self._initialize()
-
-    def _block(self, mixer: MixerConfig) -> Block:
-        config = self.config
-        mlp = None
-        if config.mlp != "none":
-            mlp = MLP(config.d_model, kind=config.mlp, ratio=config.mlp_ratio)
-        return Block(config.d_model, make_mixer(mixer, config.d_model), mlp, eps=config.norm_eps)
 
     def _initialize(self) -> None:
         nn.init.normal_(self.embedding.weight, std=self.config.embedding_std)
@@ -129,120 +128,151 @@ class LanguageModel(nn.Module):
                 nn.init.normal_(module.up.weight, std=INITIAL_STD)
                 nn.init.normal_(module.down.weight, std=INITIAL_STD)
 
+    @property
+    def head_weight(self) -> Tensor:
+        """The weight that turns hidden vectors into logits, (V, D): the embedding's where they are tied."""
+        return self.embedding.weight if self.head is None else self.head.weight
+
     def forward(
         self,
         tokens: Tokens,
         states: tuple[Any, ...] | None = None,
         *,
         return_states: bool = False,
+        return_hidden: bool = False,
         cu_seqlens: Boundaries | None = None,
         mask: Mask | None = None,
     ) -> Any:
         """Logits (B, T, V); with ``return_states`` also the state of each layer, to go on from.
 
-        ``cu_seqlens`` (S + 1,) int32 bounds sequences packed in a batch of 1; ``mask`` (B, T) bool is
-        True at real tokens. Both together raise ValueError.
+        ``return_hidden`` gives what the head reads, (B, T, D), in place of logits: a loss that works in
+        pieces multiplies it with :attr:`head_weight`. ``cu_seqlens`` (S + 1,) int32 bounds sequences packed
+        in a batch of 1; ``mask`` (B, T) bool is True at real tokens. Both together raise ValueError.
         """
         if cu_seqlens is not None and mask is not None:
             raise ValueError("LanguageModel: give cu_seqlens or mask, not both")
-        x = self.embedding(tokens)
-        ends = []
-        for block, state in zip(self._blocks(), self._states(states), strict=True):
-            x = block(x, state, return_state=return_states, cu_seqlens=cu_seqlens, mask=mask)
-            if return_states:
-                x, state = x
-                ends.append(state)
-        logits = self._logits(x)
-        return (logits, tuple(ends)) if return_states else logits
+        x, ends = self.blocks(
+            self.embedding(tokens), states, return_states=return_states, cu_seqlens=cu_seqlens, mask=mask
+        )
+        x = self.norm(x)
+        found = x if return_hidden else self._logits(x)
+        return (found, ends) if return_states else found
 
     def step(self, tokens: Tensor, states: tuple[Any, ...] | None = None) -> tuple[Tensor, tuple[Any, ...]]:
         """One token of each sequence: tokens (B,) -> logits (B, V) and the next states."""
-        x = self.embedding(tokens)
-        ends = []
-        for block, state in zip(self._blocks(), self._states(states), strict=True):
-            x, state = block.step(x, state)
-            ends.append(state)
-        return self._logits(x), tuple(ends)
+        x, ends = self.blocks.step(self.embedding(tokens), states)
+        return self._logits(self.norm(x)), ends
 
     def stream(
         self,
         prompt: Tokens,
         *,
+        mask: Mask | None = None,
         temperature: float = 1.0,
         top_k: int | None = None,
+        top_p: float | None = None,
+        stop_tokens: tuple[int, ...] = (),
         generator: torch.Generator | None = None,
     ) -> Iterator[Tensor]:
-        """Yield sampled tokens (B,) without end, in the memory of one state (attention's grows).
+        """Yield sampled tokens (B,), in the memory of one state (attention's grows).
+
+        It ends when every row has met a stop token, which a row then repeats; without any it never ends.
 
         Args:
             prompt: (B, T) with T at least 1.
+            mask: (B, T) bool, True at real tokens, for prompts of unequal length padded on the left.
             temperature: divides the logits; 0 takes the most likely token.
             top_k: sample among that many most likely tokens.
+            top_p: sample among the fewest most likely tokens whose probability reaches this sum.
+            stop_tokens: tokens after which a row has ended.
             generator: source of the randomness, on the model's device.
 
         Raises:
-            ValueError: an empty prompt, a negative temperature, or top_k below 1.
+            ValueError: an empty prompt, a mask of another shape or padding on the right, a negative
+                temperature, top_k below 1, or top_p outside (0, 1].
         """
-        if prompt.dim() != 2 or prompt.shape[1] < 1:
-            raise ValueError(f"generate: prompt must be (B, T) with T >= 1; got {tuple(prompt.shape)}")
-        if temperature < 0:
-            raise ValueError(f"generate: temperature must be at least 0; got {temperature}")
-        if top_k is not None and top_k < 1:
-            raise ValueError(f"generate: top_k must be at least 1; got {top_k}")
-        return self._stream(prompt, temperature, top_k, generator)
+        check_prompt(prompt, mask)
+        sampler = Sampler(temperature=temperature, top_k=top_k, top_p=top_p, stop_tokens=stop_tokens)
+        return self._stream(prompt, mask, sampler, generator)
 
     def generate(
         self,
         prompt: Tokens,
         max_new_tokens: int,
         *,
+        mask: Mask | None = None,
         temperature: float = 1.0,
         top_k: int | None = None,
+        top_p: float | None = None,
+        stop_tokens: tuple[int, ...] = (),
         generator: torch.Generator | None = None,
     ) -> Tokens:
-        """The prompt and ``max_new_tokens`` sampled tokens after it, (B, T + max_new_tokens).
+        """The prompt and at most ``max_new_tokens`` sampled tokens after it, (B, T + new).
 
         Options as in :meth:`stream`.
+
+        Example:
+            >>> model = LanguageModel(ModelConfig(vocab_size=11, d_model=16))
+            >>> prompts = torch.tensor([[0, 0, 5], [1, 2, 3]])
+            >>> mask = torch.tensor([[False, False, True], [True, True, True]])
+            >>> model.generate(prompts, 4, mask=mask, temperature=0).shape
+            torch.Size([2, 7])
         """
-        tokens = self.stream(prompt, temperature=temperature, top_k=top_k, generator=generator)
-        new = [next(tokens) for _ in range(max_new_tokens)]
+        if max_new_tokens < 0:
+            raise ValueError(f"generate: max_new_tokens must be at least 0; got {max_new_tokens}")
+        tokens = self.stream(
+            prompt, mask=mask, temperature=temperature, top_k=top_k, top_p=top_p,
+            stop_tokens=stop_tokens, generator=generator,
+        )  # fmt: skip
+        new = list(itertools.islice(tokens, max_new_tokens))
         return torch.cat([prompt, torch.stack(new, 1)], 1) if new else prompt
 
     @torch.no_grad()
     def _stream(
-        self, prompt: Tensor, temperature: float, top_k: int | None, generator: torch.Generator | None
+        self, prompt: Tensor, mask: Tensor | None, sampler: Sampler, generator: torch.Generator | None
     ) -> Iterator[Tensor]:
-        logits, states = self(prompt, return_states=True)
-        logits = logits[:, -1]
+        hidden, states = self(prompt, return_states=True, return_hidden=True, mask=mask)
+        logits = self._logits(hidden[:, -1])
         while True:
-            token = _sample(logits.float(), temperature, top_k, generator)
+            token = sampler.next(logits, generator)
             yield token
+            if sampler.finished:
+                return
             logits, states = self.step(token, states)
 
-    def _blocks(self) -> list[Block]:
-        return cast(list[Block], list(self.blocks))
-
-    def _states(self, states: tuple[Any, ...] | None) -> tuple[Any, ...]:
-        if states is None:
-            return (None,) * len(self.blocks)
-        if len(states) != len(self.blocks):
-            raise ValueError(
-                f"LanguageModel: states must hold one for each layer: {len(self.blocks)}; got {len(states)}"
-            )
-        return tuple(states)
-
     def _logits(self, x: Tensor) -> Tensor:
-        x = self.norm(x)
         return F.linear(x, self.embedding.weight) if self.head is None else self.head(x)
 
 
-def _sample(
-    logits: Tensor, temperature: float, top_k: int | None, generator: torch.Generator | None
-) -> Tensor:
-    if temperature == 0:
-        return logits.argmax(-1)
-    logits = logits / temperature
-    if top_k is not None and top_k < logits.shape[-1]:
-        least = logits.topk(top_k, -1).values[:, -1:]
-        logits = logits.masked_fill(logits < least, float("-inf"))
-    return torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
+def make_blocks(config: ModelConfig) -> Blocks:
+    """The blocks that a config asks for, as drawn by their own constructors."""
+
+    def mlp() -> MLP | None:
+        if config.mlp == "none":
+            return None
+        return MLP(config.d_model, kind=config.mlp, ratio=config.mlp_ratio)
+
+    return Blocks(
+        (
+            Block(config.d_model, make_mixer(mixer, config.d_model), mlp(), eps=config.norm_eps)
+            for mixer in config.mixers()
+        ),
+        gradient_checkpointing=config.gradient_checkpointing,
+    )
+
+
+def check_prompt(prompt: Tensor, mask: Tensor | None) -> None:
+    """Raise unless there is a token to go on from in every row."""
+    if prompt.dim() != 2 or prompt.shape[1] < 1:
+        raise ValueError(f"generate: prompt must be (B, T) with T >= 1; got {tuple(prompt.shape)}")
+    if mask is None:
+        return
+    if mask.shape != prompt.shape:
+        raise ValueError(
+            f"generate: mask must be (B, T) = {tuple(prompt.shape)} as the prompt; got {tuple(mask.shape)}"
+        )
+    if not bool(mask[:, -1].all()):
+        raise ValueError(
+            "generate: every row of the mask must end with True: pad prompts of unequal length on the left, "
+            "and give each at least one token"
+        )

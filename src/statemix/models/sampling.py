@@ -1,0 +1,77 @@
+"""The next token from logits: temperature, the likeliest k, the likeliest mass p, and where rows end."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class Sampler:
+    """Draws tokens row by row, and remembers which rows have ended.
+
+    Args:
+        temperature: divides the logits; 0 takes the most likely token.
+        top_k: sample among that many most likely tokens.
+        top_p: sample among the fewest most likely tokens whose probability reaches this sum.
+        stop_tokens: tokens after which a row has ended; it then repeats the token that ended it.
+
+    Raises:
+        ValueError: a negative temperature, top_k below 1, or top_p outside (0, 1].
+
+    Example:
+        >>> sampler = Sampler(temperature=0, stop_tokens=(2,))
+        >>> sampler.next(torch.tensor([[0.0, 1.0, 3.0]])), sampler.finished
+        (tensor([2]), True)
+
+    Source: top-p is nucleus sampling, Holtzman et al. 2020, arXiv 1904.09751.
+    """
+
+    def __init__(
+        self,
+        *,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        stop_tokens: tuple[int, ...] = (),
+    ) -> None:
+        if not 0 <= temperature < float("inf"):
+            raise ValueError(f"generate: temperature must be at least 0; got {temperature}")
+        if top_k is not None and top_k < 1:
+            raise ValueError(f"generate: top_k must be at least 1; got {top_k}")
+        if top_p is not None and not 0 < top_p <= 1:
+            raise ValueError(f"generate: top_p must be above 0 and at most 1; got {top_p}")
+        self.temperature, self.top_k, self.top_p = temperature, top_k, top_p
+        self.stop_tokens = tuple(stop_tokens)
+        self._ended: Tensor | None = None
+        self._last: Tensor | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether every row has met a stop token."""
+        return self._ended is not None and bool(self._ended.all())
+
+    def next(self, logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """logits (B, V) -> tokens (B,)."""
+        token = self._draw(logits.float(), generator)
+        if self.stop_tokens:
+            if self._ended is not None and self._last is not None:
+                token = torch.where(self._ended, self._last, token)
+            stops = torch.tensor(self.stop_tokens, device=token.device)
+            self._ended, self._last = torch.isin(token, stops), token
+        return token
+
+    def _draw(self, logits: Tensor, generator: torch.Generator | None) -> Tensor:
+        if self.temperature == 0:
+            return logits.argmax(-1)
+        logits = logits / self.temperature
+        vocabulary = logits.shape[-1]
+        if self.top_k is not None and self.top_k < vocabulary:
+            least = logits.topk(self.top_k, -1).values[:, -1:]
+            logits = logits.masked_fill(logits < least, float("-inf"))
+        probabilities = logits.softmax(-1)
+        if self.top_p is not None and self.top_p < 1:
+            ordered, index = probabilities.sort(-1, descending=True)
+            # A token stays while those before it have not reached the sum: the likeliest always does.
+            ordered = ordered.masked_fill(ordered.cumsum(-1) - ordered >= self.top_p, 0.0)
+            probabilities = torch.zeros_like(ordered).scatter(-1, index, ordered)
+        return torch.multinomial(probabilities, 1, generator=generator)[:, 0]
