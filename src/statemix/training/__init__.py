@@ -8,6 +8,7 @@ from .folder import RunFolderError, read_config, read_result
 from .loop import TrainResult, load_run, train
 from .metrics import Observer
 from .optimizer import OptimizerConfig
+from .replicas import groupable, train_replicas
 from .schedule import ScheduleConfig
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "bits_per_token",
     "evaluate",
     "from_json",
+    "groupable",
     "load_run",
     "open_source",
     "read_config",
@@ -31,4 +33,5 @@ __all__ = [
     "task_accuracy",
     "to_json",
     "train",
+    "train_replicas",
 ]

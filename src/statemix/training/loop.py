@@ -192,7 +192,7 @@ class _Run:
         self.summed_steps = 0
         self.tokens = 0
         self.row_began = 0.0
-        self._autocast = _wants_bfloat16(self.config, self.device)
+        self._autocast = wants_bfloat16(self.config, self.device)
 
     def update(self, batch: Batch) -> None:
         """One step of AdamW on one batch."""
@@ -304,7 +304,7 @@ def _evaluate(run: _Run, source: Any, split: str, listeners: Any) -> dict[str, f
     return scores
 
 
-def _wants_bfloat16(config: RunConfig, device: torch.device) -> bool:
+def wants_bfloat16(config: RunConfig, device: torch.device) -> bool:
     if config.precision == "auto":
         return device.type == "cuda" and torch.cuda.is_bf16_supported()
     return config.precision == "bfloat16"

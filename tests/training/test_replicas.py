@@ -1,0 +1,163 @@
+"""Replicas trained as one are what they are alone; one that diverges is alone with that."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from statemix.models import MixerConfig
+from statemix.tasks import Permutation
+from statemix.training import (
+    OptimizerConfig,
+    RunFolderError,
+    ScheduleConfig,
+    TaskData,
+    train,
+    train_replicas,
+)
+from statemix.training.prefetch import stacked_batches
+
+from .small import numbers, small
+from .test_loop import At, terminate
+
+GPU = pytest.param(
+    "cuda",
+    marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")],
+)
+
+
+def unlike(**changes):
+    """Three runs with nothing in common but their model, data and steps."""
+    return [
+        small(seed=seed, optimizer=optimizer, schedule=ScheduleConfig(name=schedule), **changes)
+        for seed, optimizer, schedule in (
+            (0, OptimizerConfig(learning_rate=3e-3, weight_decay=0.1, clip_norm=0.1), "one-cycle"),
+            (1, OptimizerConfig(learning_rate=1e-3, weight_decay=0.0, betas=(0.8, 0.95), eps=1e-6), "cosine"),
+            (2, OptimizerConfig(learning_rate=1e-2, weight_decay=0.5, clip_norm=math.inf), "constant"),
+        )
+    ]
+
+
+def assert_alike(group, alone, rel=2e-4):
+    for one, other in zip(group, alone, strict=True):
+        assert (one.config, one.status, one.step) == (other.config, other.status, other.step)
+        assert [row["step"] for row in one.history] == [row["step"] for row in other.history]
+        for row, wanted in zip(numbers(one.history), numbers(other.history), strict=True):
+            assert row == pytest.approx(wanted, rel=rel, abs=1e-6)
+        for name, weight in other.model.state_dict().items():
+            torch.testing.assert_close(one.model.state_dict()[name], weight, rtol=rel, atol=1e-5)
+        assert one.scores == pytest.approx(other.scores, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    "mixer",
+    [
+        MixerConfig(block_size=2, num_blocks=4, initial_state="learned"),
+        MixerConfig(name="hlru", block_size=3, num_blocks=4),
+        MixerConfig(name="lstm", block_size=1, num_blocks=8),  # without a batching rule: one after the other
+        MixerConfig(name="attention", num_heads=2),
+    ],
+    ids=lambda mixer: mixer.name,
+)
+@pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
+def test_a_group_is_what_its_runs_are_alone(mixer):
+    configs = [replace(c, model=replace(c.model, mixer=mixer, num_layers=2)) for c in unlike()]
+    assert_alike(train_replicas(configs, progress=False), [train(c, progress=False) for c in configs])
+
+
+def test_lengths_that_grow_and_are_drawn_and_training_sets_are_those_of_each_run():
+    for data in (
+        TaskData(task=Permutation(length=9), start_length=3, min_length=2, test_lengths=(9,)),
+        TaskData(task=Permutation(length=9), examples=20, test_lengths=(9,)),
+    ):
+        configs = unlike(data=replace(data, test_examples=16))
+        assert_alike(train_replicas(configs, progress=False), [train(c, progress=False) for c in configs])
+
+
+def test_batches_of_workers_are_those_of_the_process_itself():
+    configs = unlike(data=TaskData(task=Permutation(length=30), min_length=3), batch_size=500)
+    cpu = torch.device("cpu")
+    for first in (0, 7):
+        ours = list(stacked_batches(configs, first, cpu, workers=0))
+        theirs = list(stacked_batches(configs, first, cpu, workers=2))
+        assert len(ours) == len(theirs) == configs[0].steps - first
+        for one, other in zip(ours, theirs, strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_a_replica_that_diverges_is_frozen_and_told_and_the_others_do_not_notice():
+    steady = unlike()
+    # So large a step that logits overflow.
+    wild = small(
+        seed=5, optimizer=OptimizerConfig(learning_rate=1e38), schedule=ScheduleConfig(name="constant")
+    )
+    found = train_replicas([steady[0], wild, *steady[1:]], progress=False)
+    assert found[1].status == "diverged" and found[1].scores == {} and found[1].step < 12
+    assert all(row["step"] <= found[1].step for row in found[1].history)
+    assert all(bool(p.isfinite().all()) for p in found[1].model.parameters())
+    without = train_replicas(steady, progress=False)
+    for one, other in zip([found[0], *found[2:]], without, strict=True):
+        assert numbers(one.history) == numbers(other.history) and one.scores == other.scores
+
+
+def test_a_group_of_which_all_diverge_stops():
+    wild = small(optimizer=OptimizerConfig(learning_rate=1e38), schedule=ScheduleConfig(name="constant"))
+    found = train_replicas([wild, replace(wild, seed=1)], progress=False)
+    assert [r.status for r in found] == ["diverged"] * 2 and max(r.step for r in found) < 12
+
+
+@pytest.mark.parametrize("device", ["cpu", GPU])
+def test_a_group_goes_on_as_if_it_never_stopped(tmp_path, device):
+    configs = unlike(device=device, evaluate_every=6)
+    whole = train_replicas(configs, out=tmp_path / "whole", progress=False)
+    stopped = train_replicas(configs, out=tmp_path / "run", observers=[At(5, terminate)], progress=False)
+    assert {r.status for r in stopped} == {"interrupted"} and {r.step for r in stopped} == {5}
+    resumed = train_replicas(configs, out=tmp_path / "run", resume=True, progress=False)
+    again = train_replicas(configs, out=tmp_path / "run", resume=True, progress=False)
+    for found in (resumed, again):
+        for one, other in zip(found, whole, strict=True):
+            assert numbers(one.history) == numbers(other.history)
+            assert (one.evaluations, one.scores) == (other.evaluations, other.scores)
+    results = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert [r["scores"] for r in results] == [r.scores for r in whole]
+
+
+def test_time_that_is_over_stops_a_group_which_can_go_on(tmp_path):
+    configs = unlike()
+    stopped = train_replicas(configs, out=tmp_path, time_limit=0.0, progress=False)
+    assert {(r.status, r.step) for r in stopped} == {("interrupted", 1)}
+    resumed = train_replicas(configs, out=tmp_path, resume=True, progress=False)
+    assert_alike(resumed, train_replicas(configs, progress=False), rel=1e-7)
+
+
+def test_an_occupied_folder_and_another_group_are_refused(tmp_path):
+    configs = unlike(steps=2)
+    train_replicas(configs, out=tmp_path, progress=False)
+    with pytest.raises(RunFolderError, match="no run is written over"):
+        train_replicas(configs, out=tmp_path, progress=False)
+    with pytest.raises(RunFolderError, match="it holds other replicas"):
+        train_replicas(configs[:2], out=tmp_path, resume=True, progress=False)
+
+
+def test_configs_that_cannot_be_one_group_are_named():
+    with pytest.raises(ValueError, match="got steps: 12 and 13: train them in groups"):
+        train_replicas([small(), small(steps=13)])
+    with pytest.raises(ValueError, match="at least one run"):
+        train_replicas([])
+
+
+def test_a_cpu_captures_nothing():
+    with pytest.raises(ValueError, match="capture needs a CUDA device"):
+        train_replicas([small(device="cpu")], capture=True)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_captured_step_is_the_step():
+    configs = unlike(device="cuda", precision="float32", steps=30)
+    captured, eager = (train_replicas(configs, capture=c, progress=False) for c in (True, False))
+    for one, other in zip(captured, eager, strict=True):
+        assert numbers(one.history) == numbers(other.history) and one.scores == other.scores
+    assert_alike(captured, [train(c, progress=False) for c in configs], rel=5e-3)
