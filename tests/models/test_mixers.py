@@ -6,8 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from statemix.models import MIXERS, MixerConfig, make_mixer
-from statemix.models.attention import CausalAttention
-from statemix.models.recurrent import Recurrent
+from statemix.nn.baselines import CausalAttention, Recurrent
 
 WIDTH = 8
 CLOSE = {"atol": 2e-6, "rtol": 1e-5}
@@ -20,7 +19,10 @@ CONFIGS = {
     "hlru latest": MixerConfig(name="hlru", block_size=2, readout="latest"),
     "lstm": MixerConfig(name="lstm"),
     "gru": MixerConfig(name="gru", block_size=4, num_blocks=3),
+    "lstm loop, learned state": MixerConfig(name="lstm", backend="torch", initial_state="learned"),
+    "gru loop": MixerConfig(name="gru", backend="torch"),
     "attention": MixerConfig(name="attention", num_heads=2),
+    "attention, learned state": MixerConfig(name="attention", head_dim=3, initial_state="learned"),
 }
 
 
@@ -88,7 +90,7 @@ def test_packed_sequences_are_strangers_to_each_other(mixer):
     torch.testing.assert_close(mixer(x, cu_seqlens=bounds), torch.cat(apart, 1), **CLOSE)
 
 
-@pytest.mark.parametrize("name", [n for n in CONFIGS if n != "attention"])
+@pytest.mark.parametrize("name", [n for n in CONFIGS if not n.startswith("attention")])
 def test_packed_states_are_those_at_the_ends(name):
     mixer = make_mixer(CONFIGS[name], WIDTH)
     x = torch.randn(1, 9, WIDTH)
@@ -131,8 +133,22 @@ def test_mask_and_packing_exclude_each_other(mixer):
         mixer(torch.randn(1, 3, WIDTH), cu_seqlens=bounds, mask=mask)
 
 
-def test_an_lstm_is_the_equations_of_an_lstm():
-    layer = Recurrent("lstm", 3, hidden_size=4)
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_the_loop_of_a_cell_is_the_fused_kernel(cell):
+    fused, loop = (Recurrent(cell, 5, hidden_size=7, backend=backend) for backend in ("auto", "torch"))
+    loop.load_state_dict(fused.state_dict())
+    x = torch.randn(3, 9, 5)
+    mask = torch.rand(3, 9) < 0.6
+    for options in ({}, {"mask": mask}):
+        wanted, end = fused(x, return_state=True, **options)
+        got, loop_end = loop(x, return_state=True, **options)
+        torch.testing.assert_close(got, wanted, **CLOSE)
+        assert_same(loop_end, end)
+
+
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+def test_an_lstm_is_the_equations_of_an_lstm(backend):
+    layer = Recurrent("lstm", 3, hidden_size=4, backend=backend)
     weights = [p.detach() for p in layer.recurrence.parameters()]
     w_in, w_hidden, b_in, b_hidden = weights
     x = torch.randn(2, 5, 3)
@@ -176,6 +192,27 @@ def test_an_unknown_mixer_lists_the_nearest():
 def test_sizes_below_one_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         MixerConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"name": "gru", "convolution": True},
+            "gru has no option convolution: .* it has initial_state, backend",
+        ),
+        ({"name": "lstm", "readout": "latest", "normalization": "tanh"}, "no option normalization, readout"),
+        ({"name": "attention", "expand": 2.0}, "attention has no option expand"),
+    ],
+)
+def test_options_that_a_mixer_lacks_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        MixerConfig(**settings)
+
+
+def test_a_config_takes_another_name_with_what_that_one_has():
+    config = MixerConfig(name="hlru", readout="latest", initial_state="learned", block_size=3)
+    assert config.named("gru") == MixerConfig(name="gru", initial_state="learned", block_size=3)
 
 
 def test_heads_must_divide_the_width():

@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
 
 from torch import nn
 
 from statemix.nn import BDLRU, HLRU
-
-from .attention import CausalAttention
-from .recurrent import Recurrent
+from statemix.nn.baselines import CausalAttention, Recurrent
 
 
 @dataclass(frozen=True, kw_only=True)
 class MixerConfig:
     """Which layer mixes the sequence, and its sizes.
 
+    Options that stand at their default are the layer's own choice. An option that the named layer does
+    not have is refused, but for ``block_size`` and ``num_blocks``, which only size a state.
+
     Raises:
-        ValueError: an unknown name (the nearest ones are listed), or sizes below one.
+        ValueError: an unknown name (the nearest ones are listed), sizes below one, or an option that
+            the layer does not have.
     """
 
     name: str = "bdlru"
-    """Kind of layer: bdlru, hlru, lstm, gru or attention."""
+    """Kind of layer: bdlru, hlru, or a baseline of the table in docs/baselines.md."""
 
     block_size: int = 4
     """Channels that mix: the block size of bdlru, the order of hlru. Others only count states with it."""
@@ -39,7 +42,7 @@ class MixerConfig:
     """Whether the gates depend on the input (bdlru, hlru)."""
 
     initial_state: Literal["zeros", "learned"] = "zeros"
-    """What stands before the first step (bdlru, hlru)."""
+    """What stands before the first step; attention learns a key and a value a head."""
 
     gate_init: Literal["paper", "identity"] = "paper"
     """How the gates start: as in the paper, or keeping the state (bdlru, hlru)."""
@@ -47,21 +50,62 @@ class MixerConfig:
     readout: Literal["window", "latest"] | None = None
     """What hlru reads out: all the states it holds, or the newest. Default: window when selective."""
 
-    num_heads: int = 4
-    """Heads of attention."""
+    num_heads: int | None = None
+    """Heads of attention and of layers with a matrix state. Default: 4 in attention, else D / head_dim."""
 
-    backend: Literal["auto", "reference", "cpu", "cuda", "triton"] = "auto"
-    """Which kernels run the recurrence (bdlru, hlru)."""
+    head_dim: int | None = None
+    """Width of a head. Default: the layer's own."""
+
+    state_size: int | None = None
+    """States a channel (mamba), or columns of a head's state (mamba2). Default: 16 and 64."""
+
+    expand: float | None = None
+    """Inner width over D (mamba, mamba2). Default: 2."""
+
+    negative_eigenvalues: bool | None = None
+    """Whether transitions reach -1, which parity needs (the delta-rule family). Default: the layer's own."""
+
+    convolution: bool | None = None
+    """Whether a causal convolution over 4 steps comes before the recurrence. Default: as published."""
+
+    output_gate: bool | None = None
+    """Whether what is read is gated by the input. Default: as published."""
+
+    householder_steps: int | None = None
+    """Householder factors in one transition (deltaproduct). Default: 2."""
+
+    backend: Literal["auto", "reference", "cpu", "cuda", "triton", "torch", "fla"] = "auto"
+    """What runs the recurrence: the operators' backends, or torch and fla for baselines that have them."""
 
     def __post_init__(self) -> None:
         if self.name not in MIXERS:
             near = difflib.get_close_matches(self.name, MIXERS, n=3, cutoff=0.3) or list(MIXERS)
             raise ValueError(f"no mixer {self.name!r}; nearest: {', '.join(near)}; all: {', '.join(MIXERS)}")
-        for field in ("block_size", "num_heads"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"mixer {self.name}: {field} must be at least 1; got {getattr(self, field)}")
-        if self.num_blocks is not None and self.num_blocks < 1:
-            raise ValueError(f"mixer {self.name}: num_blocks must be at least 1; got {self.num_blocks}")
+        for field in ("block_size", "num_blocks", "num_heads", "head_dim", "state_size", "householder_steps"):
+            size = getattr(self, field)
+            if size is not None and size < 1:
+                raise ValueError(f"mixer {self.name}: {field} must be at least 1; got {size}")
+        if self.expand is not None and self.expand <= 0:
+            raise ValueError(f"mixer {self.name}: expand must be above 0; got {self.expand}")
+        has = options_of(self.name)
+        refused = [name for name in self._given() if name not in has]
+        if refused:
+            raise ValueError(
+                f"mixer {self.name} has no option {', '.join(refused)}: leave it out; it has {', '.join(has)}"
+            )
+
+    def named(self, name: str) -> MixerConfig:
+        """The config of another mixer, with those of these options that it has.
+
+        Example:
+            >>> MixerConfig(name="hlru", block_size=3, readout="latest").named("bdlru").block_size
+            3
+        """
+        if name not in MIXERS:
+            return replace(self, name=name)
+        has = options_of(name)
+        dropped = {o: _DEFAULTS[o] for o in self._given() if o not in has}
+        return replace(self, name=name, **dropped)
 
     def blocks_for(self, d_model: int) -> int:
         """The number of blocks or channels at width ``d_model``: as given, or so that states fill the width.
@@ -71,6 +115,48 @@ class MixerConfig:
             21
         """
         return self.num_blocks or max(1, d_model // self.block_size)
+
+    def hidden_for(self, d_model: int) -> int:
+        """The width of a recurrence that has no blocks: num_blocks times block_size, else ``d_model``."""
+        return d_model if self.num_blocks is None else self.num_blocks * self.block_size
+
+    def _given(self) -> list[str]:
+        return [o for o, default in _DEFAULTS.items() if getattr(self, o) != default]
+
+
+_DEFAULTS: dict[str, Any] = {
+    field.name: field.default
+    for field in fields(MixerConfig)
+    if field.name not in ("name", "block_size", "num_blocks")
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mixer:
+    """A line of the table: the layer, and what of a config sizes it.
+
+    Attributes:
+        layer: the class, or a function that makes it; an option of :class:`MixerConfig` is passed on
+            where it has a keyword of that name.
+        sizes: keywords made from a config and the width D.
+        grows_with: the option that makes the layer larger, for ``models.sizing``; None where the width
+            alone does.
+    """
+
+    layer: Callable[..., nn.Module]
+    sizes: Callable[[MixerConfig, int], dict[str, Any]]
+    grows_with: Literal["num_blocks", "num_heads", "expand"] | None
+
+
+def options_of(name: str) -> tuple[str, ...]:
+    """Options of :class:`MixerConfig` that the named mixer has, without the sizes of blocks.
+
+    Example:
+        >>> options_of("lstm")
+        ('initial_state', 'backend')
+    """
+    keywords = inspect.signature(MIXERS[name].layer).parameters
+    return tuple(option for option in _DEFAULTS if option in keywords)
 
 
 def make_mixer(config: MixerConfig, d_model: int) -> nn.Module:
@@ -86,49 +172,40 @@ def make_mixer(config: MixerConfig, d_model: int) -> nn.Module:
         >>> type(make_mixer(MixerConfig(name="gru"), 16)).__name__
         'Recurrent'
     """
-    return MIXERS[config.name](config, d_model)
+    mixer = MIXERS[config.name]
+    options = {o: getattr(config, o) for o in options_of(config.name)}
+    options = {o: value for o, value in options.items() if value is not None}
+    return mixer.layer(d_model, **mixer.sizes(config, d_model), **options)
 
 
-def _bdlru(config: MixerConfig, d_model: int) -> nn.Module:
-    return BDLRU(
-        d_model,
-        num_blocks=config.blocks_for(d_model),
-        block_size=config.block_size,
-        normalization=config.normalization,
-        selective=config.selective,
-        initial_state=config.initial_state,
-        gate_init=config.gate_init,
-        backend=config.backend,
-    )
+def _blocks(config: MixerConfig, d_model: int) -> dict[str, Any]:
+    return {"num_blocks": config.blocks_for(d_model), "block_size": config.block_size}
 
 
-def _hlru(config: MixerConfig, d_model: int) -> nn.Module:
-    return HLRU(
-        d_model,
-        num_channels=config.blocks_for(d_model),
-        order=config.block_size,
-        normalization=config.normalization,
-        selective=config.selective,
-        readout=config.readout,
-        initial_state=config.initial_state,
-        gate_init=config.gate_init,
-        backend=config.backend,
-    )
+def _channels(config: MixerConfig, d_model: int) -> dict[str, Any]:
+    return {"num_channels": config.blocks_for(d_model), "order": config.block_size}
 
 
-def _recurrent(config: MixerConfig, d_model: int) -> nn.Module:
-    hidden = d_model if config.num_blocks is None else config.num_blocks * config.block_size
-    return Recurrent(config.name, d_model, hidden_size=hidden)
+def _hidden(config: MixerConfig, d_model: int) -> dict[str, Any]:
+    return {"hidden_size": config.hidden_for(d_model)}
 
 
-def _attention(config: MixerConfig, d_model: int) -> nn.Module:
-    return CausalAttention(d_model, num_heads=config.num_heads)
+def _nothing(config: MixerConfig, d_model: int) -> dict[str, Any]:
+    return {}
 
 
-MIXERS: dict[str, Callable[[MixerConfig, int], nn.Module]] = {
-    "bdlru": _bdlru,
-    "hlru": _hlru,
-    "lstm": _recurrent,
-    "gru": _recurrent,
-    "attention": _attention,
+def _lstm(d_model: int, *, hidden_size: int, initial_state: str = "zeros", backend: str = "auto"):
+    return Recurrent("lstm", d_model, hidden_size=hidden_size, initial_state=initial_state, backend=backend)
+
+
+def _gru(d_model: int, *, hidden_size: int, initial_state: str = "zeros", backend: str = "auto"):
+    return Recurrent("gru", d_model, hidden_size=hidden_size, initial_state=initial_state, backend=backend)
+
+
+MIXERS: dict[str, Mixer] = {
+    "bdlru": Mixer(layer=BDLRU, sizes=_blocks, grows_with="num_blocks"),
+    "hlru": Mixer(layer=HLRU, sizes=_channels, grows_with="num_blocks"),
+    "lstm": Mixer(layer=_lstm, sizes=_hidden, grows_with="num_blocks"),
+    "gru": Mixer(layer=_gru, sizes=_hidden, grows_with="num_blocks"),
+    "attention": Mixer(layer=CausalAttention, sizes=_nothing, grows_with=None),
 }

@@ -1,0 +1,92 @@
+"""Causal attention: the ceiling for recall, with a state that grows."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .base import Baseline, check_sizes, is_transformed
+
+
+class CausalAttention(Baseline):
+    """Multi-head softmax attention over the past, without positional code.
+
+    Its state is the cache (keys, values, real), with keys and values (B, heads, T, head_dim) and
+    ``real`` (B, T) telling padded places: it grows by one place a step, unlike a recurrence's.
+
+    Args:
+        d_model: D.
+        num_heads: heads, a divisor of D unless ``head_dim`` is given.
+        head_dim: width of a head. Default: D / num_heads.
+        initial_state: "learned" puts one learned key and value a head before every sequence.
+
+    Example:
+        >>> layer = CausalAttention(8, num_heads=2)
+        >>> y, (keys, values, real) = layer(torch.randn(2, 5, 8), return_state=True)
+        >>> y.shape, keys.shape
+        (torch.Size([2, 5, 8]), torch.Size([2, 2, 5, 4]))
+
+    Source: Vaswani et al. 2017, arXiv 1706.03762.
+    """
+
+    state_grows = True
+
+    def __init__(
+        self, d_model: int, *, num_heads: int = 4, head_dim: int | None = None, initial_state: str = "zeros"
+    ) -> None:
+        super().__init__(d_model, initial_state=initial_state)
+        check_sizes("CausalAttention", num_heads=num_heads, head_dim=head_dim or 1)
+        if head_dim is None and d_model % num_heads:
+            raise ValueError(
+                f"CausalAttention: num_heads must divide d_model {d_model}; got {num_heads}: change "
+                f"it, or give head_dim"
+            )
+        self.num_heads, self.head_dim = num_heads, head_dim or d_model // num_heads
+        inner = self.num_heads * self.head_dim
+        if initial_state == "learned":
+            self.recurrent_shapes = ((num_heads, 1, self.head_dim),) * 2
+        self.query_key_value = nn.Linear(d_model, 3 * inner, bias=False)
+        self.output = nn.Linear(inner, d_model, bias=False)
+        self._complete()
+
+    def _start(self, batch: int) -> tuple[Tensor, ...]:
+        """The empty cache, or the learned place that stands before every sequence."""
+        weight = self.output.weight
+        if self.initial_state is not None:
+            learned = super()._start(batch)
+            return (*learned, torch.ones(batch, 1, dtype=torch.bool, device=weight.device))
+        empty = weight.new_zeros(batch, self.num_heads, 0, self.head_dim)
+        return empty, empty, torch.zeros(batch, 0, dtype=torch.bool, device=weight.device)
+
+    def _mix(
+        self, x: Tensor, state: tuple[Tensor, ...], real: Tensor | None
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        batch, time, _ = x.shape
+        heads = (batch, time, 3, self.num_heads, self.head_dim)
+        query, key, value = self.query_key_value(x).reshape(heads).permute(2, 0, 3, 1, 4)
+        past = state[0].shape[2]
+        plain = real is None and past == 0
+        if real is None:
+            real = torch.ones(batch, time, dtype=torch.bool, device=x.device)
+        key = torch.cat([state[0].to(key.dtype), key], 2)
+        value = torch.cat([state[1].to(value.dtype), value], 2)
+        real = torch.cat([state[2], real], 1)
+        if plain and not is_transformed():
+            y = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        else:
+            y = _attend(query, key, value, real)
+        y = self.output(y.transpose(1, 2).reshape(batch, time, -1))
+        return y, (key, value, real)
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, real: Tensor) -> Tensor:
+    """Attention over real places that are not in the future."""
+    time, places = query.shape[2], torch.arange(key.shape[2], device=query.device)
+    now = places[places.shape[0] - time :, None]
+    # A place always sees itself: a row that sees nothing would be 0/0.
+    allowed = ((now >= places) & real[:, None, None, :]) | (now == places)
+    if not is_transformed():
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=allowed)
+    scores = query @ key.transpose(2, 3) / query.shape[3] ** 0.5
+    return scores.masked_fill(~allowed, float("-inf")).softmax(3) @ value

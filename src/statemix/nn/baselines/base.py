@@ -1,0 +1,215 @@
+"""What every baseline shares: states, pieces, steps, packed and padded batches around one method."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from statemix.ops.checks import check_boundaries
+from statemix.shapes import Boundaries, Mask, Sequence, Token
+
+INITIAL_STATES = ("zeros", "learned")
+
+
+class Baseline(nn.Module):
+    """A sequence layer (B, T, D) -> (B, T, D) behind the interface of the statemix layers.
+
+    Subclasses give the shapes of their state and :meth:`_mix`, which runs rows whose padded steps, if
+    any, all stand at the end. Padded and packed batches are brought to that form here.
+
+    A state is a tensor, or a tuple of tensors where there are several, float32 (float64 for float64
+    layers), batch first: the recurrent ones, then windows of past inputs. ``initial_state="learned"``
+    learns the recurrent ones.
+    """
+
+    # Parameters that weight decay would only pull towards an arbitrary point.
+    no_weight_decay: tuple[str, ...] = ("initial_state",)
+    # Per sequence: what the recurrence holds, and what a convolution or a token shift must remember.
+    recurrent_shapes: tuple[tuple[int, ...], ...] = ()
+    window_shapes: tuple[tuple[int, ...], ...] = ()
+
+    def __init__(self, d_model: int, *, initial_state: str = "zeros") -> None:
+        super().__init__()
+        if d_model < 1:
+            raise ValueError(f"{type(self).__name__}: d_model must be at least 1; got {d_model}")
+        check_choice(type(self).__name__, "initial_state", initial_state, INITIAL_STATES)
+        self.d_model = d_model
+        self._learned = initial_state == "learned"
+
+    def _complete(self) -> None:
+        """End of every constructor, once shapes are known: the learned state, then first weights."""
+        self.initial_state = None
+        if self._learned:
+            self.initial_state = nn.ParameterList(torch.empty(shape) for shape in self.recurrent_shapes)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw new parameters: linear weights N(0, 0.02), biases 0, a learned initial state N(0, 1)."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        for state in self.initial_state or ():
+            nn.init.normal_(state)
+
+    @property
+    def state_numbers(self) -> int:
+        """Numbers that the recurrence keeps for one sequence; windows of past inputs are not counted."""
+        return sum(math.prod(shape) for shape in self.recurrent_shapes)
+
+    def forward(
+        self,
+        x: Sequence,
+        state: Any = None,
+        *,
+        return_state: bool = False,
+        cu_seqlens: Boundaries | None = None,
+        mask: Mask | None = None,
+    ) -> Any:
+        """Run a batch of sequences, or continue one from a state.
+
+        Args:
+            x: (B, T, D).
+            state: what an earlier call returned; one entry a packed sequence with ``cu_seqlens``.
+            return_state: return (y, state) instead of y.
+            cu_seqlens: (num_sequences + 1,) int32, the cumulative lengths of packed sequences (B = 1).
+            mask: (B, T) bool, True where a step is real. Padded steps leave the state as it is, and
+                their outputs are exactly 0.
+
+        Raises:
+            ValueError, TypeError: inputs that do not fit, or ``mask`` and ``cu_seqlens`` together.
+        """
+        self._check_input(x, 3, "(B, T, D)")
+        if cu_seqlens is not None:
+            self._check_packing(x, cu_seqlens, mask)
+            y, state = self._packed(x, state, cu_seqlens)
+        elif mask is not None:
+            self._check_mask(x, mask)
+            y, state = self._padded(x, state, mask)
+        else:
+            y, state = self._run(x, state, None)
+        return (y, state) if return_state else y
+
+    def step(self, x: Token, state: Any = None) -> tuple[Token, Any]:
+        """One token: x (B, D) -> y (B, D) and the next state. Nothing is changed in place."""
+        self._check_input(x, 2, "(B, D)")
+        y, state = self._run(x[:, None], state, None)
+        return y[:, 0], state
+
+    def initial_state_for(self, batch: int) -> Any:
+        """The state before the first step of each of ``batch`` sequences."""
+        return _bare(self._start(batch))
+
+    def _start(self, batch: int) -> tuple[Tensor, ...]:
+        weight = next(self.parameters())
+        wide = torch.promote_types(weight.dtype, torch.float32)
+        if self.initial_state is None:
+            first = tuple(weight.new_zeros(batch, *s, dtype=wide) for s in self.recurrent_shapes)
+        else:
+            first = tuple(s.to(wide).expand(batch, *s.shape) for s in self.initial_state)
+        return first + tuple(weight.new_zeros(batch, *s, dtype=wide) for s in self.window_shapes)
+
+    @abstractmethod
+    def _mix(
+        self, x: Tensor, state: tuple[Tensor, ...], real: Tensor | None
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """x (B, T, D), T >= 1 -> y (B, T, D) and the state after the last real step of each row.
+
+        ``real`` (B, T), where given, is True and then False along each row, and x is 0 where it is False.
+        """
+
+    def _run(self, x: Tensor, state: Any, real: Tensor | None) -> tuple[Tensor, Any]:
+        if state is None:
+            state = self._start(x.shape[0])
+        elif isinstance(state, Tensor):
+            state = (state,)
+        if x.shape[1]:
+            y, state = self._mix(x, tuple(state), real)
+            return y, _bare(state)
+        # Nothing to run: a single step that is not real leaves the state as it is.
+        absent = torch.zeros(x.shape[0], 1, dtype=torch.bool, device=x.device)
+        y, state = self._mix(x.new_zeros(x.shape[0], 1, x.shape[2]), tuple(state), absent)
+        return y[:, :0], _bare(state)
+
+    def _padded(self, x: Tensor, state: Any, mask: Tensor) -> tuple[Tensor, Any]:
+        """Move each row's real steps to its front, run, and put them back where they were."""
+        index = torch.argsort(~mask, dim=1, stable=True)[..., None].expand_as(x)
+        real = torch.arange(x.shape[1], device=x.device) < mask.sum(1, keepdim=True)
+        front = torch.where(real[..., None], x.gather(1, index), 0.0)
+        y, state = self._run(front, state, real)
+        y = torch.where(real[..., None], y, 0.0)
+        return torch.zeros_like(y).scatter(1, index, y), state
+
+    def _packed(self, x: Tensor, state: Any, cu_seqlens: Tensor) -> tuple[Tensor, Any]:
+        """Lay the sequences of one row under each other, run, and lay them back in a row."""
+        bounds = cu_seqlens.long()
+        lengths = bounds[1:] - bounds[:-1]
+        longest = int(lengths.max()) if len(lengths) else 0
+        place = bounds[:-1, None] + torch.arange(longest, device=x.device)
+        inside = place < bounds[1:, None]
+        rows = x[0, place.clamp(max=max(x.shape[1] - 1, 0))]
+        y, state = self._run(torch.where(inside[..., None], rows, 0.0), state, inside)
+        return y[inside][None], state
+
+    def _check_input(self, x: Tensor, dims: int, shape: str) -> None:
+        name = type(self).__name__
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{name}: x must be a torch.Tensor; got {type(x).__name__}")
+        if x.dim() != dims or x.shape[-1] != self.d_model:
+            raise ValueError(
+                f"{name}: x must be {shape} with D = d_model = {self.d_model}; got {tuple(x.shape)}"
+            )
+
+    def _check_packing(self, x: Tensor, cu_seqlens: Tensor, mask: Tensor | None) -> None:
+        name = type(self).__name__
+        if mask is not None:
+            raise ValueError(
+                f"{name}: mask and cu_seqlens cannot be given together: pack the real steps, or pad them"
+            )
+        check_boundaries(name, cu_seqlens, x)
+
+    def _check_mask(self, x: Tensor, mask: Tensor) -> None:
+        name = type(self).__name__
+        if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+            raise TypeError(
+                f"{name}: mask must be a bool tensor, True where a step is real; got "
+                f"{getattr(mask, 'dtype', type(mask).__name__)}: cast with .bool()"
+            )
+        if mask.shape != x.shape[:2]:
+            raise ValueError(f"{name}: mask must be (B, T) = {tuple(x.shape[:2])}; got {tuple(mask.shape)}")
+
+
+def _bare(state: tuple[Tensor, ...]) -> Any:
+    return state[0] if len(state) == 1 else state
+
+
+def check_choice(layer: str, what: str, value: Any, choices: tuple[Any, ...]) -> None:
+    """Refuse a value outside ``choices`` with a ValueError that names them."""
+    if value not in choices:
+        raise ValueError(f"{layer}: {what} must be one of {choices}; got {value!r}")
+
+
+def check_sizes(layer: str, **sizes: float) -> None:
+    """Refuse sizes below one."""
+    for what, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{layer}: {what} must be at least 1; got {size}")
+
+
+def is_transformed() -> bool:
+    """Whether a torch.func transform runs, for which PyTorch's fused kernels may have no rule.
+
+    Always False while torch.compile traces: there a caller chooses the backend.
+    """
+    transforms: Any = getattr(torch._C, "_functorch")  # noqa: B009  not in torch's type stubs
+    return not torch.compiler.is_compiling() and transforms.peek_interpreter_stack() is not None
+
+
+def wide(x: Tensor) -> Tensor:
+    """x in the dtype of states: float32, or float64 where it already is."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
