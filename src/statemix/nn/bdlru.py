@@ -27,6 +27,8 @@ class BDLRU(RecurrentLayer):
         selective: False makes the gates a learned constant.
         initial_state: "zeros" as in the paper, or "learned", which state tracking wants.
         gate_init: "paper", or "identity" for gates that keep the state at first.
+        recompute_gates: keep the input of the gates for the backward pass instead of their logits, the
+            largest tensor of all, and compute these again: one more product for less memory.
         backend: what runs the operator; "auto" takes the best for the device.
 
     Shapes: (B, T, D) -> (B, T, D); state (B, M, N) float32.
@@ -60,6 +62,7 @@ class BDLRU(RecurrentLayer):
         selective: bool = True,
         initial_state: str = "zeros",
         gate_init: str = "paper",
+        recompute_gates: bool = False,
         backend: str = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -80,6 +83,7 @@ class BDLRU(RecurrentLayer):
             selective=selective,
             initial_state=initial_state,
             gate_init=gate_init,
+            recompute_gates=recompute_gates,
             backend=backend,
             device=device,
             dtype=dtype,
@@ -97,11 +101,6 @@ class BDLRU(RecurrentLayer):
             f"normalization={self.normalization!r}, selective={self.selective}, "
             f"initial_state={'zeros' if self.initial_state is None else 'learned'!r}"
         )
-
-    def _read(
-        self, hidden: Tensor, initial: Tensor | None, final: Tensor, cu_seqlens: Tensor | None
-    ) -> Tensor:
-        return hidden
 
     def _keeping_logits(self, logits: Tensor) -> Tensor:
         return logits[:, : self.block_size].diagonal()

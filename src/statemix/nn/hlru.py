@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from statemix.kernels.reference.normalization import normalize
 from statemix.ops import hlru_scan
-from statemix.ops.hlru import shifted_windows
 from statemix.shapes import Sequence
 
 from .layer import RecurrentLayer
+from .window import window_product
 
 READOUTS = ("window", "latest")
 
@@ -30,6 +31,8 @@ class HLRU(RecurrentLayer):
         readout: "window" or "latest"; None takes the window for a selective layer, else the latest.
         initial_state: "zeros" as in the paper, or "learned".
         gate_init: "paper", or "identity" for gates that repeat the last state at first.
+        recompute_gates: keep the input of the gates for the backward pass instead of their logits, the
+            largest tensor of all, and compute these again: one more product for less memory.
         backend: what runs the operator; "auto" takes the best for the device.
 
     Shapes: (B, T, D) -> (B, T, D); state (B, M, N) float32, newest first.
@@ -63,6 +66,7 @@ class HLRU(RecurrentLayer):
         readout: str | None = None,
         initial_state: str = "zeros",
         gate_init: str = "paper",
+        recompute_gates: bool = False,
         backend: str = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -87,6 +91,7 @@ class HLRU(RecurrentLayer):
             selective=selective,
             initial_state=initial_state,
             gate_init=gate_init,
+            recompute_gates=recompute_gates,
             backend=backend,
             device=device,
             dtype=dtype,
@@ -106,16 +111,20 @@ class HLRU(RecurrentLayer):
             f"initial_state={'zeros' if self.initial_state is None else 'learned'!r}"
         )
 
-    def _read(
-        self, hidden: Tensor, initial: Tensor | None, final: Tensor, cu_seqlens: Tensor | None
+    def _readout(
+        self,
+        hidden: Tensor,
+        initial: Tensor | None,
+        final: Tensor,
+        weight: Tensor,
+        cu_seqlens: Tensor | None,
     ) -> Tensor:
         if self.readout == "latest" or self.order == 1:
-            return hidden
+            return F.linear(hidden, weight)
         if hidden.shape[1] == 1 and cu_seqlens is None:
             # One step: the state is the window; its rows round to what forward reads.
-            return final[:, None].to(hidden.dtype)
-        past = shifted_windows(hidden, initial, self.order - 1, cu_seqlens)
-        return torch.cat([hidden[:, :, None], past], 2)
+            return F.linear(final[:, None].to(hidden.dtype).flatten(2), weight)
+        return window_product(hidden, initial, weight, cu_seqlens)
 
     def _keeping_logits(self, logits: Tensor) -> Tensor:
         return logits[0]

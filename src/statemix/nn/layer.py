@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, overload
 
 import torch
@@ -16,6 +17,7 @@ from statemix.ops.dispatch import BACKENDS
 from statemix.shapes import Boundaries, Mask, Sequence, Spectrum, State, Token
 
 from .padding import RealSteps
+from .recomputation import recomputed
 
 INITIAL_STATES = ("zeros", "learned")
 GATE_INITIALIZATIONS = ("paper", "identity")
@@ -49,6 +51,7 @@ class RecurrentLayer(nn.Module):
         selective: bool,
         initial_state: str,
         gate_init: str,
+        recompute_gates: bool,
         backend: str,
         device: torch.device | str | None,
         dtype: torch.dtype | None,
@@ -69,6 +72,7 @@ class RecurrentLayer(nn.Module):
         self.normalization = normalization
         self.selective = selective
         self.gate_init = gate_init
+        self.recompute_gates = recompute_gates
         self.backend = backend
         self._rows, self._columns = rows, columns
         self._gate_shape, self._value_shape, self._read_shape = gate_shape, value_shape, read_shape
@@ -187,11 +191,16 @@ class RecurrentLayer(nn.Module):
     def transition(self, x: Sequence) -> Tensor:
         """The transition matrix of each block at each step, (B, T, N, M, M); acts on the left."""
 
-    @abstractmethod
-    def _read(
-        self, hidden: Tensor, initial: Tensor | None, final: Tensor, cu_seqlens: Tensor | None
+    def _readout(
+        self,
+        hidden: Tensor,
+        initial: Tensor | None,
+        final: Tensor,
+        weight: Tensor,
+        cu_seqlens: Tensor | None,
     ) -> Tensor:
-        """What the readout sees, (B, T, *read_shape)."""
+        """What the output projection, its weight as given, makes of the states: (B, T, D)."""
+        return F.linear(hidden.flatten(2), weight)
 
     @abstractmethod
     def _keeping_logits(self, logits: Tensor) -> Tensor:
@@ -212,17 +221,17 @@ class RecurrentLayer(nn.Module):
             2, _grown(self._value_shape, extra)
         )
         gate_logits = self._gate_logits(x, values.dtype, extra)
-        hidden, final = self._operator(
-            gate_logits,
-            values,
-            state,
-            normalization=self.normalization,
-            cu_seqlens=cu_seqlens,
-            backend=self.backend,
-        )
-        read = self._read(hidden, state, final, cu_seqlens)
+        with self._keeping(x, gate_logits, extra):
+            hidden, final = self._operator(
+                gate_logits,
+                values,
+                state,
+                normalization=self.normalization,
+                cu_seqlens=cu_seqlens,
+                backend=self.backend,
+            )
         weight = _padded(self.output.weight.T, self._read_shape, extra).T if extra else self.output.weight
-        y = F.linear(read.flatten(2), weight)
+        y = self._readout(hidden, state, final, weight, cu_seqlens)
         return y, final[..., : self._columns] if extra else final
 
     def _forward_masked(
@@ -252,6 +261,18 @@ class RecurrentLayer(nn.Module):
         weight = _padded(self.gate.weight, self._gate_shape, extra)
         bias = _padded(self.gate.bias, self._gate_shape, extra)
         return F.linear(x, weight, bias).unflatten(2, shape)
+
+    def _keeping(self, x: Tensor, gate_logits: Tensor, extra: int) -> AbstractContextManager[Any]:
+        """What the backward pass keeps of the gates while the operator runs: logits, or their input."""
+        if not (self.recompute_gates and self.selective):
+            return nullcontext()
+        dtype, gate, shape = gate_logits.dtype, self.gate, self._gate_shape
+
+        def compute() -> Tensor:
+            weight, bias = (_padded(p, shape, extra).to(dtype) for p in (gate.weight, gate.bias))
+            return F.linear(x.to(dtype), weight, bias).unflatten(2, _grown(shape, extra))
+
+        return recomputed(gate_logits, compute)
 
     def _initial_states(self, states: int) -> Tensor | None:
         """The learned state for each sequence; None where it is zero."""
