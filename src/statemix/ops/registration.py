@@ -127,12 +127,13 @@ def register_scan(family: str, formulas: Formulas) -> Callable[..., tuple[Tensor
 
         @staticmethod
         def backward(ctx, *cotangents):
-            function, primals = _formula(formulas.gradients, ctx)
+            saved = ctx.saved_tensors
+            function, primals = _formula(formulas.gradients, saved, ctx)
             outputs, pull = vjp(function, *primals)
             filled = tuple(
                 torch.zeros_like(o) if c is None else c for o, c in zip(outputs, cotangents, strict=True)
             )
-            return (*_place(pull(filled), ctx.saved_tensors), None, None)
+            return (*_place(pull(filled), saved), None, None)
 
         @staticmethod
         def vmap(info, in_dims, *arguments):
@@ -155,7 +156,8 @@ def register_scan(family: str, formulas: Formulas) -> Callable[..., tuple[Tensor
 
         @staticmethod
         def backward(ctx, grad_hidden, grad_final_state):
-            arguments = (*ctx.saved_tensors, grad_hidden, grad_final_state, ctx.normalization, ctx.backend)
+            saved = ctx.saved_tensors  # read once: under checkpointing it may not be read again
+            arguments = (*saved, grad_hidden, grad_final_state, ctx.normalization, ctx.backend)
             if torch.compiler.is_compiling():
                 grads = backward_operator(*arguments)
             elif forward_ad._current_level >= 0:
@@ -163,7 +165,7 @@ def register_scan(family: str, formulas: Formulas) -> Callable[..., tuple[Tensor
                 grads = formulas.gradients(*arguments)
             else:
                 grads = _with_derivatives(ScanBackward, arguments, run_backward, backward_operator)
-            grad_initial = grads[2] if ctx.saved_tensors[2] is not None else None
+            grad_initial = grads[2] if saved[2] is not None else None
             return grads[0], grads[1], grad_initial, None, None, None
 
         @staticmethod
@@ -299,9 +301,10 @@ def _empty_forward(gate_logits, values, initial_state, cu_seqlens):
     return values.new_empty(values.shape), _state_like(gate_logits, values, initial_state, cu_seqlens).zero_()
 
 
-def _formula(gradients: Callable[..., Any], ctx: Any) -> tuple[Callable[..., Any], tuple[Tensor, ...]]:
+def _formula(
+    gradients: Callable[..., Any], saved: tuple[Any, ...], ctx: Any
+) -> tuple[Callable[..., Any], tuple[Tensor, ...]]:
     """``gradients`` as a function of just the float tensors that were given."""
-    saved = ctx.saved_tensors
     places = _float_places(saved)
 
     def function(*primals):
