@@ -47,6 +47,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 _EXTRA_OF = {"tyro": "train", "rich": "train", "tensorboard": "train"}
+_EXTRA_OF |= {"transformers": "hf", "tokenizers": "hf", "accelerate": "hf"}
 
 
 def _usage() -> str:

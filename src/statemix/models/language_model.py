@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -64,10 +64,16 @@ class ModelConfig:
     gradient_checkpointing: bool = False
     """Whether backward runs each block again: less memory for a third more computation."""
 
+    architecture: Literal["language-model", "autoencoder"] = "language-model"
+    """A prediction at every token, or every token read back from the last one's vector (compression)."""
+
+    max_length: int = 512
+    """Longest sequence of an autoencoder, whose positions are a learned table."""
+
     def __post_init__(self) -> None:
         if self.embedding_std <= 0:
             raise ValueError(f"model: embedding_std must be above 0; got {self.embedding_std}")
-        for name in ("vocab_size", "output_size", "d_model", "num_layers"):
+        for name in ("vocab_size", "output_size", "d_model", "num_layers", "max_length"):
             size = getattr(self, name)
             if size is not None and size < 1:
                 raise ValueError(f"model: {name} must be at least 1; got {size}")
@@ -77,12 +83,12 @@ class ModelConfig:
                 f"{self.vocab_size}; pass tie_embeddings=False"
             )
         for name in self.pattern:
-            replace(self.mixer, name=name)
+            self.mixer.named(name)
 
     def mixers(self) -> list[MixerConfig]:
         """The mixer of every layer."""
         names = self.pattern or (self.mixer.name,)
-        return [replace(self.mixer, name=names[i % len(names)]) for i in range(self.num_layers)]
+        return [self.mixer.named(names[i % len(names)]) for i in range(self.num_layers)]
 
 
 class LanguageModel(nn.Module):

@@ -1,0 +1,133 @@
+"""``StatemixCache``: what ``generate`` carries from one token to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+from transformers import Cache
+
+
+class StatemixCache(Cache):
+    """The state of each layer and how many tokens made it; its size does not depend on their number.
+
+    States are float32 (B, M, N) for recurrences, and whatever other mixers keep. ``generate`` makes one by
+    itself; pass one as ``past_key_values`` to go on from where it stands.
+
+    Example:
+        >>> from statemix.models.huggingface import StatemixConfig, StatemixForCausalLM
+        >>> model = StatemixForCausalLM(StatemixConfig(hidden_size=16, num_hidden_layers=1, num_blocks=8))
+        >>> cache = StatemixCache()
+        >>> _ = model(torch.randint(256, (2, 100)), past_key_values=cache)
+        >>> cache.get_seq_length(), cache.batch_size, cache.states[0].shape
+        (100, 2, torch.Size([2, 4, 8]))
+    """
+
+    def __init__(self) -> None:
+        super().__init__(layers=[])
+        self.states: tuple[Any, ...] | None = None
+        self.seen = 0
+
+    def update_states(self, states: tuple[Any, ...], tokens: int) -> None:
+        """Keep the states after ``tokens`` further tokens."""
+        self.states = tuple(states)
+        self.seen += tokens
+
+    def check_fits(self, layers: int, batch: int) -> None:
+        """Raise ValueError unless it is empty, or of that many layers and sequences."""
+        if self.states is None:
+            return
+        if len(self.states) != layers:
+            raise ValueError(
+                f"StatemixCache: the cache is of a model of {len(self.states)} layers, and this one has "
+                f"{layers}: start with an empty StatemixCache()"
+            )
+        if self.batch_size != batch:
+            raise ValueError(
+                f"StatemixCache: the cache holds the states of {self.batch_size} sequences and input_ids has "
+                f"{batch}: use batch_repeat_interleave or batch_select_indices, or an empty StatemixCache()"
+            )
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Tokens that were read, padding included."""
+        return self.seen
+
+    def get_max_length(self, layer_idx: int | None = None) -> int:
+        """-1: there is no limit."""
+        return -1
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
+        """(tokens in all, offset), as masks are made."""
+        return self.seen + query_length, 0
+
+    def has_previous_state(self, layer_idx: int | None = None, state_idx: int | None = None) -> bool:
+        """Whether any token was read."""
+        return self.states is not None
+
+    @property
+    def batch_size(self) -> int:
+        """Sequences; -1 while it is empty."""
+        for state in self.states or ():
+            for tensor in _tensors(state):
+                return tensor.shape[0]
+        return -1
+
+    @property
+    def is_compileable(self) -> bool:
+        """False: the states are new tensors at every step. A compiled step is :class:`statemix.Decoder`'s."""
+        return False
+
+    @property
+    def is_initialized(self) -> bool:
+        return self.states is not None
+
+    @property
+    def is_croppable(self) -> bool:
+        """False: a recurrence cannot forget its last tokens."""
+        return False
+
+    def __len__(self) -> int:
+        return len(self.states or ())
+
+    def __repr__(self) -> str:
+        return f"StatemixCache(layers={len(self)}, batch_size={self.batch_size}, tokens={self.seen})"
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Raise: copy the cache before tokens that may have to be taken back (copy.deepcopy)."""
+        raise NotImplementedError(
+            "StatemixCache: a recurrent state cannot be cropped; keep a copy.deepcopy of the cache and go "
+            "back to that"
+        )
+
+    def reset(self) -> None:
+        """Empty it."""
+        self.states, self.seen = None, 0
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Take the states of these rows, as beam search asks."""
+        self.batch_select_indices(beam_idx)
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Take the states of these rows, any number of times each."""
+        self._each(lambda t: t.index_select(0, indices.to(t.device)))
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat the states of each row."""
+        self._each(lambda t: t.repeat_interleave(repeats, 0))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> None:
+        if self.states is not None:
+            self.states = tuple(_mapped(change, state) for state in self.states)
+
+
+def _tensors(state: Any) -> list[Tensor]:
+    if isinstance(state, Tensor):
+        return [state]
+    return [tensor for part in state or () for tensor in _tensors(part)]
+
+
+def _mapped(change: Callable[[Tensor], Tensor], state: Any) -> Any:
+    if state is None:
+        return None
+    return change(state) if isinstance(state, Tensor) else tuple(_mapped(change, part) for part in state)

@@ -1,0 +1,179 @@
+"""``StatemixConfig``: a model's sizes in the words of Transformers."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar
+
+from transformers import PreTrainedConfig
+
+from statemix.models.language_model import ModelConfig
+from statemix.models.mixers import MIXERS, MixerConfig, options_of
+
+# Options of MixerConfig by their names here; all others go into mixer_options.
+_MIXER_OPTIONS = {
+    "normalization": "normalization",
+    "selective": "selective",
+    "initial_state": "initial_state",
+    "gate_init": "gate_init",
+    "readout": "readout",
+    "num_heads": "num_attention_heads",
+    "backend": "backend",
+}
+_MODEL_FIELDS = {
+    "vocab_size": "vocab_size",
+    "d_model": "hidden_size",
+    "num_layers": "num_hidden_layers",
+    "mlp": "mlp",
+    "mlp_ratio": "mlp_ratio",
+    "tie_embeddings": "tie_word_embeddings",
+    "embedding_std": "embedding_std",
+    "norm_eps": "rms_norm_eps",
+}
+
+
+class StatemixConfig(PreTrainedConfig):
+    """Sizes of the backbone and what mixes the sequence in it.
+
+    Args:
+        vocab_size: tokens; 256 reads bytes.
+        hidden_size: width D of the residual stream.
+        num_hidden_layers: blocks of (mixer, MLP).
+        mixer: "bdlru", "hlru", "attention" or another name of the mixer table; a list of names is repeated
+            over the layers.
+        block_size: channels that mix with each other (bdlru).
+        order: states that a channel looks back on (hlru); block_size where it is left out. Models that
+            hold both kinds may have both sizes.
+        num_blocks: blocks (bdlru) or channels (hlru); default about hidden_size over the block size.
+        normalization, selective, initial_state, gate_init, readout, backend: as in
+            :class:`statemix.MixerConfig`; each goes to those mixers that have it.
+        num_attention_heads: heads of attention layers; default 4.
+        mixer_options: further fields of :class:`statemix.MixerConfig`, for other mixers.
+        mlp, mlp_ratio: kind of the MLP, and its hidden width over hidden_size.
+        embedding_std: standard deviation of the first embeddings.
+        rms_norm_eps: added to the mean square in every RMSNorm.
+
+    Raises:
+        ValueError: an unknown mixer (the nearest are listed), or sizes below one.
+
+    Example:
+        >>> names = ["bdlru", "bdlru", "hlru"]
+        >>> config = StatemixConfig(hidden_size=64, num_hidden_layers=3, mixer=names, order=2)
+        >>> [(m.name, m.block_size) for m in config.mixers()]
+        [('bdlru', 4), ('bdlru', 4), ('hlru', 2)]
+    """
+
+    model_type = "statemix"
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
+
+    vocab_size: int = 256
+    hidden_size: int = 256
+    num_hidden_layers: int = 4
+    mixer: str | list[str] = "bdlru"
+    block_size: int = 4
+    order: int | None = None
+    num_blocks: int | None = None
+    normalization: str = "softmax"
+    selective: bool = True
+    initial_state: str = "zeros"
+    gate_init: str = "paper"
+    readout: str | None = None
+    num_attention_heads: int | None = None
+    backend: str = "auto"
+    mixer_options: dict[str, Any] | None = None
+    mlp: str = "swiglu"
+    mlp_ratio: float = 4.0
+    embedding_std: float = 0.02
+    rms_norm_eps: float = 1e-5
+    use_cache: bool = True
+    tie_word_embeddings: bool = False
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+    pad_token_id: int | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        if isinstance(self.mixer, (list, tuple)):
+            self.mixer = list(self.mixer)
+        if self.order is not None and self.order < 1:
+            raise ValueError(f"StatemixConfig: order must be at least 1; got {self.order}")
+        self.model_config()
+
+    def mixers(self) -> list[MixerConfig]:
+        """The mixer of every layer."""
+        options = {option: getattr(self, here) for option, here in _MIXER_OPTIONS.items()}
+        options |= self.mixer_options or {}
+        names = self.names()
+        _check_options(options, names)
+        kinds = [self._mixer(name, options) for name in names]
+        return [kinds[layer % len(kinds)] for layer in range(self.num_hidden_layers)]
+
+    def names(self) -> list[str]:
+        """The names of mixers that repeat over the layers."""
+        names = [self.mixer] if isinstance(self.mixer, str) else self.mixer
+        if not names:
+            raise ValueError("StatemixConfig: mixer must name at least one; got an empty list")
+        return names
+
+    def model_config(self) -> ModelConfig:
+        """The backbone's own config.
+
+        Its one :class:`MixerConfig` holds what the mixers share; :meth:`mixers` counts where they do not.
+        """
+        sizes = {field: getattr(self, here) for field, here in _MODEL_FIELDS.items()}
+        pattern = tuple(self.names()) if len(self.names()) > 1 else ()
+        mixers = self.mixers()
+        whole = [ModelConfig(**sizes, mixer=mixer, pattern=pattern) for mixer in mixers]
+        return next((config for config in whole if config.mixers() == mixers), whole[0])
+
+    def _mixer(self, name: str, options: dict[str, Any]) -> MixerConfig:
+        size = self.order if name == "hlru" and self.order is not None else self.block_size
+        # An unknown name is refused by MixerConfig, which lists the nearest.
+        has = options_of(name) if name in MIXERS else ()
+        chosen = {option: value for option, value in options.items() if option in has}
+        return MixerConfig(name=name, block_size=size, num_blocks=self.num_blocks, **chosen)
+
+    @classmethod
+    def from_model_config(cls, config: ModelConfig, **kwargs: Any) -> StatemixConfig:
+        """The config of Transformers for a backbone's own.
+
+        Raises:
+            ValueError: a model that is no language model: outputs unlike its inputs, or another architecture.
+        """
+        if config.output_size not in (None, config.vocab_size):
+            raise ValueError(
+                f"StatemixConfig: a language model's outputs are its inputs' vocabulary; this one reads "
+                f"{config.vocab_size} tokens and predicts {config.output_size}"
+            )
+        architecture = getattr(config, "architecture", "language-model")
+        if architecture != "language-model":
+            raise ValueError(f"StatemixConfig: only language models convert; this one is an {architecture}")
+        values = {here: getattr(config, field) for field, here in _MODEL_FIELDS.items()}
+        values |= {here: getattr(config.mixer, option) for option, here in _MIXER_OPTIONS.items()}
+        values |= {"block_size": config.mixer.block_size, "num_blocks": config.mixer.num_blocks}
+        default = MixerConfig(name=config.mixer.name)
+        rest = {
+            option: getattr(config.mixer, option)
+            for option in options_of(config.mixer.name)
+            if option not in _MIXER_OPTIONS and getattr(config.mixer, option) != getattr(default, option)
+        }
+        mixer = list(config.pattern) if config.pattern else config.mixer.name
+        return cls(mixer=mixer, mixer_options=rest or None, **values, **kwargs)
+
+
+def _check_options(options: dict[str, Any], names: list[str]) -> None:
+    """Raise for options that no mixer here has, unless they stand at their default."""
+    defaults = {f.name: f.default for f in dataclasses.fields(MixerConfig)}
+    unknown = sorted(set(options) - set(defaults))
+    if unknown:
+        raise ValueError(
+            f"StatemixConfig: mixer_options has unknown fields {', '.join(unknown)}; they may come from "
+            f"another version of statemix"
+        )
+    has = {option for name in names if name in MIXERS for option in options_of(name)}
+    unused = [o for o, value in options.items() if o not in has and value != defaults[o]]
+    if unused and all(name in MIXERS for name in names):
+        raise ValueError(
+            f"StatemixConfig: no mixer of {', '.join(dict.fromkeys(names))} has the option "
+            f"{', '.join(_MIXER_OPTIONS.get(o, o) for o in unused)}; leave it out"
+        )

@@ -1,0 +1,263 @@
+"""``StatemixModel`` and ``StatemixForCausalLM``: the backbone behind the interface of Transformers."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from transformers import GenerationMixin, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+
+from statemix.models.block import MLP, Block, Blocks
+from statemix.models.language_model import INITIAL_STD
+from statemix.models.mixers import make_mixer
+
+from .cache import StatemixCache
+from .configuration import StatemixConfig
+
+
+class StatemixPreTrainedModel(PreTrainedModel):
+    """What both models share: how weights begin, and what Transformers may do with them."""
+
+    config_class = StatemixConfig
+    config: StatemixConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules: ClassVar[list[str]] = ["Block"]
+    # Generation by drafts needs to take tokens back, which a recurrent state cannot.
+    _is_stateful = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """As :class:`statemix.LanguageModel` begins: each mixer draws itself."""
+        # Called for every module, also where some weights came from a file: those carry a flag.
+        if isinstance(module, nn.Embedding):
+            _draw(module.weight, self.config.embedding_std)
+        elif isinstance(module, MLP):
+            _draw(module.up.weight, INITIAL_STD)
+            _draw(module.down.weight, INITIAL_STD)
+        elif isinstance(module, nn.RMSNorm):
+            if not _is_loaded(module.weight):
+                module.weight.fill_(1.0)
+        elif isinstance(module, Block):
+            _draw_mixer(module.mixer)
+        elif isinstance(module, StatemixForCausalLM):
+            _draw(module.lm_head.weight, INITIAL_STD)
+
+
+class StatemixModel(StatemixPreTrainedModel):
+    """Tokens to hidden vectors: embedding, blocks, final norm.
+
+    Shapes: input_ids (B, T), or inputs_embeds (B, T, D) -> last_hidden_state (B, T, D).
+    """
+
+    def __init__(self, config: StatemixConfig) -> None:
+        super().__init__(config)
+        width, eps = config.hidden_size, config.rms_norm_eps
+        self.embedding = nn.Embedding(config.vocab_size, width)
+
+        def mlp() -> MLP | None:
+            return None if config.mlp == "none" else MLP(width, kind=config.mlp, ratio=config.mlp_ratio)
+
+        self.blocks = Blocks(
+            Block(width, make_mixer(mixer, width), mlp(), eps=eps) for mixer in config.mixers()
+        )
+        self.norm = nn.RMSNorm(width, eps=eps)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.embedding
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        self.embedding = value
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        past_key_values: StatemixCache | None = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Read tokens, from the start or from a cache.
+
+        Args:
+            attention_mask: (B, T) or, with a cache, (B, tokens read + T): 1 at real tokens, 0 at padding,
+                which leaves the states as they are. Padding may be anywhere.
+            past_key_values: the cache to go on from; it is changed to stand behind these tokens.
+            use_cache: return a cache, a new one if none is passed.
+
+        Raises:
+            ValueError: no tokens, or a mask or cache that does not fit.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("Statemix: give input_ids or inputs_embeds, one of them")
+        if return_dict is None:
+            return_dict = self.config.return_dict
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        if use_cache is None:
+            use_cache = past_key_values is not None or (self.config.use_cache and not self.training)
+        if self.training and self.blocks.gradient_checkpointing:
+            use_cache = False
+        x = self.embedding(input_ids) if inputs_embeds is None else inputs_embeds
+        batch, time = x.shape[:2]
+        if time == 0:
+            raise ValueError(
+                "Statemix: there are no tokens to read; a prompt needs at least one (with a cache, input_ids "
+                "is the whole sequence or comes with an attention_mask of the whole)"
+            )
+        cache = _checked_cache(past_key_values, len(self.blocks), batch)
+        mask = _mask_of_new(attention_mask, cache, batch, time)
+        each: list[Any] | None = [] if output_hidden_states else None
+        wants_states = use_cache or cache is not None
+        x, states = self.blocks(
+            x, None if cache is None else cache.states, return_states=wants_states, mask=mask, each=each
+        )
+        x = self.norm(x)
+        if states is not None:
+            cache = StatemixCache() if cache is None else cache
+            cache.update_states(states, time)
+        found = BaseModelOutputWithPast(
+            last_hidden_state=x,
+            past_key_values=cache if use_cache else None,
+            hidden_states=None if each is None else (*each, x),
+        )
+        return found if return_dict else found.to_tuple()
+
+
+class StatemixForCausalLM(StatemixPreTrainedModel, GenerationMixin):
+    """A language model for ``generate``, ``pipeline("text-generation")`` and ``Trainer``.
+
+    Shapes: input_ids (B, T) -> logits (B, T, V); with labels (B, T) also the mean loss of predicting each
+    next token, -100 left out.
+
+    Example:
+        >>> from statemix.models.huggingface import StatemixConfig
+        >>> config = StatemixConfig(hidden_size=32, num_hidden_layers=2, mixer="hlru", order=2)
+        >>> model = StatemixForCausalLM(config)
+        >>> model.generate(torch.tensor([[72, 105]]), max_new_tokens=5, do_sample=False).shape
+        torch.Size([1, 7])
+
+    Source: arXiv 2602.12021.
+    """
+
+    _tied_weights_keys: ClassVar[dict[str, str]] = {"lm_head.weight": "model.embedding.weight"}
+
+    def __init__(self, config: StatemixConfig) -> None:
+        super().__init__(config)
+        self.model = StatemixModel(config)
+        self.vocab_size = config.vocab_size
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.model.embedding
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        self.model.embedding = value
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        past_key_values: StatemixCache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        **kwargs: Any,
+    ) -> Any:
+        """As :meth:`StatemixModel.forward`, then logits: all, or the last ``logits_to_keep``."""
+        found = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
+        )
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(found.last_hidden_state[:, kept])
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.vocab_size, **kwargs)
+        output = CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=found.past_key_values,
+            hidden_states=found.hidden_states,
+        )
+        wants_dict = self.config.return_dict if return_dict is None else return_dict
+        return output if wants_dict else output.to_tuple()
+
+    @classmethod
+    def _supports_default_dynamic_cache(cls) -> bool:
+        return False
+
+    def _prepare_cache_for_generation(
+        self, generation_config: Any, model_kwargs: dict[str, Any], *arguments: Any, **options: Any
+    ) -> None:
+        """``generate`` starts with an empty cache of ours where none is passed."""
+        cache = model_kwargs.get("past_key_values")
+        if cache is not None:
+            _checked_cache(cache, len(self.model.blocks), None)
+            cache._is_user_defined = True
+        elif generation_config.use_cache is not False:
+            model_kwargs["past_key_values"] = StatemixCache()
+
+
+def _checked_cache(cache: Any, layers: int, batch: int | None) -> StatemixCache | None:
+    if cache is None:
+        return None
+    if not isinstance(cache, StatemixCache):
+        raise TypeError(
+            f"Statemix: past_key_values must be a StatemixCache; got {type(cache).__name__}: a recurrence "
+            f"keeps states, not keys and values"
+        )
+    cache.check_fits(layers, cache.batch_size if batch is None else batch)
+    return cache
+
+
+def _mask_of_new(
+    attention_mask: Tensor | None, cache: StatemixCache | None, batch: int, time: int
+) -> Tensor | None:
+    """The mask of the tokens that come now, (B, T) bool; None where all are real."""
+    if attention_mask is None:
+        return None
+    past = 0 if cache is None else cache.seen
+    if attention_mask.dim() != 2 or attention_mask.shape[0] != batch or attention_mask.shape[1] < time:
+        raise ValueError(
+            f"Statemix: attention_mask must be (B, T) = ({batch}, {time}), or ({batch}, {past + time}) with "
+            f"the {past} tokens in the cache; got {tuple(attention_mask.shape)}"
+        )
+    mask = attention_mask[:, -time:].bool()
+    if not torch.compiler.is_compiling() and bool(mask.all()):
+        return None
+    return mask
+
+
+def _is_loaded(parameter: Tensor) -> bool:
+    return getattr(parameter, "_is_hf_initialized", False)
+
+
+def _draw(weight: Tensor, std: float) -> None:
+    if not _is_loaded(weight):
+        weight.normal_(std=std)
+
+
+def _draw_mixer(mixer: nn.Module) -> None:
+    """Let a mixer draw itself again where none of its weights came from a file."""
+    if any(_is_loaded(parameter) for parameter in mixer.parameters()):
+        return
+    for module in (mixer,) if hasattr(mixer, "reset_parameters") else mixer.modules():
+        reset = getattr(module, "reset_parameters", None)
+        if reset is not None:
+            reset()
