@@ -1,6 +1,20 @@
-"""The shared backbone and the table of sequence mixers that can stand in it."""
+"""The shared backbone, the table of sequence mixers that can stand in it, and equal budgets for them."""
 
+from .autoencoder import Autoencoder
+from .factory import make_model
 from .language_model import LanguageModel, ModelConfig
 from .mixers import MIXERS, MixerConfig, make_mixer
+from .sizing import TIERS, Fit, fit
 
-__all__ = ["MIXERS", "LanguageModel", "MixerConfig", "ModelConfig", "make_mixer"]
+__all__ = [
+    "MIXERS",
+    "TIERS",
+    "Autoencoder",
+    "Fit",
+    "LanguageModel",
+    "MixerConfig",
+    "ModelConfig",
+    "fit",
+    "make_mixer",
+    "make_model",
+]

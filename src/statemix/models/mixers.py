@@ -139,13 +139,12 @@ class Mixer:
         layer: the class, or a function that makes it; an option of :class:`MixerConfig` is passed on
             where it has a keyword of that name.
         sizes: keywords made from a config and the width D.
-        grows_with: the option that makes the layer larger, for ``models.sizing``; None where the width
-            alone does.
+        grows_with: the option that makes the layer larger, which ``models.sizing`` solves for.
     """
 
     layer: Callable[..., nn.Module]
     sizes: Callable[[MixerConfig, int], dict[str, Any]]
-    grows_with: Literal["num_blocks", "num_heads", "expand"] | None
+    grows_with: Literal["num_blocks", "num_heads", "expand"]
 
 
 def options_of(name: str) -> tuple[str, ...]:
@@ -207,5 +206,5 @@ MIXERS: dict[str, Mixer] = {
     "hlru": Mixer(layer=HLRU, sizes=_channels, grows_with="num_blocks"),
     "lstm": Mixer(layer=_lstm, sizes=_hidden, grows_with="num_blocks"),
     "gru": Mixer(layer=_gru, sizes=_hidden, grows_with="num_blocks"),
-    "attention": Mixer(layer=CausalAttention, sizes=_nothing, grows_with=None),
+    "attention": Mixer(layer=CausalAttention, sizes=_nothing, grows_with="num_heads"),
 }

@@ -1,0 +1,119 @@
+"""Equal budgets: what is solved for is what a built model has, and impossible budgets name the nearest one."""
+
+import pytest
+import torch
+
+from statemix.models import MIXERS, TIERS, MixerConfig, ModelConfig, fit, make_mixer, make_model
+from statemix.models.sizing import count_parameters, count_state, fit_tier
+
+GROWING_STATE = {"attention"}
+
+
+def config(name: str = "bdlru", *, width: int = 64, layers: int = 2, **mixer) -> ModelConfig:
+    if name in ("bdlru", "hlru"):
+        mixer = {"block_size": 3, **mixer}
+    return ModelConfig(vocab_size=16, d_model=width, num_layers=layers, mixer=MixerConfig(name=name, **mixer))
+
+
+@pytest.mark.parametrize("name", MIXERS)
+def test_a_fitted_model_has_what_the_solver_says(name):
+    found = fit(config(name, width=32), parameters=150_000, tolerance=0.2)
+    built = sum(p.numel() for p in make_model(found.config).parameters())
+    assert built == found.got
+    assert abs(built / 150_000 - 1) == abs(found.miss) <= 0.2
+
+
+@pytest.mark.parametrize("name", MIXERS)
+def test_no_other_size_comes_nearer(name):
+    found = fit(config(name, width=32), mixer_parameters=60_000, tolerance=0.5)
+    for change in (0.5, 0.9, 1.1, 2):
+        nearby = fit(config(name, width=32), mixer_parameters=int(60_000 * change), tolerance=0.5)
+        assert abs(nearby.got - 60_000) >= abs(found.got - 60_000)
+
+
+@pytest.mark.parametrize("name", [n for n in MIXERS if n not in GROWING_STATE])
+def test_the_state_that_is_counted_is_the_state_that_a_layer_returns(name):
+    model = config(name, width=16, layers=3)
+    layer = make_mixer(model.mixer, 16)
+    _, state = layer(torch.randn(1, 2, 16), return_state=True)
+    shapes = [s.shape[1:] for s in (state if isinstance(state, tuple) else (state,))]
+    windows = len(getattr(layer, "window_shapes", ()))
+    recurrent = shapes[: len(shapes) - windows]
+    assert count_state(model) == 3 * sum(shape.numel() for shape in recurrent)
+
+
+@pytest.mark.parametrize(
+    ("name", "numbers"), [("bdlru", 2 * 64 * 3), ("hlru", 2 * 64 * 3), ("lstm", 2 * 2 * 96)]
+)
+def test_equal_state_is_the_papers_count(name, numbers):
+    options = {"num_blocks": 64, "block_size": 3} if name != "lstm" else {"num_blocks": 32, "block_size": 3}
+    assert count_state(config(name, **options)) == numbers
+    assert fit(config(name, block_size=3), state=numbers).config.mixer.num_blocks == options["num_blocks"]
+
+
+def test_sizes_are_multiples_where_asked():
+    found = fit(config(width=256), parameters=3_000_000, multiple_of=32)
+    assert found.config.mixer.num_blocks % 32 == 0
+    assert str(found).startswith(f"bdlru num_blocks = {found.config.mixer.num_blocks}: ")
+    assert f"({found.miss:+.2%})" in str(found)
+
+
+def test_a_pattern_grows_by_the_mixer_that_the_config_names():
+    base = ModelConfig(vocab_size=16, d_model=64, num_layers=4, pattern=("bdlru", "attention"))
+    found = fit(base, parameters=500_000)
+    attention, bdlru = 4 * 64 * 64, found.config.mixer.num_blocks * (20 * 65 + 8 * 64)
+    without = count_parameters(ModelConfig(vocab_size=16, d_model=64, num_layers=4, pattern=("attention",)))
+    assert found.got == without - 2 * attention + 2 * bdlru
+
+
+@pytest.mark.parametrize("tier", ["0.33M", "1M", "33M", "100M"])
+def test_every_tier_is_met_by_every_block_size(tier):
+    for block_size in (1, 2, 4, 8):
+        base = ModelConfig(
+            vocab_size=16, num_layers=2, mlp_ratio=2.0, mixer=MixerConfig(block_size=block_size)
+        )
+        found = fit_tier(base, tier)
+        assert found.config.d_model == TIERS[tier].d_model
+        assert abs(found.miss) < 0.05
+
+
+def test_a_tier_can_count_mixers_alone():
+    found = fit_tier(config(), "1M-wide", of="mixers")
+    assert found.what == "mixer parameters"
+    assert found.config.d_model == 1024
+
+
+def test_an_autoencoder_is_counted_as_an_autoencoder():
+    autoencoder = ModelConfig(vocab_size=16, d_model=64, architecture="autoencoder", max_length=32)
+    found = fit(autoencoder, parameters=200_000)
+    assert sum(p.numel() for p in make_model(found.config).parameters()) == found.got
+
+
+def test_an_impossible_budget_names_the_nearest_possible_one():
+    smallest = count_parameters(config(num_blocks=1))
+    with pytest.raises(ValueError, match=f"nearest possible is {smallest:,} with num_blocks = 1: try fewer"):
+        fit(config(), parameters=10_000)
+
+
+@pytest.mark.parametrize(
+    ("budget", "message"),
+    [
+        ({}, "exactly one of parameters, mixer_parameters and state; got none"),
+        ({"parameters": 1000, "state": 5}, "exactly one"),
+        ({"state": 0}, "at least 1; got 0"),
+        ({"state": 99, "multiple_of": 0}, "multiple_of must be at least 1"),
+    ],
+)
+def test_budgets_that_say_nothing_are_refused(budget, message):
+    with pytest.raises(ValueError, match=message):
+        fit(config(), **budget)
+
+
+def test_a_growing_state_has_no_budget():
+    with pytest.raises(ValueError, match="CausalAttention grows with the sequence"):
+        fit(config("attention"), state=100)
+
+
+def test_an_unknown_tier_lists_the_tiers():
+    with pytest.raises(ValueError, match=r"must be one of \('0.33M'.*got '2M'"):
+        fit_tier(config(), "2M")
