@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .task import Task
+from .tracking import StateTracking
 
 
 @dataclass(frozen=True, kw_only=True)
-class Counting(Task):
+class Counting(StateTracking):
     """Numbers below ``symbols`` come in; asked is their sum so far modulo ``modulus``.
 
     Raises:
@@ -37,13 +37,13 @@ class Counting(Task):
                 raise ValueError(f"Counting: {name} must be at least 2; got {getattr(self, name)}")
 
     @property
-    def vocab_size(self) -> int:
+    def num_tokens(self) -> int:
         return self.symbols
 
     @property
     def output_size(self) -> int:
         return self.modulus
 
-    def generate(self, batch: int, length: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    def track(self, batch: int, length: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         inputs = random.integers(self.symbols, size=(batch, length))
         return inputs, inputs.cumsum(1) % self.modulus

@@ -31,3 +31,16 @@ def stream(seed: int, split: str = "train", step: int = 0) -> np.random.Generato
     key = np.array([seed, SPLITS.index(split)], dtype=np.uint64)
     counter = np.array([0, 0, step, 0], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=counter))
+
+
+def fixed_stream(seed: int) -> np.random.Generator:
+    """The generator for what belongs to a task and not to a batch: a dictionary, a choice of generators.
+
+    Its keys are those of no split.
+
+    Example:
+        >>> int(fixed_stream(1).integers(100)) == int(fixed_stream(1).integers(100))
+        True
+    """
+    key = np.array([seed, len(SPLITS)], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=key))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .rendering import render
 from .streams import stream
 
 IGNORED = -100
@@ -28,44 +29,126 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Task(ABC):
-    """A task with its settings. A new one gives the two vocabulary sizes and :meth:`generate`."""
+    """A task with its settings. A new one gives its vocabulary, its answers and :meth:`generate`.
+
+    Raises:
+        ValueError: a length below :attr:`minimum_length`, or a setting out of range. Every length from
+            the minimum on works.
+    """
 
     length: int = 32
-    """Tokens in a sequence."""
+    """Tokens in a sequence, all counted: inputs and targets are (B, length)."""
 
-    asked: Literal["every", "last"] = "every"
-    """Whether the answer is asked at every step or at the last one only."""
+    start_token: bool = False
+    """Whether sequences begin with a token of their own: something stands in the state before it is moved."""
 
     def __post_init__(self) -> None:
-        if self.length < 1:
-            raise ValueError(f"{type(self).__name__}: length must be at least 1; got {self.length}")
+        if self.length < self.minimum_length:
+            raise ValueError(
+                f"{type(self).__name__}: length must be at least {self.minimum_length}; got {self.length}"
+            )
 
     @property
     @abstractmethod
-    def vocab_size(self) -> int:
-        """How many input tokens there are."""
+    def num_tokens(self) -> int:
+        """How many input tokens there are besides the start token."""
 
     @property
     @abstractmethod
     def output_size(self) -> int:
-        """How many answers there are: guessing is right once in so many times."""
+        """How many answers a model must tell apart."""
 
     @abstractmethod
     def generate(self, batch: int, length: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Inputs and the answer at every step, each (batch, length)."""
+        """Inputs and targets without the start token, each (batch, length)."""
+
+    @property
+    def vocab_size(self) -> int:
+        """How many input tokens there are; the start token is the last."""
+        return self.num_tokens + self.start_token
+
+    @property
+    def shortest(self) -> int:
+        """Tokens of the shortest sequence without the start token."""
+        return 1
+
+    @property
+    def minimum_length(self) -> int:
+        """The shortest length that can be sampled."""
+        return self.shortest + self.start_token
+
+    @property
+    def train_lengths(self) -> tuple[int, int]:
+        """The shortest and the longest sequences to train on, as the task's source does."""
+        return self.length, self.length
+
+    @property
+    def test_lengths(self) -> tuple[int, ...]:
+        """Lengths to test at, as the task's source does."""
+        return (self.length,)
+
+    @property
+    def chance(self) -> float:
+        """Share of right answers of one who knows which answers come up, and guesses among them."""
+        return 1 / self.output_size
 
     def with_length(self, length: int) -> Self:
         """The same task at another length."""
         return replace(self, length=length)
+
+    def for_split(self, split: str) -> Self:
+        """The task as a split asks it: some published protocols train on more than they test."""
+        return self
 
     def sample(self, batch: int, seed: int = 0, *, step: int = 0, split: str = "train") -> Batch:
         """The batch of ``step`` in a split's stream: the same arguments give the same tokens anywhere.
 
         Splits ("train", "validation", "test") draw from streams that are disjoint by construction, see
         :func:`statemix.tasks.streams.stream`. Short sequences can still come up twice by chance.
+
+        Raises:
+            ValueError: a batch below 1, an unknown split, a negative seed or step.
         """
-        inputs, targets = self.generate(batch, self.length, stream(seed, split, step))
-        if self.asked == "last":
-            targets = targets.copy()
-            targets[:, :-1] = IGNORED
-        return Batch(torch.from_numpy(inputs.astype(np.int64)), torch.from_numpy(targets.astype(np.int64)))
+        if batch < 1:
+            raise ValueError(f"{type(self).__name__}.sample: batch must be at least 1; got {batch}")
+        random = stream(seed, split, step)
+        length = self.length - self.start_token
+        inputs, targets = self.for_split(split).generate(batch, length, random)
+        if self.start_token:
+            inputs = np.pad(inputs, ((0, 0), (1, 0)), constant_values=self.num_tokens)
+            targets = np.pad(targets, ((0, 0), (1, 0)), constant_values=IGNORED)
+        return Batch(_tensor(inputs), _tensor(targets))
+
+    def token_name(self, token: int) -> str:
+        """How an input token is written; the start token is ``^``."""
+        return str(token)
+
+    def answer_name(self, answer: int) -> str:
+        """How an answer is written."""
+        return str(answer)
+
+    def render(self, batch: Batch, index: int = 0, *, width: int = 100) -> str:
+        """One sequence of a batch as text: tokens above, answers below, ``.`` where nothing is asked.
+
+        Args:
+            width: Characters of a line at most; longer sequences go on below.
+
+        Example:
+            >>> from statemix.tasks import make
+            >>> task = make("counting", length=6)
+            >>> print(task.render(task.sample(1)))
+            tokens   0 0 1 0 0 0
+            answers  0 0 1 1 1 1
+        """
+        tokens = [
+            "^" if token == self.num_tokens else self.token_name(token)
+            for token in batch.inputs[index].tolist()
+        ]
+        answers = [
+            "." if answer == IGNORED else self.answer_name(answer) for answer in batch.targets[index].tolist()
+        ]
+        return render({"tokens": tokens, "answers": answers}, width)
+
+
+def _tensor(numbers: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(numbers, dtype=np.int64))
