@@ -1,11 +1,13 @@
 """``statemix bench`` checks before it times, and says plainly what it cannot measure."""
 
 import csv
+import os
+import time
 
 import pytest
 import torch
 
-from statemix.bench import gate, operators
+from statemix.bench import cases, gate, host, operators, peers
 from statemix.bench.cases import Case
 from statemix.cli import main
 
@@ -45,6 +47,35 @@ def test_the_floor_counts_every_tensor_once():
     case = Case(family="bdlru", B=1, T=1, M=2, N=1)
     assert case.floor_bytes("forward") == 4 * (6 + 2 + 2)
     assert case.floor_bytes("backward") == 4 * (6 + 2 + 2 + 2 + 6 + 2)
+
+
+def test_the_shapes_for_a_gpu_cover_the_contract():
+    contract = cases.cuda_cases(("contract",))
+    for family in ("bdlru", "hlru"):
+        mine = [c for c in contract if c.family == family]
+        assert {c.normalization for c in mine} == {"softmax", "sigmoid", "relu", "tanh", "linear", "none"}
+        assert {c.dtype for c in mine} == {torch.bfloat16, torch.float16, torch.float32}
+        assert any(c.initial_state for c in mine) and any(c.sequences == 100 for c in mine)
+        assert any(c.N % 8 for c in mine)
+    with pytest.raises(ValueError, match="no cases odd; there are targets, contract, few-lanes"):
+        cases.cuda_cases(("odd",))
+
+
+def test_a_peer_that_fails_or_hangs_is_a_reason_and_stops_nothing():
+    failed, right, gone = peers.side_by_side([(divmod, (7, 0)), (divmod, (7, 2)), (os._exit, (3,))], 60.0)
+    with pytest.raises(RuntimeError, match="stopped after 1 s"):
+        peers.isolated(time.sleep, (60,), 1.0)
+    assert str(failed) == "ZeroDivisionError: integer division or modulo by zero"
+    assert right == (3, 1)
+    assert str(gone) == "its process ended with code 3"
+
+
+def test_what_a_call_costs_the_host_is_told_beside_an_addition(monkeypatch):
+    monkeypatch.setattr("statemix.bench.host.isolated", lambda function, arguments, seconds: (30.0, 3.0))
+    rows = list(host.measure(torch.device("cpu"), budget_s=0.01))
+    assert [r.call for r in rows][-1] == "first forward and backward of a process, warm cache"
+    assert rows[-1].over_add == 10
+    assert all(r.over_add == pytest.approx(r.host_us / r.add_us) for r in rows)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

@@ -103,27 +103,54 @@ def cpu_cases(orders: tuple[int, ...] = (1, 2, 4, 8, 16)) -> list[Case]:
     ]
 
 
-def cuda_cases() -> list[Case]:
-    """The shapes that a training run meets, in bfloat16, then variants of one of them."""
+GROUPS = ("targets", "contract", "few-lanes")
+
+
+def cuda_cases(groups: tuple[str, ...] = GROUPS[:1]) -> list[Case]:
+    """Shapes that a GPU meets, in bfloat16 and softmax unless a case says otherwise.
+
+    targets: what training runs meet. contract: every normalisation, dtype, state, packing and odd size
+    at one shape. few-lanes: shapes that leave a large GPU little to do at once.
+    """
+    unknown = sorted(set(groups) - set(GROUPS))
+    if unknown:
+        raise ValueError(f"bench: no cases {', '.join(unknown)}; there are {', '.join(GROUPS)}")
+    makers = {"targets": _targets, "contract": _contract, "few-lanes": _few_lanes}
+    return [case for group in groups for case in makers[group]()]
+
+
+def _bf16(family: str, B: int, T: int, M: int, N: int) -> Case:
+    return Case(family=family, B=B, T=T, M=M, N=N, dtype=torch.bfloat16)
+
+
+def _targets() -> list[Case]:
     cases = []
     for family in ("bdlru", "hlru"):
         cases += [
-            Case(family=family, B=B, T=T, M=m, N=N, dtype=torch.bfloat16)
+            _bf16(family, B, T, m, state // m)
             for m in (1, 2, 4)
-            for B, T, N in ((8, 4096, 1024 // m), (8, 4096, 4096 // m), (64, 2048, 1024 // m))
+            for B, T in ((8, 4096), (64, 2048))
+            for state in (1024, 4096)
         ]
-        cases += [
-            Case(family=family, B=8, T=4096, M=m, N=N, dtype=torch.bfloat16)
-            for m, N in ((3, 1024), (5, 1024), (6, 1024), (7, 1024), (8, 1024), (8, 128), (16, 64), (16, 512))
-        ]
-        cases.append(Case(family=family, B=1, T=65536, M=4, N=256, dtype=torch.bfloat16))
-        plain = Case(family=family, B=8, T=4096, M=4, N=1024, dtype=torch.bfloat16)
+    cases += [_bf16("bdlru", 8, 2048, m, 1024) for m in (3, 5, 6, 7, 8)]
+    cases += [_bf16("bdlru", 8, 2048, 16, 512), _bf16("bdlru", 8, 4096, 8, 128)]
+    cases += [_bf16("hlru", 8, 4096, m, 1024) for m in (3, 8, 16)]
+    cases.append(_bf16("bdlru", 1, 65536, 4, 256))
+    return cases
+
+
+def _few_lanes() -> list[Case]:
+    shapes = ((1, 65536, 1, 256), (1, 65536, 2, 512), (2, 4096, 4, 256), (8, 4096, 16, 64))
+    return [_bf16("bdlru", *shape) for shape in shapes] + [_bf16("hlru", 8, 4096, m, 256) for m in (2, 4, 8)]
+
+
+def _contract() -> list[Case]:
+    cases = []
+    for family in ("bdlru", "hlru"):
+        plain = _bf16(family, 8, 4096, 4, 1024)
         cases += [replace(plain, normalization=n) for n in ("sigmoid", "relu", "tanh", "linear", "none")]
-        cases += [
-            replace(plain, dtype=torch.float32),
-            replace(plain, dtype=torch.float16),
-            replace(plain, initial_state=True),
-            replace(plain, N=1000, T=4001),
-            replace(plain, B=1, T=8 * 4096, sequences=100),
-        ]
+        cases += [replace(plain, dtype=dtype) for dtype in (torch.float32, torch.float16)]
+        cases.append(replace(plain, initial_state=True))
+        cases += [replace(plain, B=1, T=8 * 4096, N=N, sequences=100) for N in (1024, 256)]
+        cases += [replace(plain, T=4095, N=N) for N in (1024, 1000, 1023, 410)]
     return cases

@@ -11,6 +11,10 @@ FORWARD = {torch.float64: 1e-11, torch.float32: 1e-5, torch.bfloat16: 2.5e-3, to
 GRADIENT = {torch.float64: 1e-11, torch.float32: 2e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
 
 
+LENGTH = 96
+"""Steps over which a result is compared."""
+
+
 class WrongResult(RuntimeError):
     """A backend disagrees with the reference by more than its dtype allows."""
 
@@ -21,7 +25,7 @@ def check(case: Case, device: torch.device | str, backend: str) -> float:
     Raises:
         WrongResult: an error is over the limit of the dtype; names the case and the tensor.
     """
-    small = case.shortened(96)
+    small = case.shortened(LENGTH)
     tensors = small.inputs(device, requires_grad=True, seed=torch.seed() % 2**31)
     exact = [t.detach().double().requires_grad_() for t in tensors]
     bounds = small.cu_seqlens(device)

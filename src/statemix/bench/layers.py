@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 import torch
@@ -13,7 +12,8 @@ from torch import Tensor, nn
 from statemix.nn import BDLRU, HLRU
 
 from .cases import Case
-from .timing import copy_gb_s, milliseconds
+from .peers import LAYERS, Sizes, isolated, side_by_side
+from .timing import copy_gb_s, milliseconds, warm_up
 
 NAN = float("nan")
 
@@ -38,17 +38,6 @@ class Row:
         return asdict(self)
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """Where layers are compared; the budget is the number of parameters that each may have."""
-
-    B: int
-    T: int
-    d: int
-    budget: int
-    dtype: torch.dtype
-
-
 def sizes_for(device: torch.device) -> Sizes:
     """4.2 M parameters at width 1024 on a GPU, 0.26 M at width 256 on a CPU."""
     if device.type == "cuda":
@@ -57,23 +46,36 @@ def sizes_for(device: torch.device) -> Sizes:
 
 
 def measure(
-    device: torch.device, *, budget_s: float = 1.0, orders: tuple[int, ...] = (), peers: bool = True
+    device: torch.device,
+    *,
+    budget_s: float = 1.0,
+    orders: tuple[int, ...] = (),
+    peers: tuple[str, ...] = tuple(LAYERS),
+    peer_s: float = 120.0,
 ) -> Iterator[Row]:
-    """Time BD-LRU and H-LRU layers, then every peer that can run here; the others say why they cannot."""
+    """Time BD-LRU and H-LRU layers, then every peer that can run here; the others say why they cannot.
+
+    A peer has ``peer_s`` seconds. Those that compile kernels first do so side by side, as long again.
+    """
     sizes = sizes_for(device)
     for m in orders or (1, 2, 4, 8):
         yield _ours("BDLRU", m, sizes, device, budget_s)
         yield _ours("HLRU", m, sizes, device, budget_s)
-    if not peers:
-        return
-    for name, make in PEERS.items():
+    compiling = [name for name in peers if name.startswith("fla ")]
+    if device.type == "cuda":
+        side_by_side([(measure_peer, (name, sizes, device, 0.0)) for name in compiling], peer_s)
+    for name in peers:
         try:
-            layer = make(sizes).to(device=device, dtype=sizes.dtype)
-            yield _measured(name, layer, sizes, device, budget_s)
-        except Exception as reason:
-            # A peer that fails is a row that says so, whatever it failed with.
-            text = f"not run: {type(reason).__name__}: {reason}".splitlines()[0][:120]
-            yield Row(name, sizes.B, sizes.T, sizes.d, 0, NAN, NAN, NAN, NAN, NAN, text)
+            yield isolated(measure_peer, (name, sizes, device, budget_s), peer_s)
+        except RuntimeError as reason:
+            yield Row(name, sizes.B, sizes.T, sizes.d, 0, NAN, NAN, NAN, NAN, NAN, f"not run: {reason}")
+
+
+def measure_peer(name: str, sizes: Sizes, device: torch.device, budget_s: float) -> Row:
+    """The row of one peer."""
+    layer = LAYERS[name](sizes).to(device=device, dtype=sizes.dtype)
+    warm_up(device, 0.2)
+    return _measured(name, layer, sizes, device, budget_s)
 
 
 def _ours(name: str, m: int, sizes: Sizes, device: torch.device, budget_s: float) -> Row:
@@ -153,37 +155,3 @@ def _measured(name: str, layer: nn.Module, sizes: Sizes, device: torch.device, b
         scan_floor_ms=NAN,
         peak_gib=peak,
     )
-
-
-class _Attention(nn.Module):
-    """Causal softmax attention by scaled_dot_product_attention, head width 64."""
-
-    def __init__(self, d: int) -> None:
-        super().__init__()
-        self.heads = d // 64
-        self.qkv = nn.Linear(d, 3 * d, bias=False)
-        self.out = nn.Linear(d, d, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, 64)).permute(2, 0, 3, 1, 4)
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        return self.out(y.transpose(1, 2).flatten(2))
-
-
-def _from_fla(name: str, **options: object) -> Callable[[Sizes], nn.Module]:
-    def make(sizes: Sizes) -> nn.Module:
-        layer = getattr(importlib.import_module("fla.layers"), name)
-        return layer(hidden_size=sizes.d, **options)
-
-    return make
-
-
-PEERS: dict[str, Callable[[Sizes], nn.Module]] = {
-    "attention (SDPA)": lambda sizes: _Attention(sizes.d),
-    "nn.LSTM": lambda sizes: nn.LSTM(sizes.d, sizes.d, batch_first=True),
-    "fla HGRN": _from_fla("HGRNAttention", expand_ratio=1, use_short_conv=False),
-    "fla DeltaNet": _from_fla("DeltaNet", num_heads=8),
-    "fla Gated DeltaNet": _from_fla("GatedDeltaNet", num_heads=6, head_dim=128, expand_v=1),
-    "fla GatedDeltaProduct": _from_fla("GatedDeltaProduct", num_heads=4, head_dim=128, expand_v=1),
-    "fla Mamba-2": _from_fla("Mamba2", expand=1, num_heads=16, head_dim=64),
-}

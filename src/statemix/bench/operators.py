@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from .cases import Case
-from .gate import check
-from .timing import copy_gb_s, milliseconds
+from .compilation import compile_ahead
+from .gate import LENGTH, check
+from .peers import LINEAR_SCANS, isolated, linear_scan
+from .timing import copy_gb_s, milliseconds, warm_up
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,9 @@ def measure(
     """
     on_gpu = device.type == "cuda"
     offsets = OFFSETS if on_gpu else OFFSETS[:1]
+    cases = list(cases)
+    if backend == "cuda":
+        compile_ahead([*cases, *(case.shortened(LENGTH) for case in cases)], device)
     for case in cases:
         check(case, device, backend)
         times: dict[str, list[float]] = {"forward": [], "backward" if on_gpu else "forward+backward": []}
@@ -109,12 +114,19 @@ def _row(case: Case, direction: str, times: list[float], device: torch.device, b
 
 
 def measure_peers(
-    state: int, B: int, T: int, device: torch.device, *, budget_s: float = 1.0
+    state: int, B: int, T: int, device: torch.device, *, budget_s: float = 1.0, peer_s: float = 120.0
 ) -> Iterator[Row]:
-    """``nn.LSTM`` and ``nn.GRU`` of ``state`` hidden numbers: what users run today.
+    """What users run today, of as many state numbers: diagonal scans on a GPU, then LSTM and GRU.
 
-    They have no floor of this kind: their bandwidth columns are empty.
+    A diagonal scan reads a coefficient and an input for each number and writes the state; that is its
+    floor. LSTM and GRU have no floor of this kind: their bandwidth columns are empty.
     """
+    if device.type == "cuda":
+        for name in LINEAR_SCANS:
+            try:
+                yield from isolated(measure_linear_scan, (name, state, B, T, device, budget_s), peer_s)
+            except RuntimeError as reason:
+                yield _unmeasured(name, "forward", B, T, state, f"not run: {reason}")
     for name, make in (("nn.LSTM", nn.LSTM), ("nn.GRU", nn.GRU)):
         layer = make(state, state, batch_first=True, device=device)
         x = torch.randn(B, T, state, device=device)
@@ -127,9 +139,47 @@ def measure_peers(
             return torch.autograd.grad(layer(x)[0].sum(), list(layer.parameters()))
 
         for direction, run in (("forward", forward), ("forward+backward", both)):
-            yield _peer(name, direction, B, T, state, milliseconds(run, device, budget_s=budget_s))
+            ms = milliseconds(run, device, budget_s=budget_s)
+            yield replace(_unmeasured(name, direction, B, T, state, "its projections included"), ms=ms)
 
 
-def _peer(name: str, direction: str, B: int, T: int, state: int, ms: float) -> Row:
+def measure_linear_scan(
+    name: str, state: int, B: int, T: int, device: torch.device, budget_s: float
+) -> list[Row]:
+    """Rows of a peer's diagonal scan, in bfloat16; forward alone where it has no gradient."""
+    scan = linear_scan(name)
+    shape = (B, state, T) if name.startswith("accelerated") else (B, T, state)
+    gates = torch.rand(shape, device=device, dtype=torch.bfloat16, requires_grad=True)
+    tokens = torch.randn(shape, device=device, dtype=torch.bfloat16, requires_grad=True)
+    gradient = torch.randn_like(tokens)
+    warm_up(device, 0.2)
+
+    def forward() -> object:
+        with torch.no_grad():
+            return scan(gates, tokens)
+
+    rows = [_scan_row(name, "forward", B, T, state, 3, milliseconds(forward, device, budget_s=budget_s))]
+    try:
+        hidden = scan(gates, tokens)
+
+        def backward() -> object:
+            return torch.autograd.grad(hidden, (gates, tokens), gradient, retain_graph=True)
+
+        ms = milliseconds(backward, device, budget_s=budget_s)
+        rows.append(_scan_row(name, "backward", B, T, state, 5, ms))
+    except Exception as reason:
+        text = f"not run: {type(reason).__name__}: {reason}".splitlines()[0][:160]
+        rows.append(_unmeasured(name, "backward", B, T, state, text))
+    return rows
+
+
+def _scan_row(name: str, direction: str, B: int, T: int, state: int, tensors: int, ms: float) -> Row:
+    copy = copy_gb_s(torch.device("cuda"))
+    speed = tensors * B * T * state * 2 / ms / 1e6
+    note = "diagonal, coefficients given"
+    return Row(name, direction, "bfloat16", "", B, T, 1, state, ms, speed, copy, speed / copy, note)
+
+
+def _unmeasured(name: str, direction: str, B: int, T: int, state: int, note: str) -> Row:
     nan = float("nan")
-    return Row(name, direction, "float32", "", B, T, 1, state, ms, nan, nan, nan, "its projections included")
+    return Row(name, direction, "float32", "", B, T, 1, state, nan, nan, nan, nan, note)

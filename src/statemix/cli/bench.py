@@ -14,8 +14,9 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from statemix.bench import cases, layers, operators
+from statemix.bench import cases, host, layers, operators
 from statemix.bench.environment import describe, write_csv
+from statemix.bench.peers import LAYERS
 from statemix.bench.timing import warm_up
 from statemix.ops import backend_for
 from statemix.ops.dispatch import unavailable_reason
@@ -25,8 +26,8 @@ from statemix.ops.dispatch import unavailable_reason
 class Options:
     """What to measure, where, and where to keep it."""
 
-    what: tyro.conf.Positional[Literal["op", "layer"]] = "op"
-    """The operators alone, or whole layers with their projections."""
+    what: tyro.conf.Positional[Literal["op", "layer", "host"]] = "op"
+    """The operators alone, whole layers with their projections, or what calls cost the host."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     """A torch device."""
     threads: int | None = None
@@ -37,8 +38,14 @@ class Options:
     """Write the rows here too, and beside them a .txt that says what made them."""
     only: Annotated[tuple[int, ...], tyro.conf.arg(metavar="M ...")] = ()
     """Only these block sizes and orders."""
+    cases: tuple[Literal["targets", "contract", "few-lanes"], ...] = ("targets",)
+    """Groups of operator shapes on a GPU: what training meets; every dtype, state and odd size; few lanes."""
+    backend: Literal["auto", "reference", "cpu", "cuda", "triton"] = "auto"
+    """Which kernels run the operators."""
     peers: bool = True
     """Measure the peers as well."""
+    peer_seconds: float = 120.0
+    """Time that a peer has, its compilation and tuning included; as long again to compile side by side."""
 
 
 def main(argv: list[str]) -> int:
@@ -56,9 +63,8 @@ def main(argv: list[str]) -> int:
     for line in head:
         console.print(line, highlight=False)
     warm_up(device)
-    rows = _operators(options, device) if options.what == "op" else _layers(options, device)
     found = []
-    for row in rows:
+    for row in MEASURES[options.what](options, device):
         found.append(row)
         console.print(f"  measured {_summary(row)}", highlight=False)
         if options.csv is not None:  # row by row: a run that is stopped keeps what it measured
@@ -70,10 +76,12 @@ def main(argv: list[str]) -> int:
 
 
 def _operators(options: Options, device: torch.device) -> Iterable[dict[str, Any]]:
-    chosen = cases.cuda_cases() if device.type == "cuda" else cases.cpu_cases()
+    on_gpu = device.type == "cuda"
+    chosen = cases.cuda_cases(options.cases) if on_gpu else cases.cpu_cases()
     chosen = [case for case in chosen if not options.only or case.M in options.only]
     budget = options.seconds
-    for row in operators.measure(chosen, device, backend_for(device), budget_s=budget):
+    backend = backend_for(device) if options.backend == "auto" else options.backend
+    for row in operators.measure(chosen, device, backend, budget_s=budget):
         yield row.as_dict()
     if not options.peers:
         return
@@ -82,13 +90,28 @@ def _operators(options: Options, device: torch.device) -> Iterable[dict[str, Any
         loops = [case for case in chosen if case.M in (1, 4)]
         for row in operators.measure(loops, device, "reference", budget_s=budget):
             yield row.as_dict()
-    for row in operators.measure_peers(shape.M * shape.N, shape.B, shape.T, device, budget_s=budget):
+    peers = operators.measure_peers(
+        shape.M * shape.N, shape.B, shape.T, device, budget_s=budget, peer_s=options.peer_seconds
+    )
+    for row in peers:
         yield row.as_dict()
 
 
 def _layers(options: Options, device: torch.device) -> Iterable[dict[str, Any]]:
-    for row in layers.measure(device, budget_s=options.seconds, orders=options.only, peers=options.peers):
+    peers = tuple(LAYERS) if options.peers else ()
+    rows = layers.measure(
+        device, budget_s=options.seconds, orders=options.only, peers=peers, peer_s=options.peer_seconds
+    )
+    for row in rows:
         yield row.as_dict()
+
+
+def _host(options: Options, device: torch.device) -> Iterable[dict[str, Any]]:
+    for row in host.measure(device, budget_s=options.seconds):
+        yield row.as_dict()
+
+
+MEASURES = {"op": _operators, "layer": _layers, "host": _host}
 
 
 def _summary(row: dict[str, Any]) -> str:

@@ -65,7 +65,8 @@ def _checked(result: tuple, what: str) -> Any:
 
 
 @lru_cache(maxsize=1)
-def _driver_version() -> int:
+def driver_version() -> int:
+    """Version of the CUDA driver, 13000 for 13.0."""
     return _checked(_driver().cuDriverGetVersion(), "cuDriverGetVersion")
 
 
@@ -108,7 +109,7 @@ class Kernel:
         driver = _driver()
         torch.cuda.init()
         target = compiler.target(device_properties(device_index).capability)
-        code = compiler.compile(source, target, driver_version=_driver_version())
+        code = compiler.compile(source, target, driver_version=driver_version())
         # A library belongs to no context: one handle serves every device of this architecture.
         library = _checked(driver.cuLibraryLoadData(code, [], [], 0, [], [], 0), "loading a compiled kernel")
         self._library = library

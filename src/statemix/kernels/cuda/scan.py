@@ -108,9 +108,17 @@ def _value_strides(family: str, values: Tensor) -> tuple[int, int, int]:
     return (0 if values.shape[0] == 1 else batch, time, rest[0] if family == "bdlru" else time)
 
 
-def _configuration(
-    family: str, direction: str, logits: Tensor, values: Tensor, sequences: int, normalization: str, rows: str
+def configuration(
+    family: str,
+    direction: str,
+    logits: Tensor,
+    values: Tensor,
+    sequences: int,
+    normalization: str,
+    rows: str,
+    device_index: int,
 ) -> Configuration:
+    """What runs for tensors of these shapes and dtypes, which may be without storage."""
     steps, width = values.shape[1], values.shape[-1]
     time_broadcast = logits.shape[1] == 1 and steps > 1
     broadcast = time_broadcast or logits.shape[0] != values.shape[0]
@@ -123,7 +131,7 @@ def _configuration(
         sequences,
         max(1, steps * values.shape[0] // max(1, sequences)),
         width,
-        launch.device_properties(values.device.index),
+        launch.device_properties(device_index),
         rows=rows,
         time_broadcast=time_broadcast,
         gate_gradient=not (broadcast and direction == "backward"),
@@ -140,11 +148,12 @@ def _plan(
     normalization: str,
     rows: str,
 ) -> _Plan:
-    configuration = _configuration(family, direction, logits, values, sequences, normalization, rows)
-    tiles = -(-values.shape[-1] // configuration.tile)
+    index = values.device.index
+    chosen = configuration(family, direction, logits, values, sequences, normalization, rows, index)
+    tiles = -(-values.shape[-1] // chosen.tile)
     return _Plan(
-        kernel=launch.scan_kernel(configuration, values.device.index),
-        blocks=sequences * tiles * configuration.cluster,
+        kernel=launch.scan_kernel(chosen, index),
+        blocks=sequences * tiles * chosen.cluster,
         logits=_logit_strides(family, logits),
         values=_value_strides(family, values),
         grads=_value_strides(family, grads),
