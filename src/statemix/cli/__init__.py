@@ -8,7 +8,9 @@ import sys
 
 COMMANDS = {
     "demo": "train small models on this machine and write a report that shows what state mixing does",
+    "text": "prepare text for training: token shards from files, folders, JSON lines, Parquet, datasets",
     "train": "train a recipe; every field of its config is a flag",
+    "sweep": "train a grid over a recipe, resumable, on all devices or a cluster, into one table",
     "bench": "measure operators and layers, after checking that they are right",
     "doctor": "print versions, backends, caches and devices",
 }

@@ -7,12 +7,12 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
 
-from statemix.models import LanguageModel
+from statemix.models import LanguageModel, make_model
 from statemix.tasks import IGNORED, Batch
 
 from .checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
@@ -100,7 +100,7 @@ def train(
         if config.threads:
             stack.callback(torch.set_num_threads, torch.get_num_threads())
             torch.set_num_threads(config.threads)
-        model = LanguageModel(config.model).to(device)
+        model = cast(LanguageModel, make_model(config.model)).to(device)
         optimizer = make_optimizer(model, config.optimizer)
         run = _Run(config, model, optimizer, device)
         if folder is not None:
@@ -157,7 +157,7 @@ def load_run(path: str | Path, *, device: str = "cpu") -> LanguageModel:
         RunFolderError: no run there. CheckpointError: no usable checkpoint.
     """
     folder = Path(path)
-    model = LanguageModel(read_config(folder).model)
+    model = cast(LanguageModel, make_model(read_config(folder).model))
     checkpoint = newest_checkpoint(folder / CHECKPOINTS)
     if checkpoint is None:
         raise FileNotFoundError(f"run folder {folder}: it has no checkpoint yet")
@@ -305,6 +305,7 @@ def _evaluate(run: _Run, source: Any, split: str, listeners: Any) -> dict[str, f
 
 
 def wants_bfloat16(config: RunConfig, device: torch.device) -> bool:
+    """Whether projections run in bfloat16: as the config says; "auto" on a GPU that has it."""
     if config.precision == "auto":
         return device.type == "cuda" and torch.cuda.is_bf16_supported()
     return config.precision == "bfloat16"

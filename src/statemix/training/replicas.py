@@ -12,12 +12,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from statemix.models import LanguageModel
+from statemix.models import LanguageModel, make_model
 
 from .checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
 from .config import RunConfig, differences, to_json
@@ -34,7 +34,7 @@ from .stacked import StackedModels
 FREE_FIELDS = ("name", "seed", "optimizer", "schedule")
 """What replicas of one group may differ in."""
 
-_REPLICAS = "replicas.json"
+REPLICAS = "replicas.json"
 
 
 def groupable(one: RunConfig, other: RunConfig) -> bool:
@@ -115,7 +115,7 @@ def _initialized(config: RunConfig, device: torch.device) -> torch.nn.Module:
     """The model of a run as :func:`train` draws it."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        return LanguageModel(config.model).to(device)
+        return make_model(config.model).to(device)
 
 
 def _other_differences(one: RunConfig, other: RunConfig) -> list[str]:
@@ -158,10 +158,10 @@ class _Group:
         size = self.state.weights.numel() * self.state.weights.element_size()
         prepare_folder(folder, self.configs[0], resume=resume, bytes_needed=3 * 3 * size)
         if not resume:
-            write_json(folder / _REPLICAS, written)
-        elif not (folder / _REPLICAS).is_file() or written != json.loads((folder / _REPLICAS).read_bytes()):
+            write_json(folder / REPLICAS, written)
+        elif not (folder / REPLICAS).is_file() or written != json.loads((folder / REPLICAS).read_bytes()):
             raise RunFolderError(
-                f"run folder {folder}: it holds other replicas; resume it with the configs in {_REPLICAS}"
+                f"run folder {folder}: it holds other replicas; resume it with the configs in {REPLICAS}"
             )
         checkpoint = newest_checkpoint(folder / CHECKPOINTS) if resume else None
         if checkpoint is not None:
@@ -233,7 +233,7 @@ class _Group:
         results = []
         alive, last_step = self.state.alive.tolist(), self.state.last_step.tolist()
         for i, config in enumerate(self.configs):
-            model = LanguageModel(config.model).to(self.state.weights.device)
+            model = cast(LanguageModel, make_model(config.model)).to(self.state.weights.device)
             model.load_state_dict(self.state.replica(i))
             results.append(
                 TrainResult(

@@ -1,0 +1,137 @@
+"""``statemix sweep``: run a grid over a recipe, resumable, into one table."""
+
+from __future__ import annotations
+
+import itertools
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from statemix.experiments import RECIPES, recipe
+from statemix.experiments.sweep import Launch, SweepFolder, SweepFolderError, Trial, run_sweep
+from statemix.experiments.sweep.trials import MOST_REPLICAS, check_field, seeded, settings_name
+from statemix.experiments.variants import VARIANTS, variants
+from statemix.training import RunConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepOptions:
+    """Every combination of what is varied, with every seed, as one table."""
+
+    config: Annotated[RunConfig, tyro.conf.arg(name="")]
+    """What all trials share."""
+
+    out: Path | None = None
+    """Folder of the sweep; one that was stopped there goes on. Default: sweeps/RECIPE."""
+
+    grid: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """A field and its values, as often as wanted: --grid model.mixer.block-size=1,2,4."""
+
+    variants: str | None = None
+    """A named list of models in place of the recipe's own: see the list below."""
+
+    seeds: int = 3
+    """Runs of each combination, with seeds counted from --seed."""
+
+    replicas: int = MOST_REPLICAS
+    """Trials that are trained as one at most, where they differ only in seed, optimizer and schedule."""
+
+    launch: Launch = field(default_factory=Launch)
+    """Where and how long it runs."""
+
+    dry_run: bool = False
+    """List the trials, run nothing."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run a sweep; 0 when all is done, 1 for trials that crashed, 2 for wrong flags, 128 + n for signal n."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_usage())
+        return 0 if argv else 2
+    try:
+        options, trials = _read_arguments(argv)
+        if options.dry_run:
+            return _list(trials)
+        out = options.out or Path("sweeps") / argv[0]
+        command = shlex.join(["statemix", "sweep", *argv])
+        folder = SweepFolder.begin(out, trials, command, most_replicas=options.replicas)
+        outcome = run_sweep(folder, options.launch)
+    except (ValueError, SweepFolderError, ModuleNotFoundError) as error:
+        print(f"statemix sweep: {str(error).removeprefix('sweep: ')}", file=sys.stderr)
+        return 2
+    table = folder.path / "table.csv"
+    print(f"{len(folder.results())} of {len(trials)} trials are done; the table: {table}")
+    if outcome.pending:
+        print(f"stopped; to go on:\n  {command}")
+        return 128 + (outcome.signal or signal.SIGTERM)
+    crashed = [result for result in folder.results() if result["status"] == "crashed"]
+    return 1 if crashed else 0
+
+
+def _read_arguments(argv: Sequence[str]) -> tuple[SweepOptions, list[Trial]]:
+    base = recipe(argv[0])
+    prog = f"statemix sweep {argv[0]}"
+
+    def read(default: SweepOptions, flags: Sequence[str]) -> SweepOptions:
+        return tyro.cli(
+            SweepOptions, default=default, args=flags, prog=prog, config=(tyro.conf.AvoidSubcommands,)
+        )
+
+    options = read(SweepOptions(config=base), argv[1:])
+    axes = [_axis(text) for text in options.grid]
+    for path, _ in axes:
+        check_field(options.config, path)
+    models = {"": options.config} if options.variants is None else variants(options.variants, options.config)
+    trials = []
+    for name, config in models.items():
+        for values in itertools.product(*(values for _, values in axes)):
+            settings = dict(zip((path for path, _ in axes), values, strict=True))
+            flags = [part for path, value in settings.items() for part in (f"--{path}", *value.split(":"))]
+            varied = read(replace(options, config=config), flags).config
+            label = ", ".join(filter(None, [name, settings_name(settings, "")])) or base.name
+            trials += seeded(varied, label, options.seeds, settings)
+    return options, trials
+
+
+def _axis(text: str) -> tuple[str, list[str]]:
+    path, equals, values = text.partition("=")
+    if not path or not equals or not all(values.split(",")):
+        raise ValueError(
+            f"--grid must be a field and its values, like model.mixer.block-size=1,2,4; got {text!r}"
+        )
+    return path.lstrip("-").replace("_", "-"), values.split(",")
+
+
+def _list(trials: Sequence[Trial]) -> int:
+    for trial in trials:
+        print(f"{trial.model}, seed {trial.config.seed}")
+    print(f"{len(trials)} trials")
+    return 0
+
+
+def _usage() -> str:
+    width = max(map(len, [*RECIPES, *VARIANTS]))
+    rows = [f"  {name:<{width}}  {(make.__doc__ or '').splitlines()[0]}" for name, make in RECIPES.items()]
+    lists = [f"  {name:<{width}}  {(make.__doc__ or '').splitlines()[0]}" for name, make in VARIANTS.items()]
+    return "\n".join(
+        [
+            "usage: statemix sweep RECIPE --grid FIELD=VALUE,VALUE ... --seeds N [--out FOLDER] [FLAGS]",
+            "",
+            "  statemix sweep s3-composition --grid model.mixer.block-size=1,2,3 --seeds 3",
+            "  statemix sweep s3-composition --variants mixers --seeds 5 --out sweeps/s3",
+            "",
+            "recipes:",
+            *rows,
+            "",
+            "variants:",
+            *lists,
+            "",
+            "statemix sweep RECIPE --help lists its flags.",
+        ]
+    )

@@ -1,0 +1,285 @@
+"""Where the groups of a sweep run: in this process, in one for each device, on Ray, or as SLURM jobs."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import multiprocessing
+import os
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from statemix.training.signals import StopRequests
+
+from .runner import run_group
+from .store import SweepFolder
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launch:
+    """Where and how long a sweep runs."""
+
+    launcher: Literal["inline", "local", "ray", "slurm"] = "local"
+    """inline: in this process; local: a process for each device; ray, slurm: a cluster (extra "cluster")."""
+
+    devices: tuple[str, ...] = ()
+    """Devices of "inline" (its first) and "local". Default: all GPUs, else the CPU."""
+
+    minutes_at_most: float | None = None
+    """Stop cleanly after so long; the same command goes on. Default: no limit. For slurm, of each job."""
+
+    slurm_partition: str | None = None
+    """Partition of SLURM jobs."""
+
+    slurm_cluster: str | None = None
+    """Executor of submitit in place of SLURM: "local" or "debug"."""
+
+    def __post_init__(self) -> None:
+        if self.launcher not in LAUNCHERS:
+            near = difflib.get_close_matches(self.launcher, LAUNCHERS, n=1) or list(LAUNCHERS)
+            raise ValueError(f"sweep: no launcher {self.launcher!r}; nearest: {', '.join(near)}")
+        if self.minutes_at_most is not None and self.minutes_at_most <= 0:
+            raise ValueError(f"sweep: minutes_at_most must be above 0; got {self.minutes_at_most}")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How far a sweep came: groups that are left, and the signal that stopped it, if one did."""
+
+    pending: int
+    signal: int | None = None
+
+
+def run_sweep(folder: SweepFolder, launch: Launch, tell: Tell = print) -> Outcome:
+    """Run all groups that are left; each that crashes is tried once more, then reported as crashed.
+
+    Raises:
+        ModuleNotFoundError: the cluster's package is not installed; the message names the extra.
+    """
+    try:
+        stopped_by = LAUNCHERS[launch.launcher](folder, launch, tell)
+    finally:
+        folder.write_table()
+    return Outcome(len(folder.pending()), stopped_by)
+
+
+class _Progress:
+    """The groups that are left, what became of each, and the clock. Threads share it."""
+
+    def __init__(self, folder: SweepFolder, launch: Launch, tell: Tell) -> None:
+        self.folder, self.tell = folder, tell
+        self.queue = folder.pending()
+        self.stopped = False
+        self._lock = threading.Lock()
+        self._end = None if launch.minutes_at_most is None else time.monotonic() + 60 * launch.minutes_at_most
+
+    @property
+    def seconds_left(self) -> float | None:
+        return None if self._end is None else self._end - time.monotonic()
+
+    def take(self) -> str | None:
+        """The next group; None where there is none, or no time."""
+        with self._lock:
+            left = self.seconds_left
+            if self.stopped or not self.queue or (left is not None and left <= 0):
+                return None
+            return self.queue.pop(0)
+
+    def ended(self, group: str, status: str) -> None:
+        """Say how a group ended: "finished", "interrupted", or else what went wrong."""
+        with self._lock:
+            members = self.folder.groups[group]
+            names = ", ".join(dict.fromkeys(trial.model for trial in members))
+            if status == "interrupted":
+                self.stopped = True
+                self.tell(f"{names}: stopped, to be continued")
+            elif status == "finished":
+                self.tell(_told(names, [self.folder.result(trial) or {} for trial in members]))
+            elif self.folder.failed(group, status):
+                self.tell(f"{names}: crashed, tried once more: {status.splitlines()[-1]}")
+                self.queue.append(group)
+            else:
+                self.tell(f"{names}: crashed twice, given up: {status.splitlines()[-1]}")
+            self.folder.write_table()
+
+
+def _told(names: str, results: Sequence[dict[str, Any]]) -> str:
+    """One line for a group: the range of each score."""
+    scores: dict[str, list[float]] = {}
+    for result in results:
+        for name, value in result.get("scores", {}).items():
+            scores.setdefault(name, []).append(value)
+    parts = [
+        f"{name.replace('_', ' ')} {min(v):.3f}" + (f" to {max(v):.3f}" if len(v) > 1 else "")
+        for name, v in scores.items()
+    ]
+    diverged = sum(result.get("status") == "diverged" for result in results)
+    if diverged:
+        parts.append(f"{diverged} of {len(results)} diverged")
+    return f"{names}: {', '.join(parts)} ({results[0].get('seconds', 0):.0f} s for {len(results)})"
+
+
+def _inline(folder: SweepFolder, launch: Launch, tell: Tell) -> int | None:
+    progress = _Progress(folder, launch, tell)
+    device = _devices(launch)[0]
+    with StopRequests() as stop:
+        while stop.signal is None and (group := progress.take()) is not None:
+            try:
+                status = run_group(folder.path, group, device=device, time_limit=progress.seconds_left)
+            except Exception:
+                status = traceback.format_exc().strip()
+            progress.ended(group, status)
+            if status == "interrupted" and (progress.seconds_left is None or progress.seconds_left > 0):
+                return signal.SIGINT  # training noted the signal itself
+        return stop.signal
+
+
+def _local(folder: SweepFolder, launch: Launch, tell: Tell) -> int | None:
+    """A worker process for each device; one that dies takes only its group with it."""
+    progress = _Progress(folder, launch, tell)
+    workers = [_Worker(folder.path, device, progress) for device in _devices(launch)[: len(progress.queue)]]
+    with StopRequests() as stop:
+        for worker in workers:
+            worker.start()
+        while any(worker.is_alive() for worker in workers):
+            if stop.signal is not None and not progress.stopped:
+                progress.stopped = True
+                for worker in workers:
+                    worker.interrupt()
+            time.sleep(0.05)
+        return stop.signal
+
+
+class _Worker(threading.Thread):
+    """A thread that hands groups to a process of its own, and starts another when that one dies."""
+
+    def __init__(self, path: Path, device: str, progress: _Progress) -> None:
+        super().__init__(daemon=True)
+        self._path, self._device, self._progress = path, device, progress
+        self._process: Any = None
+
+    def run(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        pipe: Any = None
+        while (group := self._progress.take()) is not None:
+            if self._process is None:
+                pipe, theirs = context.Pipe()
+                self._process = context.Process(target=_serve, args=(theirs, str(self._path), self._device))
+                self._process.start()
+                theirs.close()
+            try:
+                pipe.send((group, self._progress.seconds_left))
+                status = pipe.recv()
+            except (EOFError, OSError):
+                self._process.join()
+                status = f"the process ended with exit code {self._process.exitcode}"
+                status = "interrupted" if self._progress.stopped else status
+                self._process = None
+            self._progress.ended(group, status)
+        if self._process is not None:
+            pipe.send(None)
+            self._process.join()
+
+    def interrupt(self) -> None:
+        process = self._process
+        if process is not None and process.is_alive():
+            os.kill(process.pid, signal.SIGTERM)
+
+
+def _serve(pipe: Any, path: str, device: str) -> None:
+    """The life of a worker process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C and passes it on
+    while (task := pipe.recv()) is not None:
+        group, time_limit = task
+        try:
+            pipe.send(run_group(path, group, device=device, time_limit=time_limit))
+        except Exception:
+            pipe.send(traceback.format_exc().strip())
+
+
+def _ray(folder: SweepFolder, launch: Launch, tell: Tell) -> int | None:
+    ray = _package("ray", "ray")
+    progress = _Progress(folder, launch, tell)
+    ray.init(ignore_reinit_error=True, log_to_driver=False)
+    gpus = 1 if ray.cluster_resources().get("GPU", 0) >= 1 else 0
+    remote = ray.remote(num_gpus=gpus, num_cpus=1, max_retries=0)(run_group)
+    running: dict[Any, str] = {}
+    while True:
+        while (group := progress.take()) is not None:
+            device = "cuda" if gpus else "cpu"
+            handle = remote.remote(
+                str(folder.path.resolve()), group, device=device, time_limit=progress.seconds_left
+            )
+            running[handle] = group
+        if not running:
+            return None
+        (handle, *_), _ = ray.wait(list(running))
+        try:
+            status = ray.get(handle)
+        except Exception as error:
+            status = str(error).strip() or repr(error)
+        progress.ended(running.pop(handle), status)
+
+
+def _slurm(folder: SweepFolder, launch: Launch, tell: Tell) -> int | None:
+    submitit = _package("submitit", "slurm")
+    progress = _Progress(folder, launch, tell)
+    executor = submitit.AutoExecutor(folder=folder.path / "jobs", cluster=launch.slurm_cluster)
+    minutes = 60 * 24 if launch.minutes_at_most is None else max(1, int(launch.minutes_at_most))
+    executor.update_parameters(name="statemix-sweep", timeout_min=minutes)
+    if launch.slurm_cluster is None:
+        executor.update_parameters(gpus_per_node=1, cpus_per_task=8)
+        if launch.slurm_partition is not None:
+            executor.update_parameters(slurm_partition=launch.slurm_partition)
+    running: dict[Any, str] = {}
+    while True:
+        while (group := progress.take()) is not None:
+            job = executor.submit(run_group, str(folder.path.resolve()), group)
+            running[job] = group
+            tell(f"submitted as job {job.job_id}: {progress.folder.groups[group][0].model}")
+        if not running:
+            return None
+        done = [job for job in running if job.done()]
+        for job in done:
+            try:
+                status = job.result()
+            except Exception as error:
+                status = str(error).strip() or repr(error)
+            progress.ended(running.pop(job), status)
+        if not done:
+            time.sleep(1.0 if launch.slurm_cluster is None else 0.1)
+
+
+def _package(name: str, launcher: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(
+            f"sweep: launcher {launcher!r} needs {name}, which is not installed; pip install "
+            f"'statemix[cluster]', or use --launcher local",
+            name=name,
+        ) from None
+
+
+def _devices(launch: Launch) -> tuple[str, ...]:
+    if launch.devices:
+        return launch.devices
+    return tuple(f"cuda:{i}" for i in range(torch.cuda.device_count())) or ("cpu",)
+
+
+LAUNCHERS: dict[str, Callable[[SweepFolder, Launch, Tell], int | None]] = {
+    "inline": _inline,
+    "local": _local,
+    "ray": _ray,
+    "slurm": _slurm,
+}

@@ -1,0 +1,233 @@
+"""The folder of a sweep: what is to be done, what came out of it, and the table of both.
+
+    sweep.json               the trials, and what was typed to make them
+    groups/<id>/             the run folder of a group: metrics, checkpoints
+    groups/<id>.failures     what went wrong, an attempt a line
+    results/<id>.json        a trial that is done: finished, diverged or crashed
+    table.csv, table.parquet every trial in a row
+
+All that processes on one machine or on many know of each other stands here.
+"""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import io
+import json
+import os
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import statemix
+from statemix.training import TrainResult, from_json, to_json
+from statemix.training.folder import write_json
+
+from .trials import MOST_REPLICAS, Trial, group_id, groups
+
+ATTEMPTS = 2
+_FORMAT = 1
+
+
+class SweepFolderError(RuntimeError):
+    """A folder that cannot serve a sweep; the message has its path, the reason and what to do."""
+
+
+class SweepFolder:
+    """A sweep on disk.
+
+    Args:
+        path: the folder.
+
+    Raises:
+        SweepFolderError: it holds no sweep. Use :meth:`begin` to start or continue one.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        file = self.path / "sweep.json"
+        if not file.is_file():
+            raise SweepFolderError(f"sweep folder {self.path}: it holds no sweep.json, so no sweep")
+        written = json.loads(file.read_bytes())
+        if written.get("format") != _FORMAT:
+            raise SweepFolderError(
+                f"sweep folder {self.path}: another version wrote it; choose another folder"
+            )
+        self.command: str = written["command"]
+        self.trials = [
+            Trial(model=t["model"], config=from_json(t["config"]), settings=t["settings"])
+            for t in written["trials"]
+        ]
+        self.groups = {group_id(g): g for g in groups(self.trials, written["most_replicas"])}
+
+    @classmethod
+    def begin(
+        cls, path: str | Path, trials: Sequence[Trial], command: str, *, most_replicas: int = MOST_REPLICAS
+    ) -> SweepFolder:
+        """Start a sweep in an empty folder, or continue the same one.
+
+        Raises:
+            SweepFolderError: the folder holds something else, or a sweep of other trials.
+            ValueError: no trials, or two that are the same.
+        """
+        path = Path(path)
+        names = [trial.id for trial in trials]
+        if not trials or len(set(names)) < len(names):
+            raise ValueError("sweep: trials must be at least one, and no two the same")
+        if path.is_dir() and any(path.iterdir()):
+            if not (path / "sweep.json").is_file():
+                raise SweepFolderError(
+                    f"sweep folder {path}: it is not empty and holds no sweep; nothing is written over, "
+                    f"choose another folder"
+                )
+            folder = cls(path)
+            there = {trial.id for trial in folder.trials}
+            if there != set(names):
+                raise SweepFolderError(
+                    f"sweep folder {path}: it holds another sweep, with {len(there - set(names))} trials "
+                    f"that are not asked for and without {len(set(names) - there)} that are (it was made by: "
+                    f"{folder.command}); continue that one, or choose another folder"
+                )
+            return folder
+        try:
+            for name in ("groups", "results"):
+                (path / name).mkdir(parents=True, exist_ok=True)
+            write_json(
+                path / "sweep.json",
+                {
+                    "format": _FORMAT,
+                    "command": command,
+                    "most_replicas": most_replicas,
+                    "trials": [
+                        {"model": t.model, "settings": dict(t.settings), "config": to_json(t.config)}
+                        for t in trials
+                    ],
+                },
+            )
+        except OSError as error:
+            raise SweepFolderError(
+                f"sweep folder {path}: it cannot be written ({error.strerror}); choose another folder"
+            ) from None
+        return cls(path)
+
+    def run_folder(self, group: str) -> Path:
+        return self.path / "groups" / group
+
+    def result(self, trial: Trial) -> dict[str, Any] | None:
+        """What came out of a trial; None while it is not done."""
+        file = self.path / "results" / f"{trial.id}.json"
+        return json.loads(file.read_bytes()) if file.is_file() else None
+
+    def results(self) -> list[dict[str, Any]]:
+        """What came out of all trials that are done, in their order."""
+        return [found for found in map(self.result, self.trials) if found is not None]
+
+    def pending(self) -> list[str]:
+        """Groups that have something to do, in their order."""
+        return [
+            group for group, members in self.groups.items() if any(self.result(t) is None for t in members)
+        ]
+
+    def failures(self, group: str) -> list[str]:
+        """What went wrong with a group, the last attempt last."""
+        file = self.path / "groups" / f"{group}.failures"
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+
+    def failed(self, group: str, reason: str) -> bool:
+        """Note a crash. True where the group is to be tried again; else its trials are done, as crashed."""
+        with open(self.path / "groups" / f"{group}.failures", "a") as file:
+            file.write(json.dumps(reason) + "\n")
+        if len(self.failures(group)) < ATTEMPTS:
+            return True
+        for trial in self.groups[group]:
+            if self.result(trial) is None:
+                self._write(trial, group, {"status": "crashed", "error": reason})
+        return False
+
+    def finished(self, group: str, found: Sequence[TrainResult], device: str) -> None:
+        """Write down what came out of a group."""
+        for trial, result in zip(self.groups[group], found, strict=True):
+            validation = [row for row in result.evaluations if row["split"] == "validation"]
+            last = validation[-1] if validation and result.status == "finished" else {}
+            self._write(
+                trial,
+                group,
+                {
+                    "status": result.status,
+                    "steps": result.step,
+                    "parameters": sum(p.numel() for p in result.model.parameters()),
+                    "scores": result.scores,
+                    "validation": {k: v for k, v in last.items() if k not in ("step", "split")},
+                    "seconds": result.seconds,
+                    "device": device,
+                },
+            )
+
+    def write_table(self) -> Path:
+        """Write the table of all trials as CSV, and as Parquet where pyarrow is installed."""
+        rows = [self._row(trial) for trial in self.trials]
+        columns = list(dict.fromkeys(name for row in rows for name in row))
+        columns.append(columns.pop(columns.index("config")))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, fieldnames=columns)
+        writer.writeheader()
+        writer.writerows(rows)
+        table = self.path / "table.csv"
+        _replace(table, text.getvalue().encode())
+        try:
+            import pyarrow
+            import pyarrow.parquet
+        except ModuleNotFoundError:
+            return table
+        arrays = pyarrow.table({name: [row.get(name) for row in rows] for name in columns})
+        unfinished = table.with_name(".table.parquet.writing")
+        pyarrow.parquet.write_table(arrays, unfinished)
+        os.replace(unfinished, table.with_suffix(".parquet"))
+        return table
+
+    def _write(self, trial: Trial, group: str, found: dict[str, Any]) -> None:
+        about = {
+            "model": trial.model,
+            "settings": dict(trial.settings),
+            "seed": trial.config.seed,
+            "replicas": len(self.groups[group]),
+            "attempts": len(self.failures(group)) + (found["status"] != "crashed"),
+            "versions": f"statemix {statemix.__version__}, torch {torch.__version__}, "
+            f"Python {platform.python_version()}",
+            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        }
+        write_json(self.path / "results" / f"{trial.id}.json", {**about, **found})
+
+    def _row(self, trial: Trial) -> dict[str, Any]:
+        found = self.result(trial) or {"status": "pending"}
+        row = {
+            "model": trial.model,
+            **{path.rpartition(".")[2]: _plain(value) for path, value in trial.settings.items()},
+            "seed": trial.config.seed,
+            "learning_rate": trial.config.optimizer.learning_rate,
+            "weight_decay": trial.config.optimizer.weight_decay,
+            "status": found["status"],
+            **{name: found.get(name) for name in ("steps", "parameters")},
+            **found.get("scores", {}),
+            **{f"validation_{name}": value for name, value in found.get("validation", {}).items()},
+            **{
+                name: found.get(name)
+                for name in ("seconds", "replicas", "attempts", "device", "versions", "date", "error")
+            },
+        }
+        row["config"] = json.dumps(to_json(trial.config))
+        return row
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+
+def _replace(path: Path, data: bytes) -> None:
+    unfinished = path.with_name(f".{path.name}.writing")
+    unfinished.write_bytes(data)
+    os.replace(unfinished, path)

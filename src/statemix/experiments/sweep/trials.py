@@ -1,0 +1,138 @@
+"""What a sweep runs: trials, the grid that makes them, and groups that are trained as one."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from statemix.training import RunConfig, groupable, to_json
+
+MOST_REPLICAS = 16
+"""Trials that are trained as one at most."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One run of a sweep."""
+
+    model: str
+    """what tables call the setting that it belongs to; seeds of one setting share it"""
+    config: RunConfig
+    """the whole run"""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """what was varied, for columns of the table"""
+
+    @property
+    def id(self) -> str:
+        """Named after the content: the same trial is the same file, whichever sweep it is in."""
+        return _digest({"model": self.model, "config": to_json(self.config)})
+
+
+def grid(
+    base: RunConfig, axes: Mapping[str, Sequence[Any]], *, seeds: int = 1, name: str = ""
+) -> list[Trial]:
+    """Every combination of values with every seed, seeds counted from the base's own.
+
+    Args:
+        axes: values by the dotted path of a field, such as ``"model.mixer.block_size": [1, 2, 4]``.
+        name: put before the settings in the names of models.
+
+    Raises:
+        ValueError: no such field (the nearest are listed), or a value out of range.
+
+    Example:
+        >>> trials = grid(RunConfig(), {"model.mixer.block_size": [1, 2]}, seeds=2)
+        >>> [(trial.model, trial.config.seed) for trial in trials]
+        [('block_size=1', 0), ('block_size=1', 1), ('block_size=2', 0), ('block_size=2', 1)]
+    """
+    if seeds < 1:
+        raise ValueError(f"sweep: seeds must be at least 1; got {seeds}")
+    trials = []
+    for values in itertools.product(*axes.values()):
+        settings = dict(zip(axes, values, strict=True))
+        config = base
+        for path, value in settings.items():
+            config = with_field(config, path, value)
+        trials += seeded(config, settings_name(settings, name or base.name), seeds, settings)
+    return trials
+
+
+def seeded(
+    config: RunConfig, model: str, seeds: int, settings: Mapping[str, Any] | None = None
+) -> list[Trial]:
+    """The same run with several seeds, counted from its own."""
+    return [
+        Trial(model=model, config=replace(config, seed=config.seed + i), settings=settings or {})
+        for i in range(seeds)
+    ]
+
+
+def settings_name(settings: Mapping[str, Any], otherwise: str) -> str:
+    """The last parts of the paths with their values, or another name where nothing was varied."""
+    return ", ".join(f"{path.rpartition('.')[2]}={value}" for path, value in settings.items()) or otherwise
+
+
+def with_field(config: Any, path: str, value: Any) -> Any:
+    """A copy of nested dataclasses with the field at a dotted path set.
+
+    Raises:
+        ValueError: no such field; the nearest are listed.
+
+    Example:
+        >>> with_field(RunConfig(), "optimizer.learning_rate", 0.1).optimizer.learning_rate
+        0.1
+    """
+    check_field(config, path)
+    name, _, rest = path.partition(".")
+    name = name.replace("-", "_")
+    if rest:
+        value = with_field(getattr(config, name), rest, value)
+    return replace(config, **{name: value})
+
+
+def check_field(config: Any, path: str) -> None:
+    """Raise ValueError with the nearest names unless nested dataclasses have a field at a dotted path."""
+    whole = ""
+    for part in path.split("."):
+        fields = [f.name for f in dataclasses.fields(config)] if _is_config(config) else []
+        name = part.replace("-", "_")
+        if name not in fields:
+            near = difflib.get_close_matches(name, fields, n=3, cutoff=0.3) or fields
+            nearest = ", ".join(whole + other for other in near) or whole.rstrip(".")
+            raise ValueError(f"sweep: no field {path!r}; nearest: {nearest}")
+        config, whole = getattr(config, name), f"{whole}{name}."
+
+
+def _is_config(value: Any) -> bool:
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+
+
+def groups(trials: Sequence[Trial], most: int = MOST_REPLICAS) -> list[list[Trial]]:
+    """Trials that differ only in seed, optimizer and schedule, together; first come, first in line.
+
+    The same trials always make the same groups, so that an interrupted group is found again.
+    """
+    found: list[list[Trial]] = []
+    for trial in trials:
+        for group in found:
+            if len(group) < most and groupable(group[0].config, trial.config):
+                group.append(trial)
+                break
+        else:
+            found.append([trial])
+    return found
+
+
+def group_id(group: Sequence[Trial]) -> str:
+    """Named after the trials in it."""
+    return _digest([trial.id for trial in group])
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
