@@ -1,0 +1,120 @@
+"""``statemix text``: prepare text for training, look at it, check it."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from statemix.text import PrepareOptions, ShardError, SourceError, TokenShards, prepare
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepare:
+    """Tokenise documents into memory-mapped shards; the same command goes on where it was stopped."""
+
+    sources: tyro.conf.Positional[tuple[str, ...]]
+    """Files, folders, or hf:NAME for a dataset of the Hugging Face hub. Plain text, JSON lines (.jsonl, also
+    .gz and .zst), Parquet, and folders of save_to_disk."""
+
+    out: Path
+    """Folder of the shards."""
+
+    options: Annotated[PrepareOptions, tyro.conf.arg(name="")] = field(default_factory=PrepareOptions)
+    """How text becomes shards."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Info:
+    """Say what a prepared folder holds, and show how a split begins."""
+
+    folder: tyro.conf.Positional[Path]
+    """Folder of shards."""
+
+    show: int = 200
+    """Tokens of the beginning that are shown as text."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verify:
+    """Take the checksum of every file of a prepared folder, and name the first that is damaged."""
+
+    folder: tyro.conf.Positional[Path]
+    """Folder of shards."""
+
+
+ACTIONS = {"prepare": Prepare, "info": Info, "verify": Verify}
+
+
+def main(argv: list[str]) -> int:
+    """0 when done, 1 for an error in the text, 2 for wrong flags, 130 when stopped."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_usage())
+        return 0 if argv else 2
+    if argv[0] not in ACTIONS:
+        print(f"statemix text: no action {argv[0]!r}\n\n{_usage()}", file=sys.stderr)
+        return 2
+    try:
+        action = tyro.cli(
+            ACTIONS[argv[0]],
+            args=argv[1:],
+            prog=f"statemix text {argv[0]}",
+            config=(tyro.conf.OmitArgPrefixes,),
+        )
+        return _run(action)
+    except ModuleNotFoundError as error:
+        print(f"statemix text: {error}", file=sys.stderr)
+        return 2
+    except (SourceError, ShardError, OSError, ValueError) as error:
+        print(f"statemix text: {str(error).removeprefix('text: ')}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on where it was", file=sys.stderr)
+        return 130
+
+
+def _run(action: Prepare | Info | Verify) -> int:
+    if isinstance(action, Prepare):
+        shards = prepare(list(action.sources), action.out, action.options)
+        print(shards.describe())
+        _say_left_out(shards)
+        print(f"to train on it: statemix train lm --data.path {action.out}")
+    elif isinstance(action, Info):
+        shards = TokenShards(action.folder, verify=False)
+        print(shards.describe())
+        for source in shards.index["made_from"]["sources"]:
+            print(f"  from {source}")
+        split = shards.split("train")
+        print(shards.tokenizer().decode(split.read(0, min(action.show, len(split)))))
+    else:
+        print(f"{TokenShards(action.folder, verify=True).describe()}\nall checksums fit")
+    return 0
+
+
+def _say_left_out(shards: TokenShards) -> None:
+    left_out = shards.index["left_out"]
+    if left_out["empty"]:
+        print(f"left out: {left_out['empty']:,} empty documents")
+    if left_out["not_text"]:
+        print(f"left out: {left_out['not_text']:,} that are no text, the first:")
+        for line in left_out["named"]:
+            print(f"  {line}")
+    if not shards.index["splits"]["validation"]["tokens"]:
+        print("no document fell into validation: raise --validation-share, or cut files with --separator")
+
+
+def _usage() -> str:
+    rows = [f"  {name:<8}  {(kind.__doc__ or '').splitlines()[0]}" for name, kind in ACTIONS.items()]
+    return "\n".join(
+        [
+            "usage: statemix text ACTION [FLAGS]",
+            "",
+            *rows,
+            "",
+            "statemix text prepare my-notes/ --out shards          a folder of plain text, byte by byte",
+            "statemix text prepare a.jsonl.gz --out shards --tokenizer train-bpe --vocab-size 32000",
+        ]
+    )

@@ -1,0 +1,204 @@
+"""Cross entropy of a linear head, in pieces: the logits of a large vocabulary never stand in memory whole."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from statemix.shapes import Boundaries, Mask, Tokens
+
+IGNORE_INDEX = -100
+
+# How many logits are made at once. Pieces must be tall enough for fast products: a vocabulary of 32,000
+# leaves 4,096 tokens on a GPU, and 256 MiB of logits in bfloat16.
+_LOGITS_AT_ONCE = {"cuda": 2**27, "cpu": 2**23}
+_PIECE_MULTIPLE = 128
+
+
+class CrossEntropy(NamedTuple):
+    """What a head made of its targets; gradients flow through ``total``.
+
+    total: () sum of -log p(target), float32 (float64 for float64). right: () int64, how many targets got
+    the largest logit. asked: () int64, targets that were not ignored.
+    """
+
+    total: Tensor
+    right: Tensor
+    asked: Tensor
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean over the targets that were asked, in nats; 0 where none was."""
+        return self.total / self.asked.clamp(min=1)
+
+
+def linear_cross_entropy(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    ignore_index: int = IGNORE_INDEX,
+    piece: int | None = None,
+) -> CrossEntropy:
+    """Cross entropy of ``hidden @ weight.T`` without ever holding all of these logits.
+
+    Where they are more than fit one piece, each piece's gradient is taken as soon as its logits are
+    there, and the logits are dropped: three matrix products in all, as many as the plain way needs, and
+    memory for one piece. Logits have the dtype of ``hidden``, or autocast's; their softmax and all sums
+    are float32. A vocabulary so small that one piece holds everything takes the plain way.
+
+    Args:
+        hidden: (..., D).
+        weight: (V, D), the head's, or the embedding's where they are tied.
+        targets: (...) int64 in [0, V), or ``ignore_index`` where nothing is asked.
+        piece: tokens at once. Default: as many as make a quarter of a GiB of bfloat16 logits on a GPU.
+
+    Returns:
+        :class:`CrossEntropy`. Differentiable once where pieces are made.
+
+    Raises:
+        ValueError, TypeError: shapes or dtypes that do not fit.
+
+    Example:
+        >>> hidden, weight = torch.randn(6, 8), torch.randn(50, 8)
+        >>> targets = torch.tensor([3, 1, -100, 4, 1, 49])
+        >>> whole = linear_cross_entropy(hidden, weight, targets)
+        >>> pieces = linear_cross_entropy(hidden, weight, targets, piece=2)
+        >>> torch.allclose(whole.mean, pieces.mean), int(pieces.asked)
+        (True, 5)
+    """
+    _check(hidden, weight, targets, piece)
+    rows, wanted = hidden.flatten(0, -2), targets.flatten()
+    piece = piece or _piece(weight.shape[0], hidden.device)
+    if rows.shape[0] <= piece:
+        total, right = _plain(rows, weight, wanted, ignore_index)
+    else:
+        total, right = _InPieces.apply(rows, weight, wanted, ignore_index, piece, _dtype(hidden))  # pyright: ignore[reportGeneralTypeIssues]
+    return CrossEntropy(total, right, (wanted != ignore_index).sum())
+
+
+def next_token_loss(
+    model: nn.Module,
+    tokens: Tokens,
+    targets: Tokens,
+    *,
+    cu_seqlens: Boundaries | None = None,
+    mask: Mask | None = None,
+) -> CrossEntropy:
+    """What a :class:`LanguageModel` makes of ``targets`` (B, T) after ``tokens`` (B, T), by pieces.
+
+    Options as the model's own: ``cu_seqlens`` for documents packed in a batch of 1, ``mask`` for padding.
+
+    Example:
+        >>> from statemix.models import LanguageModel, ModelConfig
+        >>> model = LanguageModel(ModelConfig(vocab_size=11, d_model=16))
+        >>> tokens = torch.randint(11, (2, 8))
+        >>> loss = next_token_loss(model, tokens[:, :-1], tokens[:, 1:])
+        >>> loss.mean.backward()
+        >>> int(loss.asked)
+        14
+    """
+    hidden = model(tokens, return_hidden=True, cu_seqlens=cu_seqlens, mask=mask)
+    return linear_cross_entropy(hidden, cast(Tensor, model.head_weight), targets)
+
+
+def _piece(vocabulary: int, device: torch.device) -> int:
+    tokens = _LOGITS_AT_ONCE.get(device.type, _LOGITS_AT_ONCE["cpu"]) // vocabulary
+    return max(_PIECE_MULTIPLE, tokens // _PIECE_MULTIPLE * _PIECE_MULTIPLE)
+
+
+def _dtype(hidden: Tensor) -> torch.dtype:
+    device = hidden.device.type
+    if torch.is_autocast_enabled(device) and hidden.dtype != torch.float64:
+        return torch.get_autocast_dtype(device)
+    return hidden.dtype
+
+
+def _plain(rows: Tensor, weight: Tensor, wanted: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
+    logits = F.linear(rows, weight)
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    total = F.cross_entropy(logits.to(wide), wanted, ignore_index=ignore_index, reduction="sum")
+    return total, (logits.detach().argmax(-1) == wanted).sum()
+
+
+class _InPieces(torch.autograd.Function):
+    """The loss in the forward pass, and both gradients with it where they will be wanted."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        rows: Tensor,
+        weight: Tensor,
+        wanted: Tensor,
+        ignore_index: int,
+        piece: int,
+        dtype: torch.dtype,
+    ) -> tuple[Tensor, Tensor]:
+        wide = torch.promote_types(dtype, torch.float32)
+        head = weight.to(dtype)
+        total = torch.zeros((), dtype=wide, device=rows.device)
+        right = torch.zeros((), dtype=torch.int64, device=rows.device)
+        wants_rows, wants_weight = ctx.needs_input_grad[:2]
+        row_gradients: list[Tensor] = []
+        weight_gradient = torch.zeros(weight.shape if wants_weight else (0,), dtype=wide, device=rows.device)
+        with torch.autocast(rows.device.type, enabled=False):
+            for some, some_wanted in zip(rows.split(piece), wanted.split(piece), strict=True):
+                some = some.to(dtype)
+                logits = some @ head.T
+                right = right + (logits.argmax(-1) == some_wanted).sum()
+                asked = some_wanted != ignore_index
+                place = torch.where(asked, some_wanted, 0)[:, None]
+                log_p = logits.log_softmax(-1, dtype=wide)
+                total = total - torch.where(asked, log_p.gather(1, place)[:, 0], 0.0).sum()
+                if not (wants_rows or wants_weight):
+                    continue
+                # softmax minus one at the target, taken in float32; rows that are not asked get no gradient.
+                gradient = log_p.exp_().scatter_add_(1, place, log_p.new_full(place.shape, -1.0)).to(dtype)
+                gradient = gradient.masked_fill_(~asked[:, None], 0.0)
+                if wants_rows:
+                    row_gradients.append((gradient @ head).to(rows.dtype))
+                if wants_weight:
+                    weight_gradient.add_(_product(gradient.T, some, wide))
+        ctx.wants_rows, ctx.wants_weight, ctx.weight_dtype = wants_rows, wants_weight, weight.dtype
+        ctx.save_for_backward(
+            torch.cat(row_gradients) if wants_rows and row_gradients else None, weight_gradient
+        )
+        ctx.mark_non_differentiable(right)
+        return total, right
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, total_gradient: Tensor, _: Any) -> tuple[Any, ...]:
+        row_gradient, weight_gradient = ctx.saved_tensors
+        of_rows = row_gradient * total_gradient if ctx.wants_rows else None
+        of_weight = (weight_gradient * total_gradient).to(ctx.weight_dtype) if ctx.wants_weight else None
+        return of_rows, of_weight, None, None, None, None
+
+
+def _product(left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
+    """left @ right in ``dtype``; a GPU sums half precision in float32 and need not round in between."""
+    if left.is_cuda and left.dtype != dtype and not torch.compiler.is_compiling():
+        return torch.mm(left, right, out_dtype=dtype)
+    return (left @ right).to(dtype)
+
+
+def _check(hidden: Tensor, weight: Tensor, targets: Tensor, piece: int | None) -> None:
+    name = "linear_cross_entropy"
+    if hidden.dim() < 1 or weight.dim() != 2 or hidden.shape[-1] != weight.shape[1]:
+        raise ValueError(
+            f"{name}: hidden must be (..., D) and weight (V, D); got {tuple(hidden.shape)} and "
+            f"{tuple(weight.shape)}"
+        )
+    if targets.shape != hidden.shape[:-1]:
+        raise ValueError(
+            f"{name}: targets must be {tuple(hidden.shape[:-1])}, one for each row of hidden; got "
+            f"{tuple(targets.shape)}"
+        )
+    if targets.dtype != torch.int64:
+        raise TypeError(f"{name}: targets must be torch.int64; got {targets.dtype}: cast with .long()")
+    if piece is not None and piece < 1:
+        raise ValueError(f"{name}: piece must be at least 1 token; got {piece}")

@@ -1,0 +1,271 @@
+"""Documents from files, folders, JSON lines, Parquet and Hugging Face datasets, in an order that is fixed."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+TEXT_END = 0
+"""The byte that no text holds."""
+
+_JSON_LINES = (".jsonl", ".ndjson", ".json")
+_DATASET_FILES = ("state.json", "dataset_dict.json")
+
+
+class SourceError(ValueError):
+    """What cannot be read as text; the message has the file, the place in it and what to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadOptions:
+    """How sources become documents."""
+
+    pattern: str = "*"
+    """Which files of a folder are read, by name: "*.py"."""
+
+    field: str = "text"
+    """The field of JSON lines, or the column of Parquet and datasets, that holds the text."""
+
+    separator: str = ""
+    """Where a plain file is cut into documents, as "\\n\\n". Default: a file is one document."""
+
+    dataset_config: str = ""
+    """Which configuration of a Hugging Face dataset."""
+
+    dataset_split: str = "train"
+    """Which split of a Hugging Face dataset."""
+
+    stream: bool = False
+    """Whether a dataset of the hub is read over the network as it goes, and not downloaded first."""
+
+    replace_errors: bool = False
+    """Whether zero bytes and bytes that are no UTF-8 become U+FFFD in place of an error."""
+
+    skip_errors: bool = False
+    """Whether files and rows that are no text are left out, and named at the end, in place of an error."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file or dataset: ``name`` tells it from others, ``size`` (bytes, -1 unknown) that it changed."""
+
+    name: str
+    size: int
+    kind: str
+    given: bool = False
+
+
+def list_parts(sources: list[str], options: ReadOptions) -> list[Part]:
+    """The files and datasets that sources name, folders sorted by path and without hidden files.
+
+    Raises:
+        FileNotFoundError: a source that is not there, or a folder without a fitting file.
+    """
+    parts: list[Part] = []
+    for source in sources:
+        if source.startswith("hf:"):
+            parts.append(Part(source, -1, "hub", given=True))
+            continue
+        path = Path(source).expanduser()
+        if path.is_file():
+            parts.append(_file_part(path, given=True))
+        elif path.is_dir() and any((path / name).is_file() for name in _DATASET_FILES):
+            parts.append(Part(str(path), -1, "disk", given=True))
+        elif path.is_dir():
+            files = [p for p in sorted(path.rglob(options.pattern)) if p.is_file() and not _hidden(p, path)]
+            if not files:
+                raise FileNotFoundError(f"text: folder {path} holds no file that fits {options.pattern!r}")
+            parts += [_file_part(file) for file in files]
+        else:
+            raise FileNotFoundError(
+                f"text: no file or folder at {source}; a dataset of the Hugging Face hub is written hf:NAME"
+            )
+    return parts
+
+
+def read_part(part: Part, options: ReadOptions, start: int = 0) -> Iterator[bytes | SourceError]:
+    """The documents of a part from number ``start`` on, UTF-8; a row that is no text comes as its error.
+
+    Empty documents come as b"". A part that is unreadable as a whole raises.
+    """
+    readers = {"text": _plain, "json": _json_lines, "parquet": _parquet, "hub": _dataset, "disk": _dataset}
+    for data, place in readers[part.kind](part, options, start):
+        yield data if isinstance(data, SourceError) else _checked(data, place, options)
+
+
+def _hidden(file: Path, folder: Path) -> bool:
+    return any(name.startswith(".") or name == "__pycache__" for name in file.relative_to(folder).parts)
+
+
+def _file_part(path: Path, given: bool = False) -> Part:
+    suffixes = [s.lower() for s in path.suffixes]
+    if suffixes and suffixes[-1] in (".gz", ".zst"):
+        suffixes.pop()
+    last = suffixes[-1] if suffixes else ""
+    # .json is JSON lines only when it was named itself: in a folder it is a file like others.
+    json_lines = last in _JSON_LINES and (last != ".json" or given)
+    kind = "parquet" if last == ".parquet" else "json" if json_lines else "text"
+    return Part(str(path), path.stat().st_size, kind, given)
+
+
+def _checked(data: bytes, place: str, options: ReadOptions) -> bytes | SourceError:
+    zero = data.find(TEXT_END)
+    if zero >= 0:
+        if not options.replace_errors:
+            return SourceError(
+                f"text: {place} is binary: a zero byte at offset {zero}; leave it out with --pattern or "
+                f"--skip-errors"
+            )
+        data = data.replace(b"\0", "\ufffd".encode())
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        if not options.replace_errors:
+            return SourceError(
+                f"text: {place} is not UTF-8: byte 0x{data[error.start]:02x} at offset {error.start}; "
+                f"convert it (iconv -f latin1 -t utf-8), or pass --replace-errors or --skip-errors"
+            )
+        data = data.decode("utf-8", errors="replace").encode()
+    return data if data.strip() else b""
+
+
+Found = Iterator[tuple[bytes | SourceError, str]]
+
+
+def _plain(part: Part, options: ReadOptions, start: int) -> Found:
+    with _open(Path(part.name)) as file:
+        data = _read_all(file, part.name)
+    pieces = data.split(options.separator.encode()) if options.separator else [data]
+    for number, piece in enumerate(pieces[start:], start):
+        yield piece, part.name if len(pieces) == 1 else f"{part.name} (document {number + 1})"
+
+
+def _json_lines(part: Part, options: ReadOptions, start: int) -> Found:
+    offset = 0
+    with _open(Path(part.name)) as file:
+        for number, line in enumerate(_lines(file, part.name)):
+            if number >= start:
+                yield _json_row(line, options, f"{part.name} line {number + 1} (byte {offset})")
+            offset += len(line)
+
+
+def _json_row(line: bytes, options: ReadOptions, place: str) -> tuple[bytes | SourceError, str]:
+    if not line.strip():
+        return b"", place
+    try:
+        row = json.loads(line)
+    except UnicodeDecodeError as error:
+        if not options.replace_errors:
+            reason = f"is not UTF-8: byte 0x{line[error.start]:02x} at offset {error.start} of the line"
+            return SourceError(f"text: {place} {reason}; pass --replace-errors or --skip-errors"), place
+        return _json_row(line.decode("utf-8", errors="replace").encode(), options, place)
+    except ValueError as error:
+        return SourceError(f"text: {place} is no JSON: {error}; pass --skip-errors to leave it out"), place
+    found = row.get(options.field) if isinstance(row, dict) else None
+    if not isinstance(found, str):
+        fields = ", ".join(row) if isinstance(row, dict) else type(row).__name__
+        reason = f"has no text in field {options.field!r} (it holds: {fields})"
+        return SourceError(f"text: {place} {reason}; name another with --field"), place
+    # Lone surrogates, which JSON can write and UTF-8 cannot.
+    return found.encode("utf-8", errors="replace" if options.replace_errors else "surrogatepass"), place
+
+
+def _parquet(part: Part, options: ReadOptions, start: int) -> Found:
+    parquet = _optional("pyarrow.parquet")
+    try:
+        file = parquet.ParquetFile(part.name)
+    except Exception as error:
+        raise SourceError(f"text: {part.name} is no Parquet file: {error}") from None
+    _check_column(part.name, options.field, file.schema_arrow.names)
+    number = 0
+    for batch in file.iter_batches(batch_size=1024, columns=[options.field]):
+        if number + len(batch) > start:
+            for row, text in enumerate(batch.column(0).to_pylist(), number):
+                if row >= start:
+                    yield _cell(text, f"{part.name} row {row + 1}")
+        number += len(batch)
+
+
+def _dataset(part: Part, options: ReadOptions, start: int) -> Found:
+    datasets = _optional("datasets")
+    if part.kind == "disk":
+        found = datasets.load_from_disk(part.name)
+        if isinstance(found, dict):
+            if options.dataset_split not in found:
+                raise SourceError(
+                    f"text: {part.name} has no split {options.dataset_split!r}; it holds {', '.join(found)}"
+                )
+            found = found[options.dataset_split]
+    else:
+        found = datasets.load_dataset(
+            part.name.removeprefix("hf:"),
+            options.dataset_config or None,
+            split=options.dataset_split,
+            streaming=options.stream,
+        )
+    if found.column_names is not None:
+        _check_column(part.name, options.field, found.column_names)
+    for number, row in enumerate(found.skip(start), start):
+        yield _cell(row[options.field], f"{part.name} row {number + 1}")
+
+
+def _cell(text: Any, place: str) -> tuple[bytes | SourceError, str]:
+    if text is None:
+        return b"", place
+    if isinstance(text, bytes):
+        return text, place
+    if not isinstance(text, str):
+        return SourceError(f"text: {place} holds {type(text).__name__} and no text; name a --field"), place
+    return text.encode("utf-8", errors="surrogatepass"), place
+
+
+def _check_column(where: str, field: str, columns: list[str]) -> None:
+    if field not in columns:
+        raise SourceError(
+            f"text: {where} has no column {field!r}; it holds {', '.join(columns)}: name one with --field"
+        )
+
+
+def _open(path: Path) -> BinaryIO:
+    if path.suffix.lower() == ".gz":
+        return gzip.open(path, "rb")  # type: ignore[return-value]
+    if path.suffix.lower() == ".zst":
+        return _optional("zstandard").open(path, "rb")
+    return open(path, "rb")
+
+
+def _read_all(file: BinaryIO, name: str) -> bytes:
+    try:
+        return file.read()
+    except (EOFError, OSError, ValueError, _zstd_error()) as error:
+        raise SourceError(f"text: {name} cannot be read: {error}") from None
+
+
+def _lines(file: BinaryIO, name: str) -> Iterator[bytes]:
+    try:
+        yield from file
+    except (EOFError, OSError, _zstd_error()) as error:
+        raise SourceError(f"text: {name} cannot be read further: {error}") from None
+
+
+def _zstd_error() -> type[Exception]:
+    import sys
+
+    module = sys.modules.get("zstandard")
+    return module.ZstdError if module is not None else EOFError
+
+
+def _optional(name: str) -> Any:
+    import importlib
+
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as missing:
+        raise ModuleNotFoundError(
+            f"text: this source needs {name.partition('.')[0]}: pip install 'statemix[data]'",
+            name=missing.name,
+        ) from None

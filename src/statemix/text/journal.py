@@ -1,0 +1,83 @@
+"""What makes a preparation the same as before: its sources, options, and how far it had come."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from .documents import Part
+from .shards import ShardError
+from .tokenizers import TOKENIZER_FILE
+
+JOURNAL = "preparing.json"
+
+
+def identity(sources: list[str], options: dict[str, Any], parts: list[Part]) -> dict[str, Any]:
+    """What decides the bytes of the shards."""
+    unused = () if options["tokenizer"] == "train-bpe" else ("vocab_size", "training_bytes")
+    kept = {name: value for name, value in options.items() if name not in unused}
+    return {"sources": sources, "options": kept, "parts": digest_of_parts(parts)}
+
+
+def check_same(folder: Path, journal: dict[str, Any], identity: dict[str, Any], parts: list[Part]) -> None:
+    """Raise unless a journal's preparation can go on: what is done must still come first."""
+    before, now = _flat(journal["made_from"]), _flat(identity)
+    # These only matter for what is still to come; the parts before it are compared by themselves.
+    free = {"parts", "options.read.pattern", "options.read.skip_errors", "options.read.replace_errors"}
+    unlike = [
+        f"{name}: {before.get(name)!r} and {now.get(name)!r}"
+        for name in sorted({*before, *now} - free)
+        if before.get(name) != now.get(name)
+    ]
+    if unlike:
+        raise ShardError(
+            f"shards {folder}: its preparation was begun otherwise ({'; '.join(unlike)}); go on with "
+            f"the same, or choose another --out"
+        )
+    part, document = journal["position"]
+    if digest_of_parts(parts[: part + (document > 0)]) != journal["parts_before"]:
+        raise ShardError(
+            f"shards {folder}: files that were already prepared have changed since; choose another --out"
+        )
+
+
+def check_free(folder: Path) -> None:
+    """Raise :class:`ShardError` unless a folder is empty or can be made."""
+    if folder.exists() and not folder.is_dir():
+        raise ShardError(f"shards {folder}: it is a file; choose another --out")
+    if folder.is_dir() and any(file.name != TOKENIZER_FILE for file in folder.iterdir()):
+        raise ShardError(f"shards {folder}: it is not empty and holds no shards; choose another --out")
+
+
+def read_journal(folder: Path) -> dict[str, Any] | None:
+    """How far a preparation had come; None where there is none."""
+    file = folder / JOURNAL
+    return json.loads(file.read_bytes()) if file.is_file() else None
+
+
+def digest_of_parts(parts: list[Part]) -> str:
+    """SHA-256 over the names and sizes of parts."""
+    total = hashlib.sha256()
+    for part in parts:
+        total.update(f"{part.name}\0{part.size}\0".encode())
+    return total.hexdigest()
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write it whole or not at all, and for good."""
+    temporary = path.with_name(f".{path.name}.writing")
+    with open(temporary, "w") as file:
+        file.write(json.dumps(values, indent=1) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)

@@ -1,0 +1,354 @@
+"""``statemix text prepare``: any text into token shards, gone on with where it was stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .documents import Part, ReadOptions, SourceError, list_parts, read_part
+from .journal import (
+    JOURNAL,
+    check_free,
+    check_same,
+    digest_of_parts,
+    identity,
+    read_journal,
+    write_json,
+)
+from .shards import FORMAT, INDEX, SPLITS, ShardError, TokenShards, digest, read_index, sha256_of
+from .tokenizers import TOKENIZER_FILE, ByteTokenizer, FileTokenizer, Tokenizer, train_bpe
+from .writing import SplitWriter
+
+_BATCH_BYTES = 2**21
+_SECONDS_BETWEEN_JOURNALS = 2.0
+_NAMED = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareOptions:
+    """How text becomes shards."""
+
+    tokenizer: str = "bytes"
+    """"bytes", "train-bpe" to learn one from these sources, or the path of a tokenizer.json."""
+
+    vocab_size: int = 32_000
+    """Tokens that train-bpe learns, at most."""
+
+    training_bytes: int = 100_000_000
+    """Bytes of text from the beginning that train-bpe learns from, at most."""
+
+    end_token: str = ""
+    """The token of a tokenizer.json that ends documents. Default: the first of the usual ones it has."""
+
+    validation_share: float = 0.02
+    """Share of documents, chosen by their content's hash, that are held out."""
+
+    shard_tokens: int = 2**27
+    """Tokens of a shard at most; a document is never cut, and may be longer."""
+
+    read: ReadOptions = field(default_factory=ReadOptions)
+    """How sources become documents."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.validation_share < 1:
+            raise ValueError(f"text: validation_share must lie in [0, 1); got {self.validation_share}")
+        for name in ("shard_tokens", "training_bytes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"text: {name} must be at least 1; got {getattr(self, name)}")
+
+
+def prepare(
+    sources: list[str],
+    out: str | Path,
+    options: PrepareOptions | None = None,
+    *,
+    progress: bool | Callable[[str], None] = True,
+) -> TokenShards:
+    """Tokenise documents into shards; one that was stopped goes on, one that is done is opened.
+
+    Documents come in the order of ``sources``, a folder's sorted by path. The same sources and options
+    give the same bytes, stopped in between or not.
+
+    Args:
+        sources: files, folders, or ``hf:NAME`` for a dataset of the Hugging Face hub. Plain text, JSON
+            lines (.jsonl, also .gz and .zst), Parquet, and folders of ``save_to_disk``.
+        out: folder of the shards.
+        progress: lines to standard error, or where else to.
+
+    Raises:
+        SourceError: something is no text, with its file and place; what was prepared is kept.
+        ShardError: the folder holds something else.
+        FileNotFoundError: a source is not there.
+
+    Example:
+        >>> _ = Path("a.txt").write_text("to be or not to be")
+        >>> shards = prepare(["a.txt"], "shards", progress=False)
+        >>> shards.tokenizer().decode(shards.split("train").read(0, 5))
+        'to be'
+    """
+    say = progress if callable(progress) else _to_stderr if progress else (lambda line: None)
+    options = options or PrepareOptions()
+    folder = Path(out)
+    parts = list_parts(sources, options.read)
+    made_from = identity(sources, asdict(options), parts)
+    if (folder / INDEX).is_file():
+        index = read_index(folder)
+        if index["made_from"] != made_from:
+            raise ShardError(
+                f"shards {folder}: it holds text prepared from other sources or options; choose another --out"
+            )
+        (folder / JOURNAL).unlink(missing_ok=True)
+        say(f"{folder}: already prepared")
+        return TokenShards(folder)
+    job = _Job(folder, parts, options, made_from, say)
+    try:
+        job.run()
+    finally:
+        job.close()
+    return TokenShards(folder, verify=False)
+
+
+class _Job:
+    """A preparation between two documents.
+
+    Only :meth:`_write` moves the position, and it does so after the documents before it are written: the
+    journal then holds how long each file was at that position, and all that follows can be cut off.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        parts: list[Part],
+        options: PrepareOptions,
+        made_from: dict[str, Any],
+        say: Callable[[str], None],
+    ) -> None:
+        self.folder, self.parts, self.options, self.made_from, self.say = (
+            folder,
+            parts,
+            options,
+            made_from,
+            say,
+        )
+        journal = read_journal(folder)
+        if journal is None:
+            check_free(folder)
+        else:
+            check_same(folder, journal, made_from, parts)
+        self.aside = _file_aside(parts, options)
+        # The part that is read and how many of its documents are done.
+        self.position: tuple[int, int] = (0, 0)
+        self.left_out = _nothing_left_out()
+        self.tokenizer = self._make_tokenizer(anew=journal is None)
+        self.writers = {
+            name: SplitWriter(folder, name, self.tokenizer.dtype, options.shard_tokens) for name in SPLITS
+        }
+        if journal is None:
+            # Learning a vocabulary left its own count.
+            self.left_out = _nothing_left_out()
+            self._write_journal()
+        else:
+            part, document = journal["position"]
+            self.position = part, document
+            self.left_out = journal["left_out"]
+            for name, writer in self.writers.items():
+                writer.restore(journal["splits"][name])
+            say(f"{folder}: going on after {self._total('documents'):,} documents")
+        self._began = self._said = time.monotonic()
+        self._bytes_before = self._total("bytes")
+
+    def run(self) -> None:
+        batch: list[tuple[bytes, str]] = []
+        size, after = 0, self.position
+        try:
+            for documents, after in self._documents():
+                batch += documents
+                size += sum(len(data) for data, _ in documents)
+                if size >= _BATCH_BYTES:
+                    self._write(batch, after)
+                    batch, size = [], 0
+        except SourceError as error:
+            # What came before it is good: the next run begins with what was wrong.
+            self._write(batch, after, journal=True)
+            raise SourceError(
+                f"{error} (what was prepared before it is kept; the same command goes on)"
+            ) from None
+        self._write(batch, after, journal=True)
+        self._finish()
+
+    def close(self) -> None:
+        for writer in self.writers.values():
+            writer.close()
+
+    def _documents(self) -> Iterator[tuple[list[tuple[bytes, str]], tuple[int, int]]]:
+        """Texts with their splits from the position on, each list with the position after it."""
+        first, done = self.position
+        for number, part in enumerate(self.parts[first:], first):
+            start = done if number == first else 0
+            try:
+                for index, found in enumerate(read_part(part, self.options.read, start), start + 1):
+                    yield self._sides(part, found), (number, index)
+            except SourceError as error:
+                self._leave_out(error)
+            yield [], (number + 1, 0)
+
+    def _sides(self, part: Part, found: bytes | SourceError) -> list[tuple[bytes, str]]:
+        share = self.options.validation_share
+        whole_file = part.kind == "text" and not self.options.read.separator
+        if isinstance(found, SourceError):
+            self._leave_out(found)
+            return []
+        if not found:
+            if part.given and whole_file:
+                raise SourceError(f"text: {part.name} is empty; leave it out")
+            self.left_out["empty"] += 1
+            return []
+        if whole_file and len(self.parts) == 1 and share:
+            # One file is one document: its end is held out.
+            cut = _cut(found, share)
+            return [
+                (data, split) for data, split in zip((found[:cut], found[cut:]), SPLITS, strict=True) if data
+            ]
+        held_out = part.name == self.aside or _hash_share(found) < share
+        return [(found, SPLITS[held_out])]
+
+    def _leave_out(self, error: SourceError) -> None:
+        if not self.options.read.skip_errors:
+            raise error
+        self.left_out["not_text"] += 1
+        if len(self.left_out["named"]) < _NAMED:
+            self.left_out["named"].append(str(error))
+
+    def _write(self, batch: list[tuple[bytes, str]], after: tuple[int, int], journal: bool = False) -> None:
+        end = np.array([self.tokenizer.end_token], dtype=self.tokenizer.dtype)
+        encoded = self.tokenizer.encode([data for data, _ in batch]) if batch else []
+        for (data, split), tokens in zip(batch, encoded, strict=True):
+            self.writers[split].add(np.concatenate([tokens, end]), len(data) + 1)
+        self.position = after
+        if journal or time.monotonic() - self._journaled > _SECONDS_BETWEEN_JOURNALS:
+            self._write_journal()
+        if time.monotonic() - self._said > _SECONDS_BETWEEN_JOURNALS:
+            self.say(self._progress())
+            self._said = time.monotonic()
+
+    def _write_journal(self) -> None:
+        part, document = self.position
+        write_json(
+            self.folder / JOURNAL,
+            {
+                "made_from": self.made_from,
+                "position": self.position,
+                "parts_before": digest_of_parts(self.parts[: part + (document > 0)]),
+                "left_out": self.left_out,
+                "splits": {name: writer.sync() for name, writer in self.writers.items()},
+            },
+        )
+        self._journaled = time.monotonic()
+
+    def _finish(self) -> None:
+        if not self._total("documents"):
+            named = "".join(f"; {line}" for line in self.left_out["named"][:3])
+            raise SourceError(f"text: the sources hold no text at all{named}")
+        for writer in self.writers.values():
+            writer.finish()
+        files = {name: entry for w in self.writers.values() for name, entry in w.files.items()}
+        if (self.folder / TOKENIZER_FILE).is_file():
+            file = self.folder / TOKENIZER_FILE
+            files[TOKENIZER_FILE] = {"bytes": file.stat().st_size, "sha256": sha256_of(file)}
+        index: dict[str, Any] = {
+            "format": FORMAT,
+            "tokenizer": "bytes" if self.tokenizer.identity == "bytes" else TOKENIZER_FILE,
+            "vocab_size": self.tokenizer.vocab_size,
+            "end_token": self.tokenizer.end_token,
+            "splits": {
+                name: {"tokens": w.tokens, "documents": w.documents, "bytes": w.bytes, "shards": w.shards}
+                for name, w in self.writers.items()
+            },
+            "files": files,
+            "left_out": self.left_out,
+            "made_from": self.made_from,
+        }
+        index["sha256"] = digest(index)
+        write_json(self.folder / INDEX, index)
+        (self.folder / JOURNAL).unlink()
+
+    def _make_tokenizer(self, *, anew: bool) -> Tokenizer:
+        options = self.options
+        if options.tokenizer == "bytes":
+            self.folder.mkdir(parents=True, exist_ok=True)
+            return ByteTokenizer()
+        end_token = options.end_token or None
+        if not anew:
+            return FileTokenizer.from_file(self.folder, end_token=end_token)
+        if options.tokenizer == "train-bpe":
+            self.say(f"learning a vocabulary of {options.vocab_size:,}")
+            tokenizer = train_bpe(self._texts(), options.vocab_size)
+        else:
+            tokenizer = FileTokenizer.from_file(options.tokenizer, end_token=end_token)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        tokenizer.save(self.folder)
+        return tokenizer
+
+    def _texts(self) -> Iterator[str]:
+        """Documents to learn a vocabulary from: none that is held out."""
+        size = 0
+        for documents, _ in self._documents():
+            for data, _ in (pair for pair in documents if pair[1] == "train"):
+                yield data.decode("utf-8")
+                size += len(data)
+            if size >= self.options.training_bytes:
+                break
+
+    def _total(self, what: str) -> int:
+        return sum(getattr(writer, what) for writer in self.writers.values())
+
+    def _progress(self) -> str:
+        seconds = time.monotonic() - self._began
+        done = self._total("bytes")
+        rate = (done - self._bytes_before) / seconds
+        whole = sum(part.size for part in self.parts)
+        plain = all(part.size >= 0 and part.kind == "text" for part in self.parts)
+        left = f", {max(0, whole - done) / rate:.0f} s left" if plain and rate else ""
+        return (
+            f"{self._total('documents'):,} documents, {done / 1e6:,.1f} MB, "
+            f"{self._total('tokens'):,} tokens, {rate / 1e6:.1f} MB/s{left}"
+        )
+
+
+def _nothing_left_out() -> dict[str, Any]:
+    return {"empty": 0, "not_text": 0, "named": []}
+
+
+def _file_aside(parts: list[Part], options: PrepareOptions) -> str | None:
+    """Of so few files that none may fall into validation, the one that does, by the hash of its name."""
+    share = options.validation_share
+    if not share or len(parts) < 2 or len(parts) >= 5 / share or any(part.kind != "text" for part in parts):
+        return None
+    return min((part.name for part in parts), key=lambda name: hashlib.sha256(name.encode()).digest())
+
+
+def _hash_share(data: bytes) -> float:
+    """A number in [0, 1) that the content decides, so that copies of a document fall on one side."""
+    return int.from_bytes(hashlib.sha256(data).digest()[:8], "big") / 2**64
+
+
+def _cut(text: bytes, share: float) -> int:
+    """Where the last ``share`` of a text begins: at a line if one begins near, never inside a character."""
+    cut = int(len(text) * (1 - share))
+    line = text.find(b"\n", cut, cut + (len(text) - cut) // 2)
+    if line >= 0:
+        return line + 1
+    while cut < len(text) and text[cut] & 0xC0 == 0x80:
+        cut += 1
+    return cut
+
+
+def _to_stderr(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
