@@ -1,7 +1,10 @@
 """GPUs without CUDA C++ (AMD, Intel): the recurrences in plain Triton. Correct, small, and slower.
 
-Importing this package does not import Triton. Tensors on the CPU run only in Triton's interpreter, which is made
-for tests: it is chosen with ``TRITON_INTERPRET=1`` before Triton is imported.
+How to read the sources: ``normalization.py`` has the arithmetic of a row, ``bdlru.py`` and ``hlru.py`` three
+kernels each, ``scan.py`` launches them.
+
+Importing this package does not import Triton. Tensors on the CPU run only in Triton's interpreter, which is
+for tests and is chosen by ``TRITON_INTERPRET=1`` before Triton is imported.
 """
 
 from __future__ import annotations
@@ -18,6 +21,10 @@ LARGEST = {"bdlru": 32, "hlru": 128}
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _INSTALL = "pip install triton (builds of torch for CUDA, ROCm and XPU bring theirs)"
+_ON_THE_CPU = (
+    "Triton compiles for GPUs, and these tensors are on the CPU: use backend='auto' (for tests, Triton's interpreter "
+    "takes them where TRITON_INTERPRET=1 is set before Triton is imported)"
+)
 
 
 def unavailable_reason(
@@ -30,8 +37,8 @@ def unavailable_reason(
     if not 1 <= order_or_block_size <= LARGEST[family]:
         what = "block_size" if family == "bdlru" else "order"
         return (
-            f"the Triton kernels hold {what} up to {LARGEST[family]} in registers; got {order_or_block_size}: "
-            "use backend='reference'"
+            f"the Triton kernels hold {what} up to {LARGEST[family]} in registers; "
+            f"got {order_or_block_size}: use backend='reference'"
         )
     if device.type not in ("cuda", "xpu", "cpu"):
         return f"Triton has no compiler for {device.type!r}: use backend='reference'"
@@ -46,14 +53,7 @@ def _device_reason(kind: str, index: int | None) -> str | None:
     if find_spec("triton") is None:
         return f"Triton is not installed: {_INSTALL}"
     if kind == "cpu":
-        return (
-            None
-            if _interpreted()
-            else (
-                "Triton compiles for GPUs, and these tensors are on the CPU: use backend='auto' (its interpreter, for "
-                "tests, takes them when TRITON_INTERPRET=1 is set before Triton is imported)"
-            )
-        )
+        return None if _interpreted() else _ON_THE_CPU
     if kind == "cuda" and torch.version.hip is None:
         capability = torch.cuda.get_device_capability(index)
         if capability < (7, 5):

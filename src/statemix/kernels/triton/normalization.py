@@ -1,22 +1,18 @@
 """Rows of gate logits to weights, rows mixed, and back, inside Triton kernels: all six normalizations.
 
 A row is ``h = sum_j w_j x_j / S`` with ``w_j = phi(z_j)`` and S the sum of their magnitudes plus a small
-constant (arXiv 2602.12021, section on normalization). Its logits come in two tiles: ``z`` of the states, with
-one entry a state along ``AXIS``, and ``gate`` of the input, whose size there is 1. Everything else that belongs
-to a row (value, output, gradient) has size 1 along ``AXIS`` too, so that both families share these functions.
-
-Tiles are padded to powers of two. A padded state has the logit ``absent(...)``, which weighs exactly nothing.
+constant (arXiv 2602.12021, section on normalization). Its logits come in two tiles: ``z`` of the states, one
+entry a state along ``AXIS``, and ``gate`` of the input, whose size there is 1. Whatever else belongs to a row
+(value, output, gradient) has size 1 along ``AXIS`` too, so that both families share these functions.
 """
+
+# Triton's language is not typed as Python is.
+# pyright: reportGeneralTypeIssues=false
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
-
-
-def absent(normalization: str) -> float:
-    """The logit of a state that is not there: its weight is 0 and so is its slope."""
-    return float("-inf") if normalization in ("softmax", "sigmoid") else 0.0
 
 
 @triton.jit
@@ -27,8 +23,8 @@ def weigh(z, gate, NORMALIZATION: tl.constexpr, AXIS: tl.constexpr):
         weights = tl.exp(z - top)
         gate_weight = tl.exp(gate - top)
     elif NORMALIZATION == "sigmoid":
-        # sigmoid(z) = exp(e) / (1 + exp(-|z|)), e the smaller of z and 0: in the exponent, since sigmoid itself
-        # underflows below logits of -95 and leaves 0 / 0.
+        # sigmoid(z) = exp(e) / (1 + exp(-|z|)), e the smaller of z and 0: taken in the exponent, since
+        # sigmoid itself underflows below logits of -95 and leaves 0 / 0.
         exponents = tl.where(z > 0, 0.0, z)
         gate_exponent = tl.where(gate > 0, 0.0, gate)
         top = tl.maximum(tl.max(exponents, AXIS, keep_dims=True), gate_exponent)
@@ -73,8 +69,8 @@ def logit_gradients(z, gate, x, value, u, NORMALIZATION: tl.constexpr, AXIS: tl.
     else:
         sizes = tl.abs(weights)
         gate_size = tl.abs(gate_weight)
-        sources = _signed(weights, x, NORMALIZATION)
-        gate_source = _signed(gate_weight, value, NORMALIZATION)
+        sources = _signed(weights, tl.broadcast_to(x, z.shape), 0.0, NORMALIZATION)
+        gate_source = _signed(gate_weight, value, 0.0, NORMALIZATION)
         largest = tl.max(sizes, AXIS, keep_dims=True)
         heaviest = tl.max(tl.where(sizes == largest, sources, float("-inf")), AXIS, keep_dims=True)
         heaviest = tl.where(gate_size >= largest, gate_source, heaviest)
@@ -82,8 +78,8 @@ def logit_gradients(z, gate, x, value, u, NORMALIZATION: tl.constexpr, AXIS: tl.
         gate_source -= heaviest
         offset = tl.sum(sizes * sources, AXIS, keep_dims=True) + gate_size * gate_source
         offset = (offset - _constant(NORMALIZATION) * heaviest) / total
-        distances = _unsigned(weights, sources - offset, x, NORMALIZATION)
-        gate_distance = _unsigned(gate_weight, gate_source - offset, value, NORMALIZATION)
+        distances = _signed(weights, sources - offset, x, NORMALIZATION)
+        gate_distance = _signed(gate_weight, gate_source - offset, value, NORMALIZATION)
     dz = _times_slope(scale * distances, z, weights, NORMALIZATION)
     dgate = _times_slope(scale * gate_distance, gate, gate_weight, NORMALIZATION)
     return dz, dgate
@@ -93,49 +89,42 @@ def logit_gradients(z, gate, x, value, u, NORMALIZATION: tl.constexpr, AXIS: tl.
 def _constant(NORMALIZATION: tl.constexpr):
     """What S holds besides the magnitudes."""
     if NORMALIZATION == "relu":
-        constant: tl.constexpr = 1e-3
+        constant = 1e-3
     elif NORMALIZATION == "tanh" or NORMALIZATION == "linear":
-        constant: tl.constexpr = 1e-6
+        constant = 1e-6
     else:
-        constant: tl.constexpr = 0.0
+        constant = 0.0
     return constant
 
 
 @triton.jit
-def _signed(weight, number, NORMALIZATION: tl.constexpr):
-    """The number times the sign of a weight; 0 where that is 0."""
+def _signed(weight, number, at_zero, NORMALIZATION: tl.constexpr):
+    """The number times the sign of a weight; ``at_zero`` where a signed weight is 0."""
     if NORMALIZATION == "tanh" or NORMALIZATION == "linear":
-        return tl.where(weight > 0, number, tl.where(weight < 0, -number, 0.0))
+        signed = tl.where(weight > 0, number, tl.where(weight < 0, -number, at_zero))
     else:
-        return tl.broadcast_to(number, weight.shape)
-
-
-@triton.jit
-def _unsigned(weight, distance, source, NORMALIZATION: tl.constexpr):
-    """x - sign h from sign (x - sign h); x where the sign is 0."""
-    if NORMALIZATION == "tanh" or NORMALIZATION == "linear":
-        return tl.where(weight > 0, distance, tl.where(weight < 0, -distance, source))
-    else:
-        return distance
+        signed = number
+    return signed
 
 
 @triton.jit
 def _times_slope(number, logit, weight, NORMALIZATION: tl.constexpr):
     """The number times phi' of a logit, in the units of its weight."""
     if NORMALIZATION == "softmax":
-        return number * weight
+        product = number * weight
     elif NORMALIZATION == "sigmoid":
         tail = tl.exp(-tl.abs(logit))
-        return number * weight * tl.where(logit > 0, tail, 1.0) / (1.0 + tail)
+        product = number * weight * tl.where(logit > 0, tail, 1.0) / (1.0 + tail)
     elif NORMALIZATION == "relu":
         # Selected, not multiplied: a closed gate passes nothing on, whatever it would have mixed.
-        return tl.where(logit > 0, number, 0.0)
+        product = tl.where(logit > 0, number, 0.0)
     elif NORMALIZATION == "tanh":
         tail = tl.exp(-2.0 * tl.abs(logit))
         half = 2.0 / (1.0 + tail)
-        return number * (tail * half * half)
+        product = number * (tail * half * half)
     else:
-        return number
+        product = number
+    return product
 
 
 @triton.jit
