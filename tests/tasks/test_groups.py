@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from statemix.tasks import Permutation, group
+from statemix.tasks import Permutation, group, make
 
 GROUPS = ["S2", "S3", "S4", "S5", "A3", "A4", "A5", "Z2", "Z7", "Z60"]
 ORDERS = {"S2": 2, "S3": 6, "S4": 24, "S5": 120, "A3": 3, "A4": 12, "A5": 60, "Z2": 2, "Z7": 7, "Z60": 60}
@@ -90,3 +90,44 @@ def test_an_unknown_group_lists_the_nearest(name):
 def test_a_group_too_large_for_a_table_is_refused():
     with pytest.raises(ValueError, match="S9 has 362880 elements; the largest allowed has 1000"):
         Permutation(group="S9")
+
+
+@pytest.mark.parametrize("name", ["A5", "S5", "S4"])
+@pytest.mark.parametrize("count", [2, 4, 8, 12, 23])
+def test_drawn_generators_reach_the_whole_group_and_stay(name, count):
+    task = make("word-problem", group=name, num_generators=count, length=20)
+    letters = task.alphabet()
+    assert len(set(letters.tolist())) == count == task.vocab_size and 0 not in letters
+    elements = permutations_of(name)
+    reached, newest = {elements[0]}, {elements[0]}
+    while newest:
+        moved = {tuple(elements[g][x] for x in p) for g in letters for p in newest}
+        newest = moved - reached
+        reached |= newest
+    assert len(reached) == ORDERS[name]
+    assert (make("word-problem", group=name, num_generators=count).alphabet() == letters).all()
+    inputs, targets = task.sample(3, seed=1)
+    assert [products(name, word) for word in letters[inputs.numpy()].tolist()] == targets.tolist()
+
+
+def test_another_seed_draws_other_generators():
+    drawn = {tuple(make("word-problem", generator_seed=seed).alphabet().tolist()) for seed in range(10)}
+    assert len(drawn) > 5
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 31, 32, 33, 200])
+def test_products_are_right_at_any_length(length):
+    inputs, targets = Permutation(group="A5", length=length).sample(2, seed=length)
+    for word, answers in zip(inputs.tolist(), targets.tolist(), strict=True):
+        assert answers == products("A5", word)
+
+
+def test_elements_are_written_as_what_they_do():
+    task = Permutation(group="S3")
+    assert [task.token_name(i) for i in range(6)] == ["012", "021", "102", "120", "201", "210"]
+    assert Permutation(group="Z12").answer_name(11) == "11"
+
+
+def test_an_immense_group_is_refused_at_once():
+    with pytest.raises(ValueError, match="the largest allowed has 1000"):
+        group("S100000000")

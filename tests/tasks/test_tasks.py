@@ -40,10 +40,10 @@ def test_every_length_from_the_minimum_on_works_and_none_below(name, start_token
         assert inputs.shape == targets.shape == (6, length)
         assert inputs.dtype == targets.dtype == torch.int64
         assert inputs.is_contiguous() and targets.is_contiguous()
-        assert 0 <= int(inputs.min()) and int(inputs.max()) < task.vocab_size
+        assert int(inputs.min()) >= 0 and int(inputs.max()) < task.vocab_size
         asked = targets != IGNORED
         assert asked.any(1).all(), "a sequence asks for nothing"
-        assert 0 <= int(targets[asked].min()) and int(targets[asked].max()) < task.output_size
+        assert int(targets[asked].min()) >= 0 and int(targets[asked].max()) < task.output_size
     with pytest.raises(ValueError, match=f"length must be at least {shortest}; got {shortest - 1}"):
         make(name, **small, start_token=start_token, length=shortest - 1)
 
