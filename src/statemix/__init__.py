@@ -3,6 +3,7 @@
     bdlru_scan, hlru_scan        the recurrences as operators
     BDLRU, HLRU                  the recurrences as layers
     LanguageModel, ModelConfig   the backbone around them, with MixerConfig for the layer in it
+    Decoder                      a model that says one token after the other
     statemix.tasks               generated tasks
     statemix.training            the training loop (extra "train")
 
@@ -10,7 +11,7 @@ Source: arXiv 2602.12021.
 """
 
 from . import tasks
-from .models import LanguageModel, MixerConfig, ModelConfig
+from .models import Decoder, LanguageModel, MixerConfig, ModelConfig
 from .nn import BDLRU, HLRU
 from .ops import backend_for, bdlru_scan, hlru_scan, kernel_counts, reset_kernel_counts
 
@@ -19,6 +20,7 @@ __version__ = "0.1.0"
 __all__ = [
     "BDLRU",
     "HLRU",
+    "Decoder",
     "LanguageModel",
     "MixerConfig",
     "ModelConfig",

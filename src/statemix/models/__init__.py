@@ -1,6 +1,7 @@
 """The shared backbone, the table of sequence mixers that can stand in it, and equal budgets for them."""
 
 from .autoencoder import Autoencoder
+from .decoding import Decoder
 from .factory import make_model
 from .language_model import LanguageModel, ModelConfig
 from .mixers import MIXERS, MixerConfig, make_mixer
@@ -10,6 +11,7 @@ __all__ = [
     "MIXERS",
     "TIERS",
     "Autoencoder",
+    "Decoder",
     "Fit",
     "LanguageModel",
     "MixerConfig",

@@ -169,6 +169,21 @@ class LanguageModel(nn.Module):
         x, ends = self.blocks.step(self.embedding(tokens), states)
         return self._logits(self.norm(x)), ends
 
+    def read(
+        self,
+        tokens: Tokens,
+        states: tuple[Any, ...] | None = None,
+        *,
+        mask: Mask | None = None,
+        piece: int = 4096,
+    ) -> tuple[Tensor, tuple[Any, ...]]:
+        """The logits (B, V) after the last token, and the states there: ``piece`` tokens stand in memory."""
+        hidden = tokens.new_empty(0)
+        masks = itertools.repeat(None) if mask is None else mask.split(piece, 1)
+        for some, real in zip(tokens.split(piece, 1), masks, strict=False):
+            hidden, states = self(some, states, return_states=True, return_hidden=True, mask=real)
+        return self._logits(hidden[:, -1]), states or ()
+
     def stream(
         self,
         prompt: Tokens,
@@ -237,8 +252,7 @@ class LanguageModel(nn.Module):
     def _stream(
         self, prompt: Tensor, mask: Tensor | None, sampler: Sampler, generator: torch.Generator | None
     ) -> Iterator[Tensor]:
-        hidden, states = self(prompt, return_states=True, return_hidden=True, mask=mask)
-        logits = self._logits(hidden[:, -1])
+        logits, states = self.read(prompt, mask=mask)
         while True:
             token = sampler.next(logits, generator)
             yield token

@@ -102,5 +102,10 @@ class BDLRU(RecurrentLayer):
             f"initial_state={'zeros' if self.initial_state is None else 'learned'!r}"
         )
 
+    def _advance(self, coefficients: Tensor, values: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        mixed = (coefficients[:, :, : self.block_size] * state[:, None]).sum(2)
+        state = mixed + coefficients[:, :, self.block_size] * values
+        return state, state
+
     def _keeping_logits(self, logits: Tensor) -> Tensor:
         return logits[:, : self.block_size].diagonal()

@@ -126,5 +126,10 @@ class HLRU(RecurrentLayer):
             return F.linear(final[:, None].to(hidden.dtype).flatten(2), weight)
         return window_product(hidden, initial, weight, cu_seqlens)
 
+    def _advance(self, coefficients: Tensor, values: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        newest = (coefficients[:, : self.order] * state).sum(1) + coefficients[:, self.order] * values
+        state = torch.cat([newest[:, None], state[:, :-1]], 1)
+        return state, newest if self.readout == "latest" else state
+
     def _keeping_logits(self, logits: Tensor) -> Tensor:
         return logits[0]

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from statemix.kernels.reference.normalization import NORMALIZATIONS
+from statemix.kernels.reference.normalization import NORMALIZATIONS, normalize
 from statemix.ops.checks import check_boundaries, check_state
 from statemix.ops.dispatch import BACKENDS
 from statemix.shapes import Boundaries, Mask, Sequence, Spectrum, State, Token
@@ -167,8 +167,24 @@ class RecurrentLayer(nn.Module):
         ``state=None`` starts as ``forward`` does. Nothing is changed in place.
         """
         self._check_input(x, 2, "(B, D)")
+        if torch.compiler.is_compiling():
+            return self._open_step(x, state)
         y, state = self._forward(x[:, None], state, None)
         return y[:, 0], state
+
+    def _open_step(self, x: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+        """One token in plain operations, which a compiler fuses where an operator would stand alone."""
+        if state is None:
+            state = self.initial_state_for(x.shape[0])
+        values = F.linear(x, self.value.weight).unflatten(1, self._value_shape)
+        gate_logits = self._gate_logits(x[:, None], values.dtype, 0)[:, 0]
+        coefficients = normalize(gate_logits, gate_logits.dim() - 2, self.normalization)
+        state, read = self._advance(coefficients, values.to(coefficients.dtype), state)
+        return F.linear(read.to(values.dtype).flatten(1), self.output.weight), state
+
+    @abstractmethod
+    def _advance(self, coefficients: Tensor, values: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """The next state (B, M, N) and what is read of it, from coefficients (#B, *gate_shape)."""
 
     def initial_state_for(self, batch: int) -> State:
         """The state before the first step of each of ``batch`` sequences, (batch, M, N)."""
@@ -283,7 +299,8 @@ class RecurrentLayer(nn.Module):
 
     def _extra_columns(self, x: Tensor) -> int:
         """Blocks of zeros that bring products and kernels on a GPU to their fast paths."""
-        if not x.is_cuda:
+        # Padding copies the weights: a single step, which only reads them, would cost three times as much.
+        if not x.is_cuda or x.shape[1] == 1:
             return 0
         half = torch.is_autocast_enabled("cuda") or x.element_size() == 2
         return padded_columns(self._columns, 64 if half else 32) - self._columns

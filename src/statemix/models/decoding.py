@@ -1,0 +1,205 @@
+"""``Decoder``: a model that says one token after the other, in memory that is allocated once."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from statemix.shapes import Mask, Tokens
+
+from .buffered_step import BufferedStep, can_buffer
+from .language_model import LanguageModel, check_prompt
+from .sampling import Sampler
+
+
+class Decoder:
+    """Decode a batch of sequences step by step at constant time and memory.
+
+    On a GPU a step is one CUDA graph over static buffers. On a CPU it runs in buffers that are allocated
+    once (BD-LRU and H-LRU in float32). Other mixers of constant state run as they are, and their states are
+    moved into buffers; mixers whose state grows (attention with its cache) run as they are.
+
+    Args:
+        model: the model, whose device and dtype count; it is read, not copied.
+        batch_size: B, sequences side by side.
+        compile: fuse a step with torch.compile before it is captured or run.
+
+    Example:
+        >>> from statemix import LanguageModel, ModelConfig
+        >>> model = LanguageModel(ModelConfig(vocab_size=11, d_model=16)).eval()
+        >>> decoder = Decoder(model, batch_size=2)
+        >>> logits = decoder.prefill(torch.randint(11, (2, 5)))
+        >>> logits = decoder.step(logits.argmax(-1))
+        >>> logits.shape, decoder.kind
+        (torch.Size([2, 11]), 'buffered')
+    """
+
+    @torch.no_grad()
+    def __init__(self, model: LanguageModel, batch_size: int, *, compile: bool = False) -> None:
+        if batch_size < 1:
+            raise ValueError(f"Decoder: batch_size must be at least 1; got {batch_size}")
+        if model.training:
+            raise ValueError("Decoder: the model is in training mode; call model.eval() first")
+        self.model, self.batch_size = model, batch_size
+        self._started = False
+        self._tokens = torch.zeros(batch_size, dtype=torch.long, device=model.embedding.weight.device)
+        _, self._states = model(self._tokens[:, None], return_states=True)
+        self._grows = any(getattr(block.mixer, "state_grows", False) for block in model.blocks)
+        step: Callable[..., Any] = model.step
+        if compile:
+            step = torch.compile(model.step, dynamic=self._grows)
+        self._model_step = step
+        self._run = self._make_step(compile)
+
+    @property
+    def kind(self) -> str:
+        """How a step runs: "graph", "buffered", "moved" (states into buffers) or "growing"."""
+        return self._kind
+
+    @property
+    def states(self) -> tuple[Any, ...]:
+        """The state of each layer where it lies: it changes with every step."""
+        return self._states
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of all states."""
+        return sum(tensor.nbytes for tensor in _tensors(self._states))
+
+    @torch.no_grad()
+    def prefill(self, prompt: Tokens, mask: Mask | None = None, *, piece: int = 4096) -> Tensor:
+        """Read prompts (B, T) from the start, ``piece`` tokens at a time; the logits (B, V) after them.
+
+        ``mask`` (B, T) is True at real tokens, for prompts of unequal length padded on the left.
+        """
+        check_prompt(prompt, mask)
+        if prompt.shape[0] != self.batch_size:
+            raise ValueError(
+                f"Decoder: prompt must have the batch size {self.batch_size} of the decoder; got "
+                f"{tuple(prompt.shape)}: make another Decoder for it"
+            )
+        logits, states = self.model.read(prompt, mask=mask, piece=piece)
+        self.load(states)
+        return logits
+
+    @torch.no_grad()
+    def load(self, states: tuple[Any, ...]) -> None:
+        """Go on from these states, such as a model's own ``return_states=True`` gives."""
+        if self._grows:
+            self._states = states
+        else:
+            here, there = _tensors(self._states), _tensors(states)
+            shapes, found = [t.shape for t in here], [t.shape for t in there]
+            if shapes != found:
+                raise ValueError(
+                    f"Decoder: states must have the shapes {[tuple(s) for s in shapes]}; got "
+                    f"{[tuple(s) for s in found]}: they are of another model or batch size"
+                )
+            torch._foreach_copy_(here, there)
+        self._started = True
+
+    @torch.no_grad()
+    def step(self, tokens: Tensor) -> Tensor:
+        """Tokens (B,) -> logits (B, V), in a buffer that the next step writes over.
+
+        Raises:
+            RuntimeError: before :meth:`prefill` or :meth:`load`. ValueError: another batch size.
+        """
+        if not self._started:
+            raise RuntimeError("Decoder: there is no state yet; call prefill(prompt) or load(states) first")
+        if tokens.shape != (self.batch_size,):
+            raise ValueError(
+                f"Decoder: tokens must be (B,) = ({self.batch_size},); got {tuple(tokens.shape)}"
+            )
+        return self._run(tokens)
+
+    def stream(
+        self,
+        prompt: Tokens,
+        sampler: Sampler | None = None,
+        *,
+        mask: Mask | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Iterator[Tensor]:
+        """Yield tokens (B,) until every row has met one of the sampler's stop tokens."""
+        sampler = Sampler() if sampler is None else sampler
+        logits = self.prefill(prompt, mask)
+        while True:
+            token = sampler.next(logits, generator)
+            yield token
+            if sampler.finished:
+                return
+            logits = self.step(token)
+
+    def generate(
+        self,
+        prompt: Tokens,
+        max_new_tokens: int,
+        sampler: Sampler | None = None,
+        *,
+        mask: Mask | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tokens:
+        """The prompt and at most ``max_new_tokens`` tokens after it, (B, T + new)."""
+        tokens = self.stream(prompt, sampler, mask=mask, generator=generator)
+        new = list(itertools.islice(tokens, max_new_tokens))
+        return torch.cat([prompt, torch.stack(new, 1)], 1) if new else prompt
+
+    def _make_step(self, compiled: bool) -> Callable[[Tensor], Tensor]:
+        if self._grows:
+            self._kind = "growing"
+            return self._growing
+        self._states = _own(self._states)
+        if self._tokens.is_cuda:
+            self._kind = "graph"
+            return self._graph()
+        if not compiled and can_buffer(self.model):
+            self._kind = "buffered"
+            return BufferedStep(self.model, self._states)
+        self._kind = "moved"
+        return self._moved
+
+    def _growing(self, tokens: Tensor) -> Tensor:
+        logits, self._states = self._model_step(tokens, self._states)
+        return logits
+
+    def _moved(self, tokens: Tensor) -> Tensor:
+        logits, states = self._model_step(tokens, self._states)
+        torch._foreach_copy_(_tensors(self._states), _tensors(states))
+        return logits
+
+    def _graph(self) -> Callable[[Tensor], Tensor]:
+        """Capture one step: every launch of it becomes one."""
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):  # kernels are compiled and libraries started before the capture
+            for _ in range(3):
+                self._moved(self._tokens)
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            logits = self._moved(self._tokens)
+
+        def run(tokens: Tensor) -> Tensor:
+            self._tokens.copy_(tokens)
+            graph.replay()
+            return logits
+
+        return run
+
+
+def _tensors(state: Any) -> list[Tensor]:
+    if isinstance(state, Tensor):
+        return [state]
+    return [tensor for part in state or () for tensor in _tensors(part)]
+
+
+def _own(state: Any) -> Any:
+    """The same structure in memory of its own."""
+    if isinstance(state, Tensor):
+        return state.clone(memory_format=torch.contiguous_format)
+    return None if state is None else tuple(_own(part) for part in state)
