@@ -1,0 +1,73 @@
+"""``statemix sweep`` as it is typed."""
+
+import csv
+
+import pytest
+
+from statemix.cli import main
+
+TINY = [
+    "--steps", "2", "--batch-size", "2", "--data.test-lengths", "8", "--data.test-examples", "4",
+    "--launch.launcher", "inline",
+]  # fmt: skip
+
+
+def test_a_grid_becomes_a_table_and_the_same_command_repeats_nothing(tmp_path, capsys):
+    command = ["sweep", "s3-composition", "--grid", "model.mixer.block-size=2,3", "--grid"]
+    command += ["optimizer.learning_rate=1e-3,3e-3", "--seeds", "2", "--out", str(tmp_path / "out"), *TINY]
+    assert main(command) == 0
+    first = capsys.readouterr().out
+    assert "8 of 8 trials are done" in first and "accuracy at 8" in first
+    rows = list(csv.DictReader((tmp_path / "out" / "table.csv").read_text().splitlines()))
+    assert len(rows) == 8 and {(r["block-size"], r["learning-rate"]) for r in rows} == {
+        ("2", "1e-3"), ("2", "3e-3"), ("3", "1e-3"), ("3", "3e-3"),
+    }  # fmt: skip
+    assert main(command) == 0
+    assert "accuracy at 8" not in capsys.readouterr().out
+
+
+def test_variants_are_compared_at_equal_states(tmp_path):
+    out = tmp_path / "out"
+    assert (
+        main(["sweep", "s3-composition", "--variants", "mixers", "--seeds", "1", "--out", str(out), *TINY])
+        == 0
+    )
+    rows = list(csv.DictReader((out / "table.csv").read_text().splitlines()))
+    assert [row["model"] for row in rows] == [
+        "BD-LRU m=3", "BD-LRU m=2", "BD-LRU m=1", "BD-LRU m=3, zero initial state", "H-LRU m=3", "LSTM", "GRU",
+        "attention",
+    ]  # fmt: skip
+    assert {row["status"] for row in rows} == {"finished"}
+
+
+def test_a_dry_run_lists_the_trials_and_writes_nothing(tmp_path, capsys):
+    out = tmp_path / "out"
+    command = ["sweep", "parity", "--grid", "data.task.length=8,16", "--seeds", "2", "--out", str(out)]
+    assert main([*command, "--dry-run"]) == 0
+    assert "length=16, seed 1\n4 trials" in capsys.readouterr().out and not out.exists()
+
+
+def test_time_that_is_over_leaves_a_command_to_go_on_with(tmp_path, capsys):
+    command = ["sweep", "parity", "--seeds", "1", "--out", str(tmp_path / "out"), *TINY]
+    assert main([*command, "--launch.minutes-at-most", "1e-9"]) > 128
+    assert "to go on:\n  statemix sweep parity" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["s3-compositon"], "nearest: s3-composition"),
+        (["parity", "--grid", "model.mixer.block-sise=1"], "nearest: model.mixer.block_size"),
+        (["parity", "--grid", "model.mixer.block-size"], "must be a field and its values"),
+        (["parity", "--variants", "mixer"], "nearest: mixers"),
+    ],
+)
+def test_wrong_flags_are_named(capsys, arguments, message):
+    assert main(["sweep", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_an_occupied_folder_is_refused(tmp_path, capsys):
+    (tmp_path / "mine.txt").write_text("mine")
+    assert main(["sweep", "parity", "--out", str(tmp_path), *TINY]) == 2
+    assert "nothing is written over" in capsys.readouterr().err

@@ -1,0 +1,203 @@
+"""Sweeps: every trial once, whatever happens on the way, and nothing written over."""
+
+import csv
+import json
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from dataclasses import replace
+
+import pytest
+
+from statemix.experiments import sweep
+from statemix.experiments.sweep import (
+    Launch,
+    SweepFolder,
+    SweepFolderError,
+    Trial,
+    grid,
+    launchers,
+    run_sweep,
+)
+from statemix.experiments.sweep.store import ATTEMPTS
+from statemix.experiments.sweep.trials import groups
+from statemix.training import OptimizerConfig, ScheduleConfig, from_json, train
+
+from ..training.small import small
+
+AXES = {"model.mixer.block_size": [1, 2], "optimizer.learning_rate": [1e-3, 3e-3]}
+INLINE = Launch(launcher="inline", devices=("cpu",))
+
+
+def trials(**changes) -> list[Trial]:
+    return grid(small(**changes), AXES, seeds=2)
+
+
+def table(folder: SweepFolder) -> list[dict[str, str]]:
+    return list(csv.DictReader((folder.path / "table.csv").read_text().splitlines()))
+
+
+def told() -> tuple[list[str], object]:
+    lines: list[str] = []
+    return lines, lines.append
+
+
+def test_a_table_says_of_each_trial_what_training_it_alone_says(tmp_path):
+    folder = SweepFolder.begin(tmp_path, trials(), "statemix sweep")
+    assert run_sweep(folder, INLINE).pending == 0
+    rows = table(folder)
+    assert [(r["model"], r["seed"]) for r in rows] == [(t.model, str(t.config.seed)) for t in trials()]
+    for row, trial in zip(rows, trials(), strict=True):
+        alone = train(replace(trial.config, device="cpu"), progress=False)
+        assert float(row["accuracy_at_8"]) == pytest.approx(alone.scores["accuracy_at_8"], abs=0.02)
+        assert row["status"] == "finished" and row["steps"] == "12" and row["replicas"] == "4"
+        assert float(row["learning_rate"]) == trial.config.optimizer.learning_rate
+        assert from_json(json.loads(row["config"])) == trial.config
+        assert "torch" in row["versions"] and row["device"] and float(row["seconds"]) > 0
+        assert int(row["parameters"]) == sum(p.numel() for p in alone.model.parameters())
+        assert 0 <= float(row["validation_accuracy_at_8"]) <= 1
+
+
+def test_parquet_says_the_same_as_csv(tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    folder = SweepFolder.begin(tmp_path, trials(steps=2), "statemix sweep")
+    run_sweep(folder, INLINE)
+    columns = parquet.read_table(folder.path / "table.parquet").to_pydict()
+    for name in ("model", "status", "config"):
+        assert columns[name] == [row[name] for row in table(folder)]
+    assert columns["accuracy_at_8"] == [float(row["accuracy_at_8"]) for row in table(folder)]
+
+
+def test_trials_that_can_be_trained_as_one_are_grouped_up_to_the_limit():
+    found = groups(trials(), most=3)
+    assert [len(group) for group in found] == [3, 1, 3, 1]
+    for group in found:
+        assert len({t.config.model.mixer.block_size for t in group}) == 1
+    assert sorted(t.id for group in found for t in group) == sorted(t.id for t in trials())
+
+
+def test_the_same_sweep_goes_on_and_repeats_nothing(tmp_path, monkeypatch):
+    folder = SweepFolder.begin(tmp_path, trials(), "statemix sweep")
+    stopped = run_sweep(folder, replace(INLINE, minutes_at_most=1e-9))
+    assert stopped.pending == 2 and {row["status"] for row in table(folder)} == {"pending"}
+    ran = []
+    run_group = launchers.run_group
+    monkeypatch.setattr(
+        launchers, "run_group", lambda path, group, **o: ran.append(group) or run_group(path, group, **o)
+    )
+    run_sweep(SweepFolder.begin(tmp_path, trials(), "again"), INLINE)
+    run_sweep(SweepFolder.begin(tmp_path, trials(), "again"), INLINE)
+    assert ran == list(folder.groups)
+
+
+def test_a_group_that_ran_out_of_time_goes_on_from_its_checkpoint(tmp_path):
+    folder = SweepFolder.begin(tmp_path, trials(), "statemix sweep")
+    (group, *_) = folder.groups
+    assert sweep.runner.run_group(folder.path, group, device="cpu", time_limit=0.0) == "interrupted"
+    assert sweep.runner.run_group(folder.path, group, device="cpu") == "finished"
+    steps = (folder.run_folder(group) / "metrics.csv").read_text().splitlines()[1:]
+    assert len(steps) == 4 * 12  # log_every = 1, and no step twice
+    assert not (folder.run_folder(group) / "checkpoints").exists()
+
+
+def test_a_folder_with_anything_else_is_refused(tmp_path):
+    SweepFolder.begin(tmp_path / "one", trials(), "statemix sweep one")
+    with pytest.raises(SweepFolderError, match="with 8 trials that are not asked for and without 8"):
+        SweepFolder.begin(tmp_path / "one", trials(steps=5), "statemix sweep two")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").write_text("mine")
+    with pytest.raises(SweepFolderError, match="nothing is written over"):
+        SweepFolder.begin(tmp_path / "other", trials(), "statemix sweep")
+    assert (tmp_path / "other" / "notes.txt").read_text() == "mine"
+    with pytest.raises(SweepFolderError, match="holds no sweep"):
+        SweepFolder(tmp_path / "nowhere")
+
+
+def test_a_crash_is_tried_once_more_and_then_reported(tmp_path, monkeypatch):
+    attempts: dict[str, int] = {}
+    run_group = launchers.run_group
+    first, second = SweepFolder.begin(tmp_path, trials(), "statemix sweep").groups
+
+    def crashing(path, group, **options):
+        attempts[group] = attempts.get(group, 0) + 1
+        if group == first or attempts[group] == 1:
+            raise RuntimeError("out of memory")
+        return run_group(path, group, **options)
+
+    monkeypatch.setattr(launchers, "run_group", crashing)
+    folder = SweepFolder(tmp_path)
+    lines, tell = told()
+    assert run_sweep(folder, INLINE, tell).pending == 0
+    assert attempts == {first: ATTEMPTS, second: 2}
+    rows = {row["model"] + row["seed"]: row for row in table(folder)}
+    assert len(rows) == 8
+    for trial in folder.groups[first]:
+        row = rows[trial.model + str(trial.config.seed)]
+        assert row["status"] == "crashed" and "out of memory" in row["error"] and row["attempts"] == "2"
+    for trial in folder.groups[second]:
+        row = rows[trial.model + str(trial.config.seed)]
+        assert row["status"] == "finished" and row["attempts"] == "2"
+    assert sum("tried once more" in line for line in lines) == 2
+    assert sum("given up" in line for line in lines) == 1
+
+
+def test_a_diverged_trial_is_counted_and_its_group_finishes(tmp_path):
+    wild = replace(
+        small(), optimizer=OptimizerConfig(learning_rate=1e38), schedule=ScheduleConfig(name="constant")
+    )
+    both = [Trial(model="wild", config=wild), Trial(model="steady", config=small())]
+    folder = SweepFolder.begin(tmp_path, both, "statemix sweep")
+    lines, tell = told()
+    run_sweep(folder, INLINE, tell)
+    assert [row["status"] for row in table(folder)] == ["diverged", "finished"]
+    assert "1 of 2 diverged" in lines[0]
+
+
+def test_a_worker_that_is_killed_takes_only_its_group_with_it_once(tmp_path):
+    folder = SweepFolder.begin(tmp_path, trials(steps=150), "statemix sweep")
+    (group, *_) = folder.groups
+    outcome = []
+    sweeping = threading.Thread(
+        target=lambda: outcome.append(run_sweep(folder, Launch(devices=("cpu",)), lambda line: None))
+    )
+    sweeping.start()
+    while not (folder.run_folder(group) / "checkpoints").exists():
+        time.sleep(0.02)
+    (worker,) = multiprocessing.active_children()
+    os.kill(worker.pid, signal.SIGKILL)
+    sweeping.join()
+    assert outcome[0].pending == 0
+    assert {row["status"] for row in table(folder)} == {"finished"}
+    assert [row["attempts"] for row in table(folder)] == ["2"] * 4 + ["1"] * 4
+    assert "exit code -9" in folder.failures(group)[0]
+
+
+# The debug executor itself leaves its log files open.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+def test_jobs_of_a_cluster_fill_the_same_table(tmp_path):
+    pytest.importorskip("submitit")
+    folder = SweepFolder.begin(tmp_path, trials(steps=2, device="cpu"), "statemix sweep")
+    outcome = run_sweep(folder, Launch(launcher="slurm", slurm_cluster="debug"), lambda line: None)
+    assert outcome.pending == 0
+    assert {row["status"] for row in table(folder)} == {"finished"}
+
+
+@pytest.mark.parametrize(("launcher", "package"), [("ray", "ray"), ("slurm", "submitit")])
+def test_a_cluster_that_is_not_installed_is_named_with_its_extra(tmp_path, monkeypatch, launcher, package):
+    monkeypatch.setitem(__import__("sys").modules, package, None)
+    folder = SweepFolder.begin(tmp_path, trials(), "statemix sweep")
+    with pytest.raises(ModuleNotFoundError, match=rf"needs {package}.*statemix\[cluster\]"):
+        run_sweep(folder, Launch(launcher=launcher))
+
+
+def test_impossible_sweeps_are_named(tmp_path):
+    with pytest.raises(ValueError, match=r"no field 'model\.mixr'; nearest: model\.mixer"):
+        grid(small(), {"model.mixr": [1]})
+    with pytest.raises(ValueError, match="seeds must be at least 1"):
+        grid(small(), {}, seeds=0)
+    with pytest.raises(ValueError, match="no two the same"):
+        SweepFolder.begin(tmp_path, trials() + trials(), "statemix sweep")
+    with pytest.raises(ValueError, match="no launcher 'locall'; nearest: local"):
+        Launch(launcher="locall")
