@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="statemix doctor", description="Print versions, backends, caches and devices."
     )
     parser.parse_args(argv)
-    troubles = []
+    troubles, notes = [], []
     for title, rows in (
         ("versions", versions()),
         ("devices", devices()),
@@ -44,9 +44,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     ):
         print(_section(title, rows))
     for device in present_devices():
-        if backend_for(device) == "reference":
+        taken = backend_for(device)
+        if taken == "reference":
             troubles.append(f"on {device} only the slow reference runs; see backends")
-    print("\n".join(troubles) if troubles else "Every device that is here has fast kernels.")
+        elif taken == "triton":
+            there_is_better = device.type == "cuda" and torch.version.hip is None
+            said = f"on {device} the portable Triton kernels run, slower than CUDA C++; see backends"
+            (troubles if there_is_better else notes).append(said)
+    print("\n".join([*troubles, *notes] or ["Every device that is here has fast kernels."]))
     return 1 if troubles else 0
 
 
@@ -86,7 +91,8 @@ def devices() -> list[Row]:
         if device.type == "cuda":
             card = torch.cuda.get_device_properties(device)
             memory = card.total_memory / 2**30
-            rows.append((str(device), f"{card.name}, sm_{card.major}{card.minor}, {memory:.0f} GiB"))
+            kind = getattr(card, "gcnArchName", "") or f"sm_{card.major}{card.minor}"
+            rows.append((str(device), f"{card.name}, {kind}, {memory:.0f} GiB"))
         elif device.type != "cpu":
             rows.append((str(device), "present"))
     return rows
@@ -120,6 +126,7 @@ def caches() -> list[Row]:
     for name, folder, pattern in (
         ("cpu", _numba_folder(), "*.nb[ic]"),
         ("cuda", _folder_of("statemix.kernels.cuda.cache"), "*"),
+        ("triton", _triton_folder(), "*/*"),
     ):
         if isinstance(folder, str):
             rows.append((name, folder))
@@ -148,6 +155,12 @@ def _folder_of(module: str) -> Path | str:
         return importlib.import_module(module).directory()
     except ImportError as error:
         return f"not looked for: {error}"
+
+
+def _triton_folder() -> Path:
+    """Triton's own cache, which statemix shares with everything else that uses it."""
+    home = Path(os.environ.get("TRITON_HOME") or Path.home())
+    return Path(os.environ.get("TRITON_CACHE_DIR") or home / ".triton" / "cache")
 
 
 def _driver() -> str:

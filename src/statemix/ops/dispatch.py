@@ -15,6 +15,10 @@ from torch import Tensor
 FAMILIES = ("bdlru", "hlru")
 BACKENDS = ("auto", "reference", "cpu", "cuda", "triton")
 
+# Best first. A device type that is not here has the reference alone.
+_CANDIDATES = {"cpu": ("cpu",), "cuda": ("cuda", "triton"), "xpu": ("triton",)}
+_SLOWER = {"triton": "portable Triton kernels, several times slower than CUDA C++,"}
+
 
 def backend_for(
     tensor_or_device: Tensor | torch.device | str,
@@ -72,7 +76,8 @@ def _resolve(
     if backend == "auto":
         name, why_slow = _automatic(device_type, device_index, family, size, dtype)
         if why_slow is not None:
-            _warn_once(f"{operation}: backend='auto' takes the slow reference on {device_type}: {why_slow}")
+            slow = _SLOWER.get(name, "slow reference")
+            _warn_once(f"{operation}: backend='auto' takes the {slow} on {device_type}: {why_slow}")
         return name
     if backend not in BACKENDS:
         raise ValueError(f"{operation}: backend must be one of {BACKENDS}; got {backend!r}")
@@ -128,15 +133,16 @@ def _kernels(backend: str, family: str) -> ModuleType:
 def _automatic(
     device_type: str, device_index: int | None, family: str, size: int, dtype: torch.dtype
 ) -> tuple[str, str | None]:
-    """What "auto" takes, and why it is the reference where one would expect more."""
+    """What "auto" takes, and why where that is slower than one would expect of the device."""
     device = (
         torch.device(device_type, device_index) if device_index is not None else torch.device(device_type)
     )
     reasons = []
-    for backend in {"cpu": ("cpu",), "cuda": ("cuda", "triton"), "xpu": ("triton",)}.get(device_type, ()):
+    for backend in _CANDIDATES.get(device_type, ()):
         reason = unavailable_reason(backend, device, family=family, size=size, dtype=dtype)
         if reason is None:
-            return backend, None
+            why_slow = "; ".join(reasons) or "CUDA C++ runs on NVIDIA GPUs alone"
+            return backend, why_slow if backend in _SLOWER else None
         reasons.append(f"{backend}: {reason}")
     if device_type == "meta":
         return "reference", None

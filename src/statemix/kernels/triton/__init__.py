@@ -22,8 +22,8 @@ LARGEST = {"bdlru": 32, "hlru": 128}
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _INSTALL = "pip install triton (builds of torch for CUDA, ROCm and XPU bring theirs)"
 _ON_THE_CPU = (
-    "Triton compiles for GPUs, and these tensors are on the CPU: use backend='auto' (for tests, Triton's interpreter "
-    "takes them where TRITON_INTERPRET=1 is set before Triton is imported)"
+    "Triton compiles for GPUs, and these tensors are on the CPU: use backend='auto' (for tests, "
+    "Triton's interpreter takes them where TRITON_INTERPRET=1 is set before Triton is imported)"
 )
 
 

@@ -1,8 +1,8 @@
 """Both families' forward and backward: memory, tiles, launches. The families differ in their kernels alone.
 
-Backward is two kernels. The first walks back over time for u = dL/dh, with as little work a step as can be. The
-second has every u and so no order to keep: it makes the gradients of the logits, summed where steps or batch
-rows share them, in a fixed order; for shared logits no tensor of the size of unshared ones is made.
+Backward is two kernels. The first walks back over time for u = dL/dh, with as little work a step as can be.
+The second has every u and so no order to keep: it makes the gradients of the logits, summed where steps or
+batch rows share them, in a fixed order; for shared logits no tensor of the size of unshared ones is made.
 """
 
 from __future__ import annotations
@@ -90,42 +90,47 @@ def backward(
 
 @dataclass(frozen=True)
 class Tile:
-    """``rows`` is M as a power of two; a program has ``lanes`` blocks or channels, and ``warps``."""
+    """``rows`` is M as a power of two; a program has ``lanes`` blocks or channels, and ``warps``.
+
+    In the interpreter an operation costs the same for any number of lanes: there a program takes them all.
+    """
 
     rows: int
     lanes: int
     warps: int
 
 
-def walking_tile(family: str, size: int, width: int, device: torch.device) -> Tile:
-    """The tile of a program that walks over time: one warp, as many narrow programs as there are.
-
-    A step costs its latency, which more programs hide and wider ones do not.
-    """
-    return _tile(family, size, width, device, warps=1)
-
-
-def standing_tile(family: str, size: int, width: int, device: torch.device) -> Tile:
-    """The tile of a program that waits for no other step: as wide as thread blocks commonly are."""
-    return _tile(family, size, width, device, warps=4)
-
-
 _HELD = 64
 """Numbers of one tile that a lane can hold in registers beside the others that it needs."""
 
 
-def _tile(family: str, size: int, width: int, device: torch.device, warps: int) -> Tile:
-    rows = _power_of_two(size)
-    if device.type == "cpu":  # the interpreter, where an operation costs the same for any number of lanes
+def walking_tile(family: str, size: int, width: int, device: torch.device) -> Tile:
+    """The tile of a program that walks over time: one warp, whose lanes hold a block or channel each.
+
+    A step costs its latency, which more programs hide and wider ones do not. What is too large for a lane is
+    spread over several, and then over several warps.
+    """
+    rows, held, warp = _power_of_two(size), _held(family, size), _warp_size(device)
+    if device.type == "cpu":
         return Tile(rows, _power_of_two(width), 1)
-    warp = _warp_size(device)
-    lanes = warps * warp  # each lane holds a block or channel whole: no lane waits for another
-    held = rows * rows if family == "bdlru" else rows
-    while held * lanes > _HELD * warps * warp and lanes > 8:
-        lanes //= 2  # several lanes share one
-    while held * lanes > _HELD * warps * warp and warps < 8:
-        warps *= 2
-    return Tile(rows, lanes, warps)
+    if held <= _HELD:
+        return Tile(rows, warp, 1)
+    return Tile(rows, 8, max(1, min(8, held // (2 * warp))))
+
+
+def standing_tile(family: str, size: int, width: int, device: torch.device) -> Tile:
+    """The tile of a program that waits for no other step: as wide as thread blocks commonly are."""
+    rows, held, warp = _power_of_two(size), _held(family, size), _warp_size(device)
+    if device.type == "cpu":
+        return Tile(rows, _power_of_two(width), 1)
+    lanes = max(8, min(4 * warp, 4 * warp * _HELD // held))
+    return Tile(rows, lanes, 4 if held * lanes <= 4 * warp * _HELD else 8)
+
+
+def _held(family: str, size: int) -> int:
+    """Numbers of a block's or channel's tile."""
+    rows = _power_of_two(size)
+    return rows * rows if family == "bdlru" else rows
 
 
 @lru_cache(maxsize=64)

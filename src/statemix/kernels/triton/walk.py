@@ -15,9 +15,9 @@ _SIZES = ("batch", "steps", "logits_batch", "logits_steps", "parts")
 def kernel(function: Callable[..., Any]) -> Any:
     """``triton.jit`` that knows nothing of sizes and alignment.
 
-    So another length compiles nothing anew, and each lane gets one column, whose block or channel it then holds
-    whole. Told of the alignment, Triton gives a lane several columns, spreads the blocks over the warp, and every
-    step pays for shuffles and barriers.
+    So another length compiles nothing anew, and each lane gets one column, whose block or channel it then
+    holds whole. Told of the alignment, Triton gives a lane several columns, spreads the blocks over the warp,
+    and every step pays for shuffles and barriers.
     """
     names = [name for name in inspect.signature(function).parameters if not name.isupper()]
     sizes = [name for name in names if name in _SIZES]
