@@ -12,6 +12,7 @@ COMMANDS = {
     "train": "train a recipe; every field of its config is a flag",
     "sweep": "train a grid over a recipe, resumable, on all devices or a cluster, into one table",
     "bench": "measure operators and layers, after checking that they are right",
+    "tasks": "list the generated tasks, and show samples of one",
     "doctor": "print versions, backends, caches and devices",
 }
 

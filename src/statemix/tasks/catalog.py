@@ -234,7 +234,9 @@ def entry(name: str) -> Entry:
     """
     known = SPELLINGS.get(name, name)
     if known not in CATALOG:
-        near = difflib.get_close_matches(name, CATALOG, n=3, cutoff=0.3) or list(CATALOG)
+        parts = [other for other in CATALOG if name and name in other]
+        alike = difflib.get_close_matches(name, CATALOG, n=3, cutoff=0.3)
+        near = list(dict.fromkeys(parts + alike))[:3] or CATALOG
         raise ValueError(f"no task {name!r}; nearest: {', '.join(near)}; all: {', '.join(CATALOG)}")
     return CATALOG[known]
 
