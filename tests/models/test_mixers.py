@@ -21,6 +21,9 @@ CONFIGS = {
     "gru": MixerConfig(name="gru", block_size=4, num_blocks=3),
     "lstm loop, learned state": MixerConfig(name="lstm", backend="torch", initial_state="learned"),
     "gru loop": MixerConfig(name="gru", backend="torch"),
+    "deltanet": MixerConfig(name="deltanet", num_heads=2, negative_eigenvalues=True, convolution=False),
+    "gated-deltanet": MixerConfig(name="gated-deltanet", num_heads=2, initial_state="learned"),
+    "deltaproduct": MixerConfig(name="deltaproduct", head_dim=3, householder_steps=3, output_gate=False),
     "attention": MixerConfig(name="attention", num_heads=2),
     "attention, learned state": MixerConfig(name="attention", head_dim=3, initial_state="learned"),
 }

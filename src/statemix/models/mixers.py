@@ -11,7 +11,13 @@ from typing import Any, Literal
 from torch import nn
 
 from statemix.nn import BDLRU, HLRU
-from statemix.nn.baselines import CausalAttention, Recurrent
+from statemix.nn.baselines import (
+    CausalAttention,
+    DeltaNet,
+    GatedDeltaNet,
+    GatedDeltaProduct,
+    Recurrent,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,5 +212,8 @@ MIXERS: dict[str, Mixer] = {
     "hlru": Mixer(layer=HLRU, sizes=_channels, grows_with="num_blocks"),
     "lstm": Mixer(layer=_lstm, sizes=_hidden, grows_with="num_blocks"),
     "gru": Mixer(layer=_gru, sizes=_hidden, grows_with="num_blocks"),
+    "deltanet": Mixer(layer=DeltaNet, sizes=_nothing, grows_with="num_heads"),
+    "gated-deltanet": Mixer(layer=GatedDeltaNet, sizes=_nothing, grows_with="num_heads"),
+    "deltaproduct": Mixer(layer=GatedDeltaProduct, sizes=_nothing, grows_with="num_heads"),
     "attention": Mixer(layer=CausalAttention, sizes=_nothing, grows_with="num_heads"),
 }

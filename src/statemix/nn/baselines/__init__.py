@@ -2,6 +2,16 @@
 
 from .attention import CausalAttention
 from .base import Baseline
+from .deltanet import DeltaNet
+from .deltaproduct import GatedDeltaProduct
+from .gated_deltanet import GatedDeltaNet
 from .recurrent import Recurrent
 
-__all__ = ["Baseline", "CausalAttention", "Recurrent"]
+__all__ = [
+    "Baseline",
+    "CausalAttention",
+    "DeltaNet",
+    "GatedDeltaNet",
+    "GatedDeltaProduct",
+    "Recurrent",
+]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -54,6 +54,8 @@ class Baseline(nn.Module):
                 nn.init.normal_(module.weight, std=0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+            elif module is not self and hasattr(module, "reset_parameters"):
+                cast(Any, module).reset_parameters()
         for state in self.initial_state or ():
             nn.init.normal_(state)
 
