@@ -76,6 +76,7 @@ def test_only_matrices_decay():
     for layer in (0, 2):
         expected |= {f"blocks.{layer}.mixer.gate.bias", f"blocks.{layer}.mixer.initial_state"}
     expected |= {f"blocks.1.mixer.recurrence.bias_{side}_l0" for side in ("ih", "hh")}
+    expected |= {f"blocks.1.mixer.initial_state.{vector}" for vector in (0, 1)}
     assert kept == expected
     assert found["head.weight"] and found["blocks.0.mixer.gate.weight"] and found["blocks.1.mlp.up.weight"]
 

@@ -154,8 +154,13 @@ def check_boundaries(operation: str, cu_seqlens: Tensor, values: Tensor) -> None
             f"{operation}: cu_seqlens must start with 0, never fall, and end with T = {time}; got {shown}: "
             f"it holds the cumulative lengths, e.g. torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)"
         )
+    remember_boundaries(cu_seqlens, time)
+
+
+def remember_boundaries(cu_seqlens: Tensor, time: int) -> None:
+    """Take boundaries on a GPU as checked: of one who made them on the CPU, and will not wait to read them."""
     if cu_seqlens.device.type != "cpu":
-        _checked_boundaries[cu_seqlens] = key
+        _checked_boundaries[cu_seqlens] = (cu_seqlens._version, time)
 
 
 def _readable(tensor: Tensor) -> bool:

@@ -16,9 +16,10 @@ HELD_OUT_SHARE = 0.05
 FILE_END = 0
 """The byte between two files. Text has none of its own, so a model can learn where files end."""
 
-_LEFT_OUT = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
+# Of the standard library.
+LEFT_OUT = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
 # Generated: near copies of one table that would lie on both sides of the split, and one file of 0.7 MB.
-_LEFT_OUT |= {"encodings", "pydoc_data"}
+LEFT_OUT |= {"encodings", "pydoc_data"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +64,7 @@ def standard_library() -> Corpus:
 @functools.cache
 def _standard_library(folder: str) -> Corpus:
     root = Path(folder)
-    paths = [p for p in root.rglob("*.py") if not _LEFT_OUT.intersection(p.relative_to(root).parts)]
+    paths = [p for p in root.rglob("*.py") if not LEFT_OUT.intersection(p.relative_to(root).parts)]
     contents = {p.relative_to(root).as_posix(): p.read_bytes() for p in paths}
     contents = {name: data for name, data in contents.items() if data}
     if not contents:

@@ -27,6 +27,9 @@ class ReadOptions:
     pattern: str = "*"
     """Which files of a folder are read, by name: "*.py"."""
 
+    exclude: tuple[str, ...] = ()
+    """Names of files and folders within a folder that are left out: tests build."""
+
     field: str = "text"
     """The field of JSON lines, or the column of Parquet and datasets, that holds the text."""
 
@@ -76,7 +79,8 @@ def list_parts(sources: list[str], options: ReadOptions) -> list[Part]:
         elif path.is_dir() and any((path / name).is_file() for name in _DATASET_FILES):
             parts.append(Part(str(path), -1, "disk", given=True))
         elif path.is_dir():
-            files = [p for p in sorted(path.rglob(options.pattern)) if p.is_file() and not _hidden(p, path)]
+            fitting = sorted(path.rglob(options.pattern))
+            files = [p for p in fitting if p.is_file() and not _is_excluded(p, path, options.exclude)]
             if not files:
                 raise FileNotFoundError(f"text: folder {path} holds no file that fits {options.pattern!r}")
             parts += [_file_part(file) for file in files]
@@ -97,8 +101,9 @@ def read_part(part: Part, options: ReadOptions, start: int = 0) -> Iterator[byte
         yield data if isinstance(data, SourceError) else _checked(data, place, options)
 
 
-def _hidden(file: Path, folder: Path) -> bool:
-    return any(name.startswith(".") or name == "__pycache__" for name in file.relative_to(folder).parts)
+def _is_excluded(file: Path, folder: Path, names: tuple[str, ...]) -> bool:
+    parts = file.relative_to(folder).parts
+    return any(part.startswith(".") or part == "__pycache__" or part in names for part in parts)
 
 
 def _file_part(path: Path, given: bool = False) -> Part:

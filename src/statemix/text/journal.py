@@ -26,7 +26,13 @@ def check_same(folder: Path, journal: dict[str, Any], identity: dict[str, Any], 
     """Raise unless a journal's preparation can go on: what is done must still come first."""
     before, now = _flat(journal["made_from"]), _flat(identity)
     # These only matter for what is still to come; the parts before it are compared by themselves.
-    free = {"parts", "options.read.pattern", "options.read.skip_errors", "options.read.replace_errors"}
+    free = {
+        "parts",
+        "options.read.pattern",
+        "options.read.exclude",
+        "options.read.skip_errors",
+        "options.read.replace_errors",
+    }
     unlike = [
         f"{name}: {before.get(name)!r} and {now.get(name)!r}"
         for name in sorted({*before, *now} - free)

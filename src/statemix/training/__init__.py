@@ -10,6 +10,7 @@ from .metrics import Observer
 from .optimizer import OptimizerConfig
 from .replicas import groupable, train_replicas
 from .schedule import ScheduleConfig
+from .shard_data import ShardData
 
 __all__ = [
     "CheckpointError",
@@ -19,6 +20,7 @@ __all__ = [
     "RunConfig",
     "RunFolderError",
     "ScheduleConfig",
+    "ShardData",
     "TaskData",
     "TextData",
     "TrainResult",

@@ -12,6 +12,7 @@ from statemix.tasks import Task, make, name_of
 from .data import DataConfig, TaskData, TextData
 from .optimizer import OptimizerConfig
 from .schedule import ScheduleConfig
+from .shard_data import ShardData
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +38,13 @@ class RunConfig:
     """Updates of the weights."""
 
     batch_size: int = 64
-    """Sequences in a batch."""
+    """Sequences in a batch, over all workers and accumulated parts."""
+
+    accumulate: int = 1
+    """Parts that a batch is cut into, one after the other: less memory for the same update."""
+
+    compile: bool = False
+    """Whether model and loss go through torch.compile, which takes a minute and then saves time."""
 
     seed: int = 0
     """Decides the initial weights and the training stream."""
@@ -64,7 +71,7 @@ class RunConfig:
     """Whether metrics also go to TensorBoard."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "log_every", "checkpoint_every"):
+        for name in ("steps", "batch_size", "accumulate", "log_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"config: {name} must be at least 1; got {getattr(self, name)}")
         for name in ("seed", "evaluate_every", "threads"):
@@ -80,9 +87,11 @@ class RunConfig:
         sizes: dict[str, int] = {}
         for name in ("vocab_size", "output_size"):
             given, wanted = getattr(self.model, name), getattr(self.data, name)
-            if given not in (None, wanted):
+            # Text may leave rows of a vocabulary unused, as one that was padded for fast products.
+            fits = given in (None, wanted) or (isinstance(self.data, ShardData) and given > wanted)
+            if not fits:
                 raise ValueError(f"config: model.{name} is {given}, but the data has {wanted}; leave it out")
-            sizes[name] = wanted
+            sizes[name] = given or wanted
         return replace(self, model=replace(self.model, **sizes))
 
 
@@ -126,7 +135,7 @@ _NESTED: dict[str, Any] = {
     "optimizer": OptimizerConfig,
     "schedule": ScheduleConfig,
 }
-_DATA_KINDS: dict[str, Any] = {"task": TaskData, "text": TextData}
+_DATA_KINDS: dict[str, Any] = {"task": TaskData, "text": TextData, "shards": ShardData}
 
 
 def _encode(value: Any) -> Any:
@@ -134,8 +143,9 @@ def _encode(value: Any) -> Any:
         plain = {f.name: _encode(getattr(value, f.name)) for f in dataclasses.fields(value)}
         if isinstance(value, Task):
             plain["kind"] = name_of(value)
-        if isinstance(value, TaskData | TextData):
-            plain["kind"] = "task" if isinstance(value, TaskData) else "text"
+        for kind, cls in _DATA_KINDS.items():
+            if isinstance(value, cls):
+                plain["kind"] = kind
         return plain
     return list(value) if isinstance(value, tuple) else value
 

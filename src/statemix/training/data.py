@@ -1,14 +1,17 @@
-"""Where batches come from: a generated task or windows of a text, each a pure function of the step."""
+"""Where batches come from: a task, windows of a text, prepared shards; each a pure function of the step."""
 
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
 
 from statemix.tasks import Batch, Permutation, Task, stream
 from statemix.text import Corpus, open_corpus, random_windows
+
+from .shard_data import ShardData, ShardSource
 
 BYTES = 256
 
@@ -42,6 +45,9 @@ class TaskData:
     test_bins: tuple[tuple[int, int], ...] = ()
     """Ranges of lengths (first, last) that are tested besides, each as one score: 41 256."""
 
+    labels: Literal["asked", "every"] = "asked"
+    """Train on what the task asks, or on the answer at every step; tests ask as the task does."""
+
     examples: int | None = None
     """Size of a fixed training set, shuffled anew for every epoch. Default: new sequences at every step."""
 
@@ -67,6 +73,12 @@ class TaskData:
             raise ValueError(
                 f"data: test_bins must be (first, last) with 1 <= first <= last; got {self.test_bins}"
             )
+        if self.labels not in ("asked", "every"):
+            raise ValueError(f'data: labels must be "asked" or "every"; got {self.labels!r}')
+        if self.labels == "every" and not hasattr(self.task, "asked"):
+            raise ValueError(
+                f"data: {type(self.task).__name__} has no answer at every step; leave out labels"
+            )
         if self.examples is not None and self.examples < 1:
             raise ValueError(f"data: examples must be at least 1; got {self.examples}")
         if self.examples is not None and (self.start_length is not None or self.min_length is not None):
@@ -81,6 +93,11 @@ class TaskData:
     @property
     def output_size(self) -> int:
         return self.task.output_size
+
+    @property
+    def trained_task(self) -> Task:
+        """The task as training asks it."""
+        return replace(self.task, asked="every") if self.labels == "every" else self.task  # type: ignore[call-arg]
 
     @property
     def shortest_longest(self) -> int:
@@ -149,7 +166,7 @@ class TaskSource:
         """The training batch of ``step``: the same arguments give the same tokens, whatever ran before."""
         if self.config.examples is not None:
             return self._of_training_set(self.config.examples, step, batch_size, seed)
-        task = self.config.task.with_length(self.config.length_at(step, steps))
+        task = self.config.trained_task.with_length(self.config.length_at(step, steps))
         return task.sample(batch_size, seed, step=step)
 
     def _of_training_set(self, examples: int, step: int, batch_size: int, seed: int) -> Batch:
@@ -166,7 +183,7 @@ class TaskSource:
         return Batch(inputs[chosen], targets[chosen])
 
     def _draw_training_set(self, seed: int) -> Batch:
-        return self.config.task.sample(self.config.examples or 0, seed)
+        return self.config.trained_task.sample(self.config.examples or 0, seed)
 
 
 class TextSource:
@@ -190,10 +207,12 @@ class TextSource:
         return Batch(*random_windows(self.corpus.train, self.config.length, batch_size, random))
 
 
-DataConfig = TaskData | TextData
-Source = TaskSource | TextSource
+DataConfig = TaskData | TextData | ShardData
+Source = TaskSource | TextSource | ShardSource
 
 
 def open_source(config: DataConfig) -> Source:
     """The batches that a config asks for; text is read now."""
-    return TaskSource(config) if isinstance(config, TaskData) else TextSource(config)
+    if isinstance(config, TaskData):
+        return TaskSource(config)
+    return TextSource(config) if isinstance(config, TextData) else ShardSource(config)

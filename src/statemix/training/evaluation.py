@@ -13,6 +13,8 @@ from statemix.tasks import IGNORED, Task
 from statemix.text import parallel_rows
 
 from .data import Source, TaskData, TaskSource
+from .shard_data import ShardSource
+from .text_scores import score_text
 
 EVALUATION_SEED = 0
 """Every run is tested on the same examples, whatever its own seed."""
@@ -43,10 +45,21 @@ def evaluate(model: LanguageModel, source: Source, split: str = "test") -> dict[
             for first, last in config.test_bins:
                 scores[f"accuracy_{first}_to_{last}"] = _bin_accuracy(model, config, (first, last), split)
             return scores
+        if isinstance(source, ShardSource):
+            return text_scores(model, source)
         held_out = parallel_rows(source.corpus.held_out, _TEXT_ROWS, source.config.evaluation_bytes)
         return {"bits_per_byte": bits_per_token(model, *held_out, window=source.config.length)}
     finally:
         model.train(training)
+
+
+def text_scores(model: nn.Module, source: ShardSource) -> dict[str, float]:
+    """bits_per_byte and the perplexity of a token on held-out documents, in rows of the trained length."""
+    config = source.config
+    scores = score_text(
+        model, source.shards.split("validation"), length=config.length, tokens=config.evaluation_tokens
+    )
+    return {"bits_per_byte": scores.bits_per_byte, "perplexity": scores.total.perplexity}
 
 
 def _bin_accuracy(model: nn.Module, config: TaskData, ends: tuple[int, int], split: str) -> float:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import time
+import functools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
-import torch.nn.functional as F
 
 from statemix.models import LanguageModel, make_model
-from statemix.tasks import IGNORED, Batch
 
+from .batches import ahead, batches_of_step, check_batch_size
 from .checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
 from .config import RunConfig
 from .data import open_source
@@ -23,8 +22,12 @@ from .folder import CHECKPOINTS, RESULT, prepare_folder, read_config, read_resul
 from .metrics import CsvMetrics, Observer, Row, TensorBoardMetrics, is_finite
 from .optimizer import make_optimizer
 from .progress import make_progress
-from .schedule import rate_at
+from .run import Run, wants_bfloat16
+from .shard_data import ShardSource
 from .signals import StopRequests
+from .workers import join_workers
+
+__all__ = ["Status", "TrainResult", "choose_device", "load_run", "train", "wants_bfloat16"]
 
 Status = Literal["finished", "interrupted", "diverged"]
 
@@ -69,7 +72,7 @@ def train(
 
     The same config gives the same losses on the same machine, and so does a run that was stopped at any
     moment and resumed: batches and learning rates depend on the step alone, and a checkpoint holds the
-    rest.
+    rest. Under torchrun its processes share each batch; the first of them writes and evaluates.
 
     Args:
         out: run folder: config, versions, metrics, checkpoints. Nothing is written without it.
@@ -89,11 +92,18 @@ def train(
         >>> result.status, result.step, sorted(result.scores)
         ('finished', 2, ['accuracy_at_128', 'accuracy_at_32', 'accuracy_at_512'])
     """
-    config = config.resolved()
-    folder = None if out is None else Path(out)
-    device = choose_device(config.device)
-    source = open_source(config.data)
     with contextlib.ExitStack() as stack:
+        workers, name = stack.enter_context(join_workers(config.device))
+        device = choose_device(name)
+        # What one worker makes, the others find.
+        if not workers.first:
+            workers.wait()
+        config = config.resolved()
+        source = open_source(config.data)
+        if workers.first:
+            workers.wait()
+        check_batch_size(config, workers.size)
+        folder = None if out is None else Path(out)
         cuda = [device.index or 0] if device.type == "cuda" else []
         stack.enter_context(torch.random.fork_rng(devices=cuda))
         torch.manual_seed(config.seed)
@@ -101,27 +111,33 @@ def train(
             stack.callback(torch.set_num_threads, torch.get_num_threads())
             torch.set_num_threads(config.threads)
         model = cast(LanguageModel, make_model(config.model)).to(device)
-        optimizer = make_optimizer(model, config.optimizer)
-        run = _Run(config, model, optimizer, device)
+        run = Run(config, model, make_optimizer(model, config.optimizer), device, workers)
         if folder is not None:
-            size = sum(p.numel() * p.element_size() for p in model.parameters())
-            prepare_folder(folder, config, resume=resume, bytes_needed=3 * 3 * size)
+            if workers.first:
+                size = sum(p.numel() * p.element_size() for p in model.parameters())
+                prepare_folder(folder, config, resume=resume, bytes_needed=3 * 3 * size)
+            workers.wait()
             if resume:
                 run.restore(folder)
-        listeners = _listeners(run, folder, observers, progress)
+        listeners = _listeners(run, folder, observers, progress) if workers.first else []
         for listener in listeners:
             stack.callback(listener.close)
         done = None if folder is None or not resume else read_result(folder)
         if done is not None and done["status"] != "interrupted" and done["step"] == run.step:
-            return run.result(done["status"], done["scores"], folder)
+            return _result(run, done["status"], done["scores"], folder)
         # Without a folder there is nothing to save, and a signal acts as it always does.
         stop = StopRequests() if folder is None else stack.enter_context(StopRequests())
         for listener in listeners:
             listener.started(config, run.step)
+        make = functools.partial(batches_of_step, source, config, worker=workers.rank, workers=workers.size)
+        # Tasks take the processor that a model on it needs: a thread beside it gains nothing.
+        depth = 2 if device.type == "cuda" or isinstance(source, ShardSource) else 0
+        batches = ahead(lambda step: make(step=step), range(run.step, config.steps), device, depth=depth)
+        stack.callback(batches.close)
         status: Status = "finished"
+        signal = 0
         while run.step < config.steps:
-            batch = source.batch(run.step, batch_size=config.batch_size, seed=config.seed, steps=config.steps)
-            run.update(batch)
+            run.update(next(batches))
             last = run.step == config.steps
             if run.step % config.log_every == 0 or last:
                 row = run.take_row()
@@ -132,21 +148,25 @@ def train(
                     break
             if config.evaluate_every and run.step % config.evaluate_every == 0 and not last:
                 _evaluate(run, source, "validation", listeners)
-            if folder is not None and (last or stop.signal or run.step % config.checkpoint_every == 0):
+            signal = workers.largest(stop.signal or 0)
+            if folder is not None and (last or signal or run.step % config.checkpoint_every == 0):
                 if not run.is_finite():
                     status = "diverged"
                     break
-                save_checkpoint(folder / CHECKPOINTS, model, optimizer, run.step, run.progress())
-            if stop.signal and not last:
+                state = run.progress()
+                if workers.first:
+                    save_checkpoint(folder / CHECKPOINTS, model, run.optimizer, run.step, state)
+            if signal and not last:
                 status = "interrupted"
                 break
         scores = _evaluate(run, source, "test", listeners) if status == "finished" else {}
-        result = run.result(status, scores, folder, stop.signal)
-        if folder is not None:
+        result = _result(run, status, scores, folder, signal or None)
+        if folder is not None and workers.first:
             summary = {"status": status, "step": run.step, "scores": scores, "seconds": run.seconds}
             write_json(folder / RESULT, summary)
         for listener in listeners:
             listener.finished(result)
+        workers.wait()
         return result
 
 
@@ -172,115 +192,17 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-@dataclass
-class _Run:
-    """A run between two steps: what a checkpoint holds, and the one way to go on."""
-
-    config: RunConfig
-    model: LanguageModel
-    optimizer: torch.optim.Optimizer
-    device: torch.device
-    step: int = 0
-    seconds: float = 0.0
-    history: list[Row] = field(default_factory=list)
-    evaluations: list[Row] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        # Loss, right answers, answers asked for, gradient norm: summed since the last row, on the device,
-        # so that a GPU is not waited for at every step.
-        self.sums = torch.zeros(4, dtype=torch.float64, device=self.device)
-        self.summed_steps = 0
-        self.tokens = 0
-        self.row_began = 0.0
-        self._autocast = wants_bfloat16(self.config, self.device)
-
-    def update(self, batch: Batch) -> None:
-        """One step of AdamW on one batch."""
-        began = time.perf_counter()
-        config = self.config.optimizer
-        rate = config.learning_rate * rate_at(self.step, self.config.steps, self.config.schedule)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        inputs = batch.inputs.to(self.device, non_blocking=True)
-        targets = batch.targets.to(self.device, non_blocking=True).flatten()
-        with self.precision():
-            logits = self.model(inputs).flatten(0, 1)
-            loss = F.cross_entropy(logits.float(), targets, ignore_index=IGNORED)
-        self.optimizer.zero_grad()
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm)
-        self.optimizer.step()
-        self.step += 1
-        with torch.no_grad():
-            right = (logits.argmax(-1) == targets).sum()
-            asked = (targets != IGNORED).sum()
-            self.sums += torch.stack([x.double() for x in (loss, right, asked, norm)])
-        self.summed_steps += 1
-        self.tokens += batch.inputs.numel()
-        self.length = batch.inputs.shape[1]
-        self.rate = rate
-        self.seconds += time.perf_counter() - began
-
-    def take_row(self) -> Row:
-        """The means since the last row, which start anew."""
-        began = time.perf_counter()
-        loss, right, asked, norm = self.sums.tolist()
-        self.seconds += time.perf_counter() - began
-        row = {
-            "step": self.step,
-            "loss": loss / self.summed_steps,
-            "accuracy": right / max(asked, 1),
-            "learning_rate": self.rate,
-            "gradient_norm": norm / self.summed_steps,
-            "length": self.length,
-            "tokens_per_second": self.tokens / max(self.seconds - self.row_began, 1e-9),
-            "seconds": self.seconds,
-        }
-        self.sums.zero_()
-        self.summed_steps = self.tokens = 0
-        self.row_began = self.seconds
-        self.history.append(row)
-        return row
-
-    def is_finite(self) -> bool:
-        """Whether no step since the last row had a loss or a gradient that is no number."""
-        return bool(self.sums.isfinite().all())
-
-    def precision(self) -> contextlib.AbstractContextManager[Any]:
-        """The number format of the projections."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast)
-
-    def progress(self) -> dict[str, Any]:
-        """What a checkpoint holds beside weights, moments and random numbers."""
-        return {
-            "sums": self.sums.tolist(),
-            "summed_steps": self.summed_steps,
-            "tokens": self.tokens,
-            "row_began": self.row_began,
-            "seconds": self.seconds,
-        }
-
-    def restore(self, folder: Path) -> None:
-        """Go back to the newest good checkpoint of a run folder, or stay at the beginning."""
-        checkpoint = newest_checkpoint(folder / CHECKPOINTS)
-        if checkpoint is None:
-            return
-        self.step, progress = load_checkpoint(checkpoint, self.model, self.optimizer)
-        self.sums = torch.tensor(progress["sums"], dtype=torch.float64, device=self.device)
-        self.summed_steps, self.tokens = progress["summed_steps"], progress["tokens"]
-        self.row_began, self.seconds = progress["row_began"], progress["seconds"]
-
-    def result(
-        self, status: Status, scores: dict[str, float], folder: Path | None, signal: int | None = None
-    ) -> TrainResult:
-        return TrainResult(
-            self.config, self.model, status, self.step, self.history, self.evaluations, scores,
-            self.seconds, folder, signal,
-        )  # fmt: skip
+def _result(
+    run: Run, status: Status, scores: dict[str, float], folder: Path | None, signal: int | None = None
+) -> TrainResult:
+    return TrainResult(
+        run.config, cast(LanguageModel, run.model), status, run.step, run.history, run.evaluations, scores,
+        run.seconds, folder, signal,
+    )  # fmt: skip
 
 
 def _listeners(
-    run: _Run, folder: Path | None, observers: Sequence[Observer], progress: bool
+    run: Run, folder: Path | None, observers: Sequence[Observer], progress: bool
 ) -> Iterator[Observer] | list[Observer]:
     listeners: list[Observer] = []
     if folder is not None:
@@ -294,18 +216,13 @@ def _listeners(
     return [*listeners, *observers]
 
 
-def _evaluate(run: _Run, source: Any, split: str, listeners: Any) -> dict[str, float]:
+def _evaluate(run: Run, source: Any, split: str, listeners: Any) -> dict[str, float]:
+    if not run.workers.first:
+        return {}
     with run.precision():
-        scores = evaluate(run.model, source, split)
+        scores = evaluate(cast(LanguageModel, run.model), source, split)
     row = {"step": run.step, "split": split, **scores}
     run.evaluations.append(row)
     for listener in listeners:
         listener.evaluated(row)
     return scores
-
-
-def wants_bfloat16(config: RunConfig, device: torch.device) -> bool:
-    """Whether projections run in bfloat16: as the config says; "auto" on a GPU that has it."""
-    if config.precision == "auto":
-        return device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return config.precision == "bfloat16"

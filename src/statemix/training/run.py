@@ -1,0 +1,155 @@
+"""A run between two steps: what a checkpoint holds, and the one way to go on."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from statemix.models.loss import CrossEntropy, next_token_loss
+
+from .batches import DeviceBatch
+from .checkpoint import load_checkpoint, newest_checkpoint
+from .config import RunConfig
+from .folder import CHECKPOINTS
+from .metrics import Row
+from .schedule import rate_at
+from .workers import Workers
+
+
+class Loss(nn.Module):
+    """Model and cross entropy as one module, so that both are compiled and shared as one."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs: Tensor, targets: Tensor, cu_seqlens: Tensor | None) -> tuple[Tensor, ...]:
+        return tuple(next_token_loss(self.model, inputs, targets, cu_seqlens=cu_seqlens))
+
+
+@dataclass
+class Run:
+    """Weights, moments and sums between two updates."""
+
+    config: RunConfig
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    device: torch.device
+    workers: Workers = field(default_factory=Workers)
+    step: int = 0
+    seconds: float = 0.0
+    history: list[Row] = field(default_factory=list)
+    evaluations: list[Row] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        # Loss, right answers, answers asked for, gradient norm: summed since the last row, on the device,
+        # so that a GPU is not waited for at every step.
+        self.sums = torch.zeros(4, dtype=torch.float64, device=self.device)
+        self.summed_steps = 0
+        self.tokens = 0
+        self.row_began = 0.0
+        self._autocast = wants_bfloat16(self.config, self.device)
+        loss: nn.Module = Loss(self.model)
+        if self.config.compile:
+            # Inside of what workers share: it meets whole graphs there.
+            loss.compile()
+        self._loss = self.workers.wrapped(loss, self.device)
+
+    def update(self, batches: Sequence[DeviceBatch]) -> None:
+        """One step of AdamW on the batches of one step."""
+        began = time.perf_counter()
+        config = self.config.optimizer
+        rate = config.learning_rate * rate_at(self.step, self.config.steps, self.config.schedule)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        asked = int(self.workers.sum(torch.tensor(sum(batch.asked for batch in batches))))
+        self.optimizer.zero_grad()
+        for number, batch in enumerate(batches):
+            with self._sharing(last=number == len(batches) - 1):
+                with self.precision():
+                    found = CrossEntropy(*self._loss(batch.inputs, batch.targets, batch.cu_seqlens))
+                # Workers average their gradients: the mean over all that was asked is wanted.
+                (found.total * (self.workers.size / max(asked, 1))).backward()
+            with torch.no_grad():
+                none = torch.zeros_like(found.total)
+                terms = (found.total / max(asked, 1), found.right, found.asked, none)
+                self.sums += torch.stack([term.double() for term in terms])
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm)
+        self.optimizer.step()
+        self.step += 1
+        self.sums[3] += norm.detach() / self.workers.size
+        self.summed_steps += 1
+        self.tokens += sum(batch.inputs.numel() for batch in batches) * self.workers.size
+        self.length = batches[0].length
+        self.rate = rate
+        self.seconds += time.perf_counter() - began
+
+    def take_row(self) -> Row:
+        """The means since the last row, which start anew."""
+        began = time.perf_counter()
+        loss, right, asked, norm = self.workers.sum(self.sums).tolist()
+        self.seconds += time.perf_counter() - began
+        row = {
+            "step": self.step,
+            "loss": loss / self.summed_steps,
+            "accuracy": right / max(asked, 1),
+            "learning_rate": self.rate,
+            "gradient_norm": norm / self.summed_steps,
+            "length": self.length,
+            "tokens_per_second": self.tokens / max(self.seconds - self.row_began, 1e-9),
+            "seconds": self.seconds,
+        }
+        self.sums.zero_()
+        self.summed_steps = self.tokens = 0
+        self.row_began = self.seconds
+        self.history.append(row)
+        return row
+
+    def is_finite(self) -> bool:
+        """Whether no step since the last row had a loss or a gradient that is no number."""
+        return not self.workers.largest(not bool(self.sums.isfinite().all()))
+
+    def precision(self) -> contextlib.AbstractContextManager[Any]:
+        """The number format of the projections."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast)
+
+    def progress(self) -> dict[str, Any]:
+        """What a checkpoint holds beside weights, moments and random numbers; all workers ask for it."""
+        return {
+            "sums": self.workers.sum(self.sums).tolist(),
+            "summed_steps": self.summed_steps,
+            "tokens": self.tokens,
+            "row_began": self.row_began,
+            "seconds": self.seconds,
+        }
+
+    def restore(self, folder: Path) -> None:
+        """Go back to the newest good checkpoint of a run folder, or stay at the beginning."""
+        checkpoint = newest_checkpoint(folder / CHECKPOINTS)
+        if checkpoint is None:
+            return
+        self.step, progress = load_checkpoint(checkpoint, self.model, self.optimizer)
+        if self.workers.first:
+            self.sums = torch.tensor(progress["sums"], dtype=torch.float64, device=self.device)
+        self.summed_steps, self.tokens = progress["summed_steps"], progress["tokens"]
+        self.row_began, self.seconds = progress["row_began"], progress["seconds"]
+
+    def _sharing(self, *, last: bool) -> contextlib.AbstractContextManager[Any]:
+        """Gradients travel between workers after the last batch of a step only."""
+        if last or not isinstance(self._loss, nn.parallel.DistributedDataParallel):
+            return contextlib.nullcontext()
+        return self._loss.no_sync()
+
+
+def wants_bfloat16(config: RunConfig, device: torch.device) -> bool:
+    """Whether projections run in bfloat16: as the config says; "auto" on a GPU that has it."""
+    if config.precision == "auto":
+        return device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return config.precision == "bfloat16"
