@@ -1,13 +1,14 @@
 """Every recipe that is shipped runs."""
 
-import csv
 import json
 from dataclasses import replace
 
 import pytest
-import torch
 
-from statemix.experiments import RECIPES, recipe, reproduce
+from statemix.experiments import RECIPES, recipe
+from statemix.experiments.variants import VARIANTS, variants
+from statemix.models import make_model
+from statemix.models.sizing import count_state
 from statemix.training import TaskData, from_json, to_json, train
 
 
@@ -18,7 +19,7 @@ def test_a_recipe_runs_and_can_be_written_down(name):
     assert from_json(json.loads(json.dumps(to_json(config)))) == config
     data = config.data
     if isinstance(data, TaskData):
-        data = replace(data, test_lengths=(8,), test_examples=4)
+        data = replace(data, test_lengths=(data.task.length,), test_bins=(), test_examples=2)
     else:
         data = replace(data, evaluation_bytes=256)
     result = train(replace(config, data=data, steps=2, batch_size=2), progress=False)
@@ -38,27 +39,22 @@ def test_permutations_of_three_are_composed_far_beyond_the_trained_length():
     assert result.scores["accuracy_at_128"] > 0.95
 
 
-def test_a_table_has_a_row_for_every_variant_and_seed(tmp_path, monkeypatch, capsys):
-    def tiny():
-        variants = reproduce.s3_variants()
-        data = TaskData(test_lengths=(8,), test_examples=4)
-        chosen = ("BD-LRU m=3", "LSTM")
-        return {name: replace(variants[name], data=data, steps=2, batch_size=2) for name in chosen}
-
-    monkeypatch.setitem(reproduce.TABLES, "s3-composition", tiny)
-    out = tmp_path / "table.csv"
-    assert reproduce.main(["s3-composition", "--seeds", "2", "--out", str(out)]) == 0
-    conditions = out.with_suffix(".txt").read_text()
-    assert "--seeds 2" in conditions and torch.__version__ in conditions
-    rows = list(csv.DictReader(out.read_text().splitlines()))
-    assert [(row["model"], row["seed"]) for row in rows] == [
-        ("BD-LRU m=3", "0"), ("BD-LRU m=3", "1"), ("LSTM", "0"), ("LSTM", "1"),
-    ]  # fmt: skip
-    assert all(0 <= float(row["accuracy_at_8"]) <= 1 and row["steps"] == "2" for row in rows)
-    assert reproduce.main(["s3-compositon", "--out", str(out)]) == 2
-    assert "nearest: s3-composition" in capsys.readouterr().err
+@pytest.mark.parametrize("name", VARIANTS)
+def test_variants_of_a_recipe_can_be_made(name):
+    found = variants(name, recipe("s3-composition"))
+    assert len(found) > 3
+    for config in found.values():
+        make_model(config.resolved().model)
 
 
-def test_the_variants_hold_equal_states():
-    for config in reproduce.s3_variants().values():
-        assert config.model.mixer.num_blocks * config.model.mixer.block_size == 48
+@pytest.mark.parametrize("name", ["mixers", "block-sizes"])
+def test_variants_hold_equal_states(name):
+    for model, config in variants(name, recipe("s3-composition")).items():
+        if model != "attention":
+            states = count_state(config.model) // (2 if model == "LSTM" else 1)
+            assert states == 48
+
+
+def test_unknown_variants_list_the_nearest():
+    with pytest.raises(ValueError, match="no variants 'mixer'; nearest: mixers"):
+        variants("mixer", recipe("parity"))

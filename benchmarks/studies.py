@@ -1,0 +1,288 @@
+"""What state mixing can learn, on one GPU, the most telling first: python benchmarks/studies.py --out FOLDER
+
+Each study is a sweep of its own with a limit on its time, its table written as groups of runs finish. The
+same command goes on with what is left; --only takes some studies, --list says what there is. Every number is
+made on test data; where several learning rates or decays were tried, validation scores choose.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from statemix.bench.environment import write_csv
+from statemix.experiments import recipe
+from statemix.experiments.mad import TASKS, mad_recipe
+from statemix.experiments.sweep import Launch, SweepFolder, Trial, run_sweep
+from statemix.models import MIXERS, MixerConfig
+from statemix.training import RunConfig
+
+TEST_EXAMPLES = 2048
+
+
+def over(
+    config: RunConfig, model: str, *, seeds: int, rates: Sequence[float] = (), decays: Sequence[float] = ()
+):
+    """Trials of one model: seeds x learning rates x weight decays, which are trained as one."""
+    optimizer = config.optimizer
+    return [
+        Trial(
+            model=model,
+            config=replace(
+                config,
+                seed=seed,
+                tensorboard=False,
+                log_every=100,
+                optimizer=replace(optimizer, learning_rate=rate, weight_decay=decay),
+            ),
+            settings={"rate": rate, "decay": decay},
+        )
+        for rate in rates or (optimizer.learning_rate,)
+        for decay in decays or (optimizer.weight_decay,)
+        for seed in range(seeds)
+    ]
+
+
+def with_mixer(config: RunConfig, mixer: MixerConfig | None = None, **changes) -> RunConfig:
+    """Another mixer, or options of the one there is."""
+    mixer = replace(mixer or config.model.mixer, **changes)
+    return replace(config, model=replace(config.model, mixer=mixer))
+
+
+def with_model(config: RunConfig, **changes) -> RunConfig:
+    return replace(config, model=replace(config.model, **changes))
+
+
+def with_data(config: RunConfig, **changes) -> RunConfig:
+    return replace(config, data=replace(config.data, **changes))
+
+
+def started(config: RunConfig) -> RunConfig:
+    """A start token before every sequence: what a mixer without a learned initial state gets instead."""
+    return with_data(config, task=replace(config.data.task, start_token=True))
+
+
+def composition(name: str, steps: int) -> RunConfig:
+    config = with_data(recipe(name), test_lengths=(32, 128, 512, 1024), test_examples=TEST_EXAMPLES)
+    return replace(config, steps=steps, threads=0)
+
+
+def compositions_at_1024(seeds: int) -> Iterator[Trial]:
+    """S3 and S4, one layer, trained at length 32, tested up to 1,024."""
+    for name, steps in (("s4-composition", 3000), ("s3-composition", 2000)):
+        config = composition(name, steps)
+        for mlp in ("gelu", "none"):
+            yield from over(
+                with_model(config, mlp=mlp), f"{name}, mlp {mlp}", seeds=seeds, decays=(0.0, 0.01)
+            )
+
+
+def what_helps_on_s4(seeds: int) -> Iterator[Trial]:
+    """S4 with one thing changed: initial state, start token, embeddings, gates, normalization."""
+    config = composition("s4-composition", 3000)
+    zero = with_mixer(config, initial_state="zeros")
+    for model, changed in {
+        "zero initial state": zero,
+        "zero initial state, start token": started(zero),
+        "learned initial state, start token": started(config),
+        "embeddings of 0.02": with_model(config, embedding_std=0.02),
+        "gates start at identity": with_mixer(config, gate_init="identity"),
+        "tanh": with_mixer(config, normalization="tanh"),
+        "sigmoid": with_mixer(config, normalization="sigmoid"),
+        "relu": with_mixer(config, normalization="relu"),
+        "two layers": with_model(config, num_layers=2),
+    }.items():
+        yield from over(changed, f"s4-composition, {model}", seeds=seeds)
+
+
+def large_group(name: str, seeds: int, width: int, layers: int) -> Iterator[Trial]:
+    config = with_data(recipe(name), test_lengths=(8, 16, 32, 64, 128), test_examples=TEST_EXAMPLES)
+    config = with_model(with_mixer(config, num_blocks=3 * width // 16), d_model=width, num_layers=layers)
+    config = replace(config, threads=0)
+    yield from over(
+        config, f"{name}, width {width}, {layers} layers", seeds=seeds, rates=(1e-3, 2e-3), decays=(0.0, 0.01)
+    )
+
+
+def s5(seeds: int) -> Iterator[Trial]:
+    """S5, lengths growing to 32, tested up to 128."""
+    for width, layers in ((256, 1), (128, 1), (128, 2)):
+        yield from large_group("s5-composition", seeds, width, layers)
+
+
+def a5(seeds: int) -> Iterator[Trial]:
+    """A5, lengths growing to 32, tested up to 128."""
+    for width, layers in ((128, 1), (256, 1), (128, 2)):
+        yield from large_group("a5-composition", seeds, width, layers)
+
+
+REGULAR = ("regular-modular-arithmetic", "regular-cycle-navigation", "regular-parity", "regular-even-pairs")
+
+
+def regular(seeds: int) -> Iterator[Trial]:
+    """Four regular languages, one model for all, trained on 3 to 40, tested on 40 to 256; five seeds."""
+    for name in REGULAR:
+        config = with_data(recipe(name), test_examples=TEST_EXAMPLES)
+        yield from over(replace(config, threads=0), name, seeds=max(5, seeds), rates=(1e-3, 2e-3))
+
+
+def modular_arithmetic(seeds: int) -> Iterator[Trial]:
+    """What modular arithmetic needs: labels, block sizes, layers, a longer run."""
+    base = replace(with_data(recipe(REGULAR[0]), test_examples=TEST_EXAMPLES), threads=0)
+    for model, changed in {
+        "answers at the end only": with_data(base, labels="asked"),
+        "three layers": with_model(base, num_layers=3),
+        "blocks of 5": with_mixer(base, block_size=5, num_blocks=25),
+        "blocks of 4": with_mixer(base, block_size=4, num_blocks=32),
+        "H-LRU below": with_model(base, pattern=("hlru", "bdlru")),
+        "width 256": with_model(with_mixer(base, num_blocks=32), d_model=256),
+        "30,000 steps": replace(base, steps=30_000),
+    }.items():
+        yield from over(changed, f"modular-arithmetic, {model}", seeds=seeds)
+
+
+def generators(seeds: int) -> Iterator[Trial]:
+    """Words over a few generators of A5 and S5, trained up to 40, tested on 40 to 256."""
+    for group, counts in (("S5", (32, 4, 8)), ("A5", (4, 2, 8, 12))):
+        for count in counts:
+            config = recipe(f"{group.lower()}-generators")
+            task = replace(config.data.task, num_generators=count)
+            config = replace(with_data(config, task=task, test_examples=TEST_EXAMPLES), threads=0)
+            yield from over(config, f"{group}, {count} generators", seeds=seeds, decays=(0.0, 0.01))
+
+
+COMPARED = {
+    "LSTM": MixerConfig(name="lstm", block_size=1),
+    "GRU": MixerConfig(name="gru", block_size=1),
+    "attention": MixerConfig(name="attention", block_size=1),
+    "BD-LRU m=1": MixerConfig(name="bdlru", block_size=1),
+    "H-LRU m=5": MixerConfig(name="hlru", block_size=5),
+    "Mamba-2": MixerConfig(name="mamba2") if "mamba2" in MIXERS else None,
+    "Gated DeltaNet": MixerConfig(name="gated-deltanet", negative_eigenvalues=False)
+    if "gated-deltanet" in MIXERS
+    else None,
+    "Gated DeltaNet [-1, 1]": MixerConfig(name="gated-deltanet", negative_eigenvalues=True)
+    if "gated-deltanet" in MIXERS
+    else None,
+    "DeltaProduct": MixerConfig(name="deltaproduct", householder_steps=4)
+    if "deltaproduct" in MIXERS
+    else None,
+    "PD-SSM": MixerConfig(name="pd-ssm") if "pd-ssm" in MIXERS else None,
+}
+"""The baselines that this version has."""
+
+
+def baselines(seeds: int) -> Iterator[Trial]:
+    """The baselines on S5 and A5, at their usual sizes, with the same curriculum and a start token."""
+    for name in ("a5-composition", "s5-composition"):
+        config = with_data(recipe(name), test_lengths=(8, 32, 128), test_examples=TEST_EXAMPLES)
+        config = started(replace(config, threads=0))
+        for model, mixer in COMPARED.items():
+            if mixer is not None:
+                yield from over(
+                    with_mixer(config, mixer), f"{name}, {model}", seeds=seeds, rates=(1e-3, 2e-3)
+                )
+
+
+def mad(seeds: int, epochs: int = 40) -> Iterator[Trial]:
+    """The six MAD tasks in a fifth of their epochs: BD-LRU by block size beside baselines."""
+    mixers = {f"BD-LRU m={m}": MixerConfig(block_size=m, num_blocks=128 // m) for m in (1, 2, 4, 8)}
+    mixers |= {"H-LRU m=4": MixerConfig(name="hlru", block_size=4, num_blocks=32)}
+    mixers |= {"attention": MixerConfig(name="attention", num_heads=8)}
+    mixers |= {name: COMPARED[name] for name in ("Mamba-2", "Gated DeltaNet", "LSTM") if COMPARED[name]}
+    for task in TASKS:
+        config = replace(
+            mad_recipe(task, epochs=EPOCHS_OF_MEMORIZATION if task == "memorization" else epochs)
+        )
+        for model, mixer in mixers.items():
+            yield from over(
+                with_mixer(config, mixer), f"{task}, {model}", seeds=1, rates=(5e-4, 1e-3), decays=(0.0, 0.1)
+            )
+
+
+EPOCHS_OF_MEMORIZATION = 400
+
+STUDIES: dict[str, tuple[Callable[[int], Iterator[Trial]], float]] = {
+    "compositions-at-1024": (compositions_at_1024, 1.5),
+    "s5": (s5, 1.5),
+    "a5": (a5, 1.5),
+    "regular": (regular, 2.0),
+    "generators": (generators, 1.5),
+    "what-helps-on-s4": (what_helps_on_s4, 1.0),
+    "modular-arithmetic": (modular_arithmetic, 2.0),
+    "mad": (mad, 9.0),
+    "baselines": (baselines, 9.0),
+}
+"""What there is, and minutes that each may take."""
+
+
+def best(rows: Sequence[dict]) -> list[dict]:
+    """For each model, the runs with the setting whose mean validation score is the highest."""
+    chosen = []
+    for model in dict.fromkeys(row["model"] for row in rows):
+        settings: dict[tuple, list[dict]] = {}
+        for row in rows:
+            if row["model"] == model:
+                settings.setdefault(tuple(row["settings"].items()), []).append(row)
+
+        def validated(some: list[dict]) -> float:
+            scores = [
+                sum(r.get("validation", {}).values()) / max(len(r.get("validation", {})), 1) for r in some
+            ]
+            return sum(scores) / len(scores)
+
+        chosen += max(settings.values(), key=validated)
+    return chosen
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Run studies of state tracking, the most telling first.")
+    parser.add_argument("--out", type=Path, default=Path("studies"), help="folder; what is there goes on")
+    parser.add_argument("--only", nargs="+", choices=STUDIES, default=list(STUDIES))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--minutes", type=float, default=9.5, help="for all studies together")
+    parser.add_argument("--share", type=float, default=1.0, help="of the steps, to try things out")
+    parser.add_argument("--list", action="store_true", help="say what there is and run nothing")
+    arguments = parser.parse_args()
+    end = time.monotonic() + 60 * arguments.minutes
+    for name in arguments.only:
+        study, minutes = STUDIES[name]
+        trials = list(study(arguments.seeds))
+        if arguments.share != 1:
+            trials = [
+                replace(t, config=replace(t.config, steps=max(1, int(t.config.steps * arguments.share))))
+                for t in trials
+            ]
+        print(f"== {name}: {(study.__doc__ or '').strip()} {len(trials)} trials, at most {minutes} minutes")
+        if arguments.list:
+            continue
+        left = min(minutes, (end - time.monotonic()) / 60)
+        if left <= 0:
+            print("no time is left; the same command goes on")
+            return 1
+        folder = SweepFolder.begin(arguments.out / name, trials, " ".join(["python", *sys.argv]))
+        launch = Launch(launcher="inline", minutes_at_most=left)
+        run_sweep(folder, launch, lambda line: print(f"{time.strftime('%H:%M:%S')} {line}", flush=True))
+        rows = [
+            {
+                "model": r["model"],
+                **r["settings"],
+                "seed": r["seed"],
+                "status": r["status"],
+                **r.get("scores", {}),
+            }
+            for r in best(folder.results())
+        ]
+        if rows:
+            columns = list(dict.fromkeys(key for row in rows for key in row))
+            rows = [{key: row.get(key, "") for key in columns} for row in rows]
+            write_csv(arguments.out / f"{name}_best.csv", rows, [f"command: {folder.command}"])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

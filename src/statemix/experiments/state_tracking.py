@@ -1,0 +1,176 @@
+"""Recipes of state tracking: groups, counting, and the regular languages that the field compares on.
+
+What was found to help is in them: embeddings of standard deviation 1 and a learned initial state everywhere,
+lengths that grow and answers at every step where a rule is not found otherwise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from statemix.models import MixerConfig, ModelConfig
+from statemix.tasks import make
+from statemix.training import OptimizerConfig, RunConfig, ScheduleConfig, TaskData
+
+
+def s3_composition() -> RunConfig:
+    """Compose permutations of three things, trained at length 32, tested up to 512; a minute on a CPU."""
+    return RunConfig(
+        name="s3-composition",
+        model=ModelConfig(
+            d_model=64,
+            num_layers=1,
+            mlp="gelu",
+            embedding_std=1.0,
+            mixer=MixerConfig(name="bdlru", block_size=3, num_blocks=16, initial_state="learned"),
+        ),
+        data=TaskData(task=make("permutation", group="S3", length=32), test_lengths=(32, 128, 512)),
+        optimizer=OptimizerConfig(learning_rate=3e-3, weight_decay=0.01),
+        schedule=ScheduleConfig(name="one-cycle"),
+        steps=400,
+        batch_size=64,
+        # So small a model gains nothing from a second thread, and waits for it where others run too.
+        threads=1,
+    )
+
+
+def s4_composition() -> RunConfig:
+    """Compose permutations of four things: twice as wide, blocks of four, 500 steps of batch 128."""
+    base = s3_composition()
+    return replace(
+        base,
+        name="s4-composition",
+        model=replace(base.model, d_model=128, mixer=replace(base.model.mixer, block_size=4, num_blocks=24)),
+        data=TaskData(task=make("permutation", group="S4", length=32), test_lengths=(32, 128, 512)),
+        optimizer=replace(base.optimizer, learning_rate=2e-3),
+        steps=500,
+        batch_size=128,
+    )
+
+
+def s5_composition() -> RunConfig:
+    """Compose permutations of five things, with lengths that grow from 2 on; a run for a GPU."""
+    return _grown("s5-composition", "S5")
+
+
+def a5_composition() -> RunConfig:
+    """Compose even permutations of five things, with lengths that grow from 2 on; a run for a GPU."""
+    return _grown("a5-composition", "A5")
+
+
+def s5_generators() -> RunConfig:
+    """Compose four generators of S5, trained up to length 40, tested from 40 to 256; a run for a GPU."""
+    return _generated("s5-generators", "S5")
+
+
+def a5_generators() -> RunConfig:
+    """Compose four generators of A5, trained up to length 40, tested from 40 to 256; a run for a GPU."""
+    return _generated("a5-generators", "A5")
+
+
+def parity() -> RunConfig:
+    """Say whether the ones so far are odd, trained at length 32: blocks of two can swap."""
+    base = s3_composition()
+    return replace(
+        base,
+        name="parity",
+        model=replace(base.model, mixer=replace(base.model.mixer, block_size=2)),
+        data=TaskData(task=make("counting", modulus=2, length=32), test_lengths=(32, 128, 512)),
+    )
+
+
+def modular_counting() -> RunConfig:
+    """Count modulo three, trained at length 32: blocks of three can turn."""
+    base = s3_composition()
+    return replace(
+        base,
+        name="modular-counting",
+        data=TaskData(task=make("counting", modulus=3, symbols=3, length=32), test_lengths=(32, 128, 512)),
+    )
+
+
+def regular_parity() -> RunConfig:
+    """Parity, answered at the end: trained on lengths 3 to 40, tested on 40 to 256."""
+    return _regular("parity")
+
+
+def regular_even_pairs() -> RunConfig:
+    """Even pairs, answered at the end: trained on lengths 3 to 40, tested on 40 to 256."""
+    return _regular("even-pairs")
+
+
+def regular_cycle_navigation() -> RunConfig:
+    """Cycle navigation, answered at the end: trained on lengths 3 to 40, tested on 40 to 256."""
+    return _regular("cycle-navigation")
+
+
+def regular_modular_arithmetic() -> RunConfig:
+    """Modular arithmetic without brackets: trained on lengths 3 to 40, tested on 40 to 256; for a GPU."""
+    return _regular("modular-arithmetic")
+
+
+def _grown(name: str, group: str) -> RunConfig:
+    """All elements of a large group: no plateau is left at a fixed length, so lengths grow."""
+    base = s3_composition()
+    return replace(
+        base,
+        name=name,
+        model=replace(base.model, d_model=128, mixer=replace(base.model.mixer, block_size=5, num_blocks=24)),
+        data=TaskData(
+            task=make("permutation", group=group, length=32), test_lengths=(8, 32, 128), start_length=2
+        ),
+        optimizer=replace(base.optimizer, learning_rate=2e-3),
+        steps=20_000,
+        batch_size=256,
+        checkpoint_every=1000,
+    )
+
+
+def _generated(name: str, group: str) -> RunConfig:
+    """A word problem over a few generators, in the protocol of arXiv 2404.08819 and PD-SSM."""
+    base = _grown(name, group)
+    task = make("permutation", group=group, tokens="generators", num_generators=4, length=40)
+    return replace(
+        base,
+        data=TaskData(task=task, test_lengths=(40,), test_bins=((40, 256),), start_length=2),
+        steps=10_000,
+    )
+
+
+def _regular(task: str, **settings: Any) -> RunConfig:
+    """A regular language in the protocol that peers share; one block size and one model for all four."""
+    base = s3_composition()
+    return replace(
+        base,
+        name=f"regular-{task}",
+        model=replace(
+            base.model,
+            d_model=128,
+            num_layers=2,
+            mixer=replace(base.model.mixer, block_size=8, num_blocks=16),
+        ),
+        data=TaskData(
+            task=make(task, length=40, **settings),
+            min_length=3,
+            start_length=3,
+            labels="every",
+            test_lengths=(40,),
+            test_bins=((40, 256),),
+        ),
+        optimizer=replace(base.optimizer, learning_rate=2e-3),
+        steps=10_000,
+        batch_size=128,
+        checkpoint_every=1000,
+    )
+
+
+STATE_TRACKING = {
+    config().name: config
+    for config in (
+        s3_composition, s4_composition, s5_composition, a5_composition, s5_generators, a5_generators, parity,
+        modular_counting, regular_parity, regular_even_pairs, regular_cycle_navigation,
+        regular_modular_arithmetic,
+    )
+}  # fmt: skip
+"""Recipes by name."""
