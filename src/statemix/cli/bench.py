@@ -14,7 +14,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from statemix.bench import cases, host, layers, operators
+from statemix.bench import cases, decode, host, layers, operators
 from statemix.bench.environment import describe, write_csv
 from statemix.bench.peers import LAYERS
 from statemix.bench.timing import warm_up
@@ -26,8 +26,8 @@ from statemix.ops.dispatch import unavailable_reason
 class Options:
     """What to measure, where, and where to keep it."""
 
-    what: tyro.conf.Positional[Literal["op", "layer", "host"]] = "op"
-    """The operators alone, whole layers with their projections, or what calls cost the host."""
+    what: tyro.conf.Positional[Literal["op", "layer", "host", "decode"]] = "op"
+    """Operators alone, layers with their projections, what calls cost the host, or decoding by tokens."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     """A torch device."""
     threads: int | None = None
@@ -42,6 +42,10 @@ class Options:
     """Groups of operator shapes on a GPU: what training meets; every dtype, state and odd size; few lanes."""
     backend: Literal["auto", "reference", "cpu", "cuda", "triton"] = "auto"
     """Which kernels run the operators."""
+    compile: bool = False
+    """Decode with torch.compile as well."""
+    minutes: float = 9.0
+    """Time after which decoding is measured no further."""
     peers: bool = True
     """Measure the peers as well."""
     peer_seconds: float = 120.0
@@ -111,7 +115,16 @@ def _host(options: Options, device: torch.device) -> Iterable[dict[str, Any]]:
         yield row.as_dict()
 
 
-MEASURES = {"op": _operators, "layer": _layers, "host": _host}
+def _decode(options: Options, device: torch.device) -> Iterable[dict[str, Any]]:
+    rows = decode.measure(
+        device, budget_s=options.seconds / 2, orders=options.only, peers=options.peers,
+        compile=options.compile, minutes=options.minutes,
+    )  # fmt: skip
+    for row in rows:
+        yield row.as_dict()
+
+
+MEASURES = {"op": _operators, "layer": _layers, "host": _host, "decode": _decode}
 
 
 def _summary(row: dict[str, Any]) -> str:
