@@ -262,12 +262,14 @@ def _needs_operator(arguments: tuple) -> bool:
     # torch.autograd.grad(is_grads_batched=True): tensors without storage, for which the dispatcher loops.
     if torch._C._dispatch_tls_is_dispatch_key_included(_BATCHED_GRADIENTS):
         return True
-    # Loops, not generators: this is on the way of every eager call.
-    for argument in arguments:
+    # Loops, not generators: this is on the way of every eager call. The last two arguments are names.
+    for argument in arguments[:-2]:
+        if argument is None:
+            continue
         if type(argument) is Tensor or type(argument) is torch.nn.Parameter:
             if argument.is_meta or is_functorch_wrapped_tensor(argument):
                 return True
-        elif isinstance(argument, Tensor):
+        else:
             return True
     return False
 
@@ -276,8 +278,8 @@ def _needs_autograd(arguments: tuple) -> bool:
     if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         return True
     if torch.is_grad_enabled():
-        for argument in arguments:
-            if isinstance(argument, Tensor) and argument.requires_grad:
+        for argument in arguments[:-2]:
+            if argument is not None and argument.requires_grad:
                 return True
     return False
 
