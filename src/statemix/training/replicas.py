@@ -28,6 +28,7 @@ from .loop import Status, TrainResult, choose_device, wants_bfloat16
 from .metrics import CsvTable, Observer, Row
 from .prefetch import stacked_batches
 from .progress import make_progress
+from .shard_data import ShardData
 from .signals import StopRequests
 from .stacked import StackedModels
 
@@ -62,7 +63,7 @@ def train_replicas(
 
     Args:
         configs: alike but for name, seed, optimizer and schedule. Of ``steps``, batches and the rest there is
-            one for all.
+            one for all. ``accumulate`` and ``compile`` change nothing here.
         out: a folder for metrics, checkpoints and results of the group. Nothing is written without it.
         resume: go on with the group in ``out``.
         capture: replay each step as a CUDA graph. Default: on a GPU yes; on a CPU it cannot be.
@@ -126,6 +127,10 @@ def _other_differences(one: RunConfig, other: RunConfig) -> list[str]:
 def _check_group(configs: Sequence[RunConfig]) -> None:
     if not configs:
         raise ValueError("train_replicas: configs must hold at least one run; got none")
+    if isinstance(configs[0].data, ShardData):
+        raise ValueError(
+            "train_replicas: replicas train on tasks and texts; train a run on shards with train()"
+        )
     for config in configs[1:]:
         unlike = _other_differences(configs[0], config)
         if unlike:
