@@ -9,7 +9,7 @@ from statemix.models import MIXERS, MixerConfig, make_mixer
 from statemix.nn.baselines import CausalAttention, Recurrent
 
 WIDTH = 8
-CLOSE = {"atol": 2e-6, "rtol": 1e-5}
+CLOSE = {"atol": 1e-9, "rtol": 1e-9}
 
 CONFIGS = {
     "bdlru": MixerConfig(name="bdlru", block_size=3, initial_state="learned"),
@@ -17,6 +17,21 @@ CONFIGS = {
     "bdlru not selective": MixerConfig(name="bdlru", block_size=2, selective=False),
     "hlru": MixerConfig(name="hlru", block_size=3, initial_state="learned"),
     "hlru latest": MixerConfig(name="hlru", block_size=2, readout="latest"),
+    "lru": MixerConfig(name="lru", num_blocks=3, block_size=2),
+    "selective-lru": MixerConfig(name="selective-lru", initial_state="learned"),
+    "rg-lru": MixerConfig(name="rg-lru", num_blocks=5),
+    "rg-lru, bare": MixerConfig(name="rg-lru", convolution=False, output_gate=False, initial_state="learned"),
+    "mingru": MixerConfig(name="mingru", initial_state="learned"),
+    "mamba": MixerConfig(name="mamba", state_size=3),
+    "mamba, bare": MixerConfig(name="mamba", convolution=False, output_gate=False, initial_state="learned"),
+    "mamba2": MixerConfig(name="mamba2", state_size=6, head_dim=4),
+    "mamba2, bare": MixerConfig(name="mamba2", convolution=False, output_gate=False, initial_state="learned"),
+    "pd-ssm": MixerConfig(name="pd-ssm", num_blocks=5, block_size=1),
+    "pd-ssm, learned state": MixerConfig(name="pd-ssm", initial_state="learned"),
+    "mlstm": MixerConfig(name="mlstm", num_heads=2),
+    "mlstm, learned state": MixerConfig(name="mlstm", head_dim=3, output_gate=False, initial_state="learned"),
+    "rwkv7": MixerConfig(name="rwkv7", num_heads=2),
+    "rwkv7, learned state": MixerConfig(name="rwkv7", head_dim=5, initial_state="learned"),
     "lstm": MixerConfig(name="lstm"),
     "gru": MixerConfig(name="gru", block_size=4, num_blocks=3),
     "lstm loop, learned state": MixerConfig(name="lstm", backend="torch", initial_state="learned"),
@@ -27,6 +42,14 @@ CONFIGS = {
     "attention": MixerConfig(name="attention", num_heads=2),
     "attention, learned state": MixerConfig(name="attention", head_dim=3, initial_state="learned"),
 }
+
+
+@pytest.fixture(autouse=True)
+def float64():
+    """Two ways to one result then differ by rounding alone, however the weights were drawn."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
 
 
 @pytest.fixture(params=CONFIGS)

@@ -12,11 +12,20 @@ from torch import nn
 
 from statemix.nn import BDLRU, HLRU
 from statemix.nn.baselines import (
+    LRU,
+    MLSTM,
+    PDSSM,
+    RGLRU,
+    RWKV7,
     CausalAttention,
     DeltaNet,
     GatedDeltaNet,
     GatedDeltaProduct,
+    Mamba,
+    Mamba2,
+    MinGRU,
     Recurrent,
+    SelectiveLRU,
 )
 
 
@@ -210,10 +219,19 @@ def _gru(d_model: int, *, hidden_size: int, initial_state: str = "zeros", backen
 MIXERS: dict[str, Mixer] = {
     "bdlru": Mixer(layer=BDLRU, sizes=_blocks, grows_with="num_blocks"),
     "hlru": Mixer(layer=HLRU, sizes=_channels, grows_with="num_blocks"),
+    "lru": Mixer(layer=LRU, sizes=_hidden, grows_with="num_blocks"),
+    "selective-lru": Mixer(layer=SelectiveLRU, sizes=_hidden, grows_with="num_blocks"),
+    "rg-lru": Mixer(layer=RGLRU, sizes=_hidden, grows_with="num_blocks"),
+    "mingru": Mixer(layer=MinGRU, sizes=_hidden, grows_with="num_blocks"),
     "lstm": Mixer(layer=_lstm, sizes=_hidden, grows_with="num_blocks"),
     "gru": Mixer(layer=_gru, sizes=_hidden, grows_with="num_blocks"),
+    "mamba": Mixer(layer=Mamba, sizes=_nothing, grows_with="expand"),
+    "mamba2": Mixer(layer=Mamba2, sizes=_nothing, grows_with="expand"),
     "deltanet": Mixer(layer=DeltaNet, sizes=_nothing, grows_with="num_heads"),
     "gated-deltanet": Mixer(layer=GatedDeltaNet, sizes=_nothing, grows_with="num_heads"),
     "deltaproduct": Mixer(layer=GatedDeltaProduct, sizes=_nothing, grows_with="num_heads"),
+    "pd-ssm": Mixer(layer=PDSSM, sizes=_hidden, grows_with="num_blocks"),
+    "mlstm": Mixer(layer=MLSTM, sizes=_nothing, grows_with="num_heads"),
+    "rwkv7": Mixer(layer=RWKV7, sizes=_nothing, grows_with="num_heads"),
     "attention": Mixer(layer=CausalAttention, sizes=_nothing, grows_with="num_heads"),
 }

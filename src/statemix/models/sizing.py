@@ -207,15 +207,12 @@ class _Knob:
         mixer = config.mixer
         option = MIXERS[mixer.name].grows_with
         unit = float(multiple_of)
-        if option == "num_heads":
+        if option != "num_blocks":
+            head_dim = getattr(_on_meta(lambda: make_mixer(mixer, config.d_model)), "head_dim", None)
             # More heads must not be narrower ones.
-            layer = _on_meta(lambda: make_mixer(mixer, config.d_model))
-            config = replace(config, mixer=replace(mixer, head_dim=layer.head_dim))
-            unit = 1
-        elif option == "expand":
+            config = replace(config, mixer=replace(mixer, head_dim=head_dim))
             # Inner widths grow by one channel, or by one head.
-            layer = _on_meta(lambda: make_mixer(mixer, config.d_model))
-            unit = lcm(getattr(layer, "head_dim", 1), multiple_of) / config.d_model
+            unit = 1 if option == "num_heads" else lcm(head_dim or 1, multiple_of) / config.d_model
         return cls(config, option, unit)
 
     def value(self, steps: int) -> float:

@@ -5,13 +5,30 @@ from .base import Baseline
 from .deltanet import DeltaNet
 from .deltaproduct import GatedDeltaProduct
 from .gated_deltanet import GatedDeltaNet
+from .lru import LRU, SelectiveLRU
+from .mamba import Mamba
+from .mamba2 import Mamba2
+from .mingru import MinGRU
+from .mlstm import MLSTM
+from .pdssm import PDSSM
 from .recurrent import Recurrent
+from .rglru import RGLRU
+from .rwkv7 import RWKV7
 
 __all__ = [
+    "LRU",
+    "MLSTM",
+    "PDSSM",
+    "RGLRU",
+    "RWKV7",
     "Baseline",
     "CausalAttention",
     "DeltaNet",
     "GatedDeltaNet",
     "GatedDeltaProduct",
+    "Mamba",
+    "Mamba2",
+    "MinGRU",
     "Recurrent",
+    "SelectiveLRU",
 ]

@@ -8,19 +8,23 @@ from torch import Tensor, nn
 
 
 class ShortConvolution(nn.Module):
-    """y_t = silu(b + sum_i w_i x_{t-i}) for each channel, i = 0..kernel-1.
+    """y_t = b + sum_i w_i x_{t-i} for each channel, i = 0..kernel-1, then SiLU.
 
     Args:
         channels: C.
         kernel: steps that are read, the current one included.
         bias: whether there is a b.
+        activation: whether SiLU follows.
 
     Shapes: x (B, T, C), past (B, kernel - 1, C), the inputs before x and oldest first -> y (B, T, C) and
     the inputs before whatever comes next.
     """
 
-    def __init__(self, channels: int, *, kernel: int = 4, bias: bool = False) -> None:
+    def __init__(
+        self, channels: int, *, kernel: int = 4, bias: bool = False, activation: bool = True
+    ) -> None:
         super().__init__()
+        self.activation = activation
         self.kernel = kernel
         self.weight = nn.Parameter(torch.empty(kernel, channels))
         self.bias = nn.Parameter(torch.empty(channels)) if bias else None
@@ -43,7 +47,7 @@ class ShortConvolution(nn.Module):
             y = y + whole[:, i : i + time] * weight[i]
         if self.bias is not None:
             y = y + self.bias.to(x.dtype)
-        return F.silu(y), last_steps(whole, self.kernel - 1, real).to(past.dtype)
+        return F.silu(y) if self.activation else y, last_steps(whole, self.kernel - 1, real).to(past.dtype)
 
 
 def last_steps(whole: Tensor, count: int, real: Tensor | None) -> Tensor:

@@ -1,0 +1,107 @@
+"""PD-SSM: transitions that are a one-hot matrix chosen by the input, times a complex diagonal."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from .base import Baseline, check_sizes, wide
+
+
+class PDSSM(Baseline):
+    """h_t = P_t D_t h_{t-1} + B x_t with complex h; every column of P_t is one-hot, D_t diagonal, |D_t| < 1.
+
+    P_t takes the largest entry of each column of sum_k s_k M_k, a dictionary of matrices mixed by
+    s = softmax(W x); its gradient is that of a softmax over the column. Magnitude and phase of D_t come
+    from two-layer GELU networks of x. The output is LayerNorm(C [Re h, Im h] + d x).
+
+    Args:
+        d_model: D.
+        hidden_size: N, complex states. Memory is B T N^2 numbers and time is one step after the other.
+        dictionary_size: matrices M_k.
+        initial_state: "zeros" stands for the published first basis vector, since a permutation of
+            zeros is zero; or "learned".
+
+    State: (B, N, 2), real and imaginary parts.
+
+    Example:
+        >>> PDSSM(8, hidden_size=4)(torch.randn(2, 5, 8)).shape
+        torch.Size([2, 5, 8])
+
+    Source: Terzic et al. 2025, arXiv 2509.22284, section 4. The authors' code takes one-hot rows and D P,
+    a choice of states to read; here columns and P D, as in the paper.
+    """
+
+    no_weight_decay = ("initial_state", "skip")
+
+    def __init__(
+        self, d_model: int, *, hidden_size: int, dictionary_size: int = 8, initial_state: str = "zeros"
+    ) -> None:
+        super().__init__(d_model, initial_state=initial_state)
+        check_sizes("PDSSM", hidden_size=hidden_size, dictionary_size=dictionary_size)
+        self.hidden_size = hidden_size
+        self.recurrent_shapes = ((hidden_size, 2),)
+        self.choice = nn.Linear(d_model, dictionary_size, bias=False)
+        self.dictionary = nn.Parameter(torch.empty(dictionary_size, hidden_size, hidden_size))
+        self.magnitude = _two_layers(d_model, hidden_size)
+        self.phase = _two_layers(d_model, hidden_size)
+        self.value = nn.Linear(d_model, 2 * hidden_size, bias=False)
+        self.skip = nn.Parameter(torch.empty(d_model))
+        self.output = nn.Linear(2 * hidden_size, d_model)
+        self.norm = nn.LayerNorm(d_model)
+        self._complete()
+
+    def reset_parameters(self) -> None:
+        """PyTorch's own draw for linear layers; dictionary and inputs scaled by the state, as published."""
+        super().reset_parameters()
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                module.reset_parameters()
+        nn.init.normal_(self.dictionary, std=self.hidden_size**-0.5)
+        nn.init.normal_(self.value.weight, std=(2 * self.hidden_size) ** -0.5)
+        nn.init.normal_(self.skip, std=self.d_model**-0.5)
+
+    def _start(self, batch: int) -> tuple[Tensor, ...]:
+        (state,) = super()._start(batch)
+        if self.initial_state is not None:
+            return (state,)
+        first = torch.zeros_like(state[0])
+        first[0, 0] = 1
+        return (first.expand_as(state),)
+
+    def _mix(
+        self, x: Tensor, state: tuple[Tensor, ...], real: Tensor | None
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        one_hot = self._one_hot(x)
+        size, angle = self.magnitude(x).sigmoid(), 2 * math.pi * self.phase(x).sigmoid()
+        a, b = wide(size * angle.cos()), wide(size * angle.sin())
+        inputs = wide(self.value(x)).unflatten(-1, (-1, 2))
+        h, hidden = state[0], []
+        for t in range(x.shape[1]):
+            turned = _times(a[:, t], b[:, t], h)
+            after = one_hot[:, t] @ turned + inputs[:, t]
+            h = after if real is None else torch.where(real[:, t, None, None], after, h)
+            hidden.append(h)
+        read = torch.stack(hidden, 1).transpose(2, 3).flatten(2).to(x.dtype)
+        return self.norm(self.output(read) + self.skip * x), (h,)
+
+    def _one_hot(self, x: Tensor) -> Tensor:
+        """P_t (B, T, N, N), with the gradient of a softmax over each column."""
+        share = wide(self.choice(x)).softmax(-1)
+        soft = torch.einsum("btk,kmn->btmn", share, wide(self.dictionary)).softmax(2)
+        rows = torch.arange(self.hidden_size, device=x.device)[:, None]
+        hard = (soft.argmax(2, keepdim=True) == rows).to(soft.dtype)
+        # The value of the first, the gradient of the second.
+        return hard + (soft - soft.detach())
+
+
+def _times(a: Tensor, b: Tensor, h: Tensor) -> Tensor:
+    """(a + i b) h for h (..., N, 2)."""
+    real, imaginary = h.unbind(-1)
+    return torch.stack([a * real - b * imaginary, a * imaginary + b * real], -1)
+
+
+def _two_layers(width: int, out: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(width, 2 * out), nn.GELU(), nn.Linear(2 * out, out))
