@@ -140,20 +140,71 @@ def test_stack_manipulation_leaves_what_a_list_leaves():
     assert emptied > 0, "no pop of an empty stack was drawn"
 
 
-def test_binary_addition_adds():
-    carried = zeros = 0
-    for length in [*lengths_of("binary-addition"), 120]:
-        for inputs, targets in rows(make("binary-addition", length=length).sample(60, seed=6)):
-            text = "".join("01+>"[token] for token in inputs)
+@pytest.mark.parametrize(
+    ("name", "sign", "operation"),
+    [("binary-addition", "+", int.__add__), ("binary-multiplication", "*", int.__mul__)],
+)
+def test_binary_arithmetic_is_that_of_integers(name, sign, operation):
+    longest = 0
+    for length in [*lengths_of(name), 120]:
+        for inputs, targets in rows(make(name, length=length).sample(60, seed=6)):
+            text = "".join(f"01{sign}>"[token] for token in inputs)
             expression = text.rstrip(">")
-            first, second = (int(number[::-1], 2) for number in expression.split("+"))
-            answer = [int(bit) for bit in reversed(f"{first + second:b}")] + [2]
+            numbers = expression.split(sign)
+            first, second = (int(number[::-1], 2) for number in numbers)
+            assert first > 0 and second > 0
+            answer = [int(bit) for bit in reversed(f"{operation(first, second):b}")] + [2]
             read = len(expression)
-            assert length - read - (read + 1) in (0, 1)
+            assert length - 2 * read in (0, 1)
             assert targets == [IGNORED] * read + answer + [IGNORED] * (length - read - len(answer))
-            carried += len(answer) - 1 > max(map(len, expression.split("+")))
-            zeros += first + second == 0
-    assert carried and zeros
+            longest += len(answer) == read
+    assert longest, "no result was as long as one can be"
+
+
+def test_numbers_above_zero_are_uniform():
+    """Two numbers of one bit and of one to three bits, 1 each or uniform over 1 .. 2^bits - 1."""
+    task = make("binary-addition", length=10)
+    counts = {}
+    for inputs, _ in rows(task.sample(3000, seed=1)):
+        first = "".join(map(str, inputs[:5])).partition("2")[0]
+        counts[first] = counts.get(first, 0) + 1
+    bits = {size: {n: c for n, c in counts.items() if len(n) == size} for size in (1, 2, 3)}
+    assert [len(numbers) for numbers in bits.values()] == [1, 3, 7]
+    for size, numbers in bits.items():
+        expected = 1000 / (2**size - 1)
+        # 1000 of each size: standard deviations 26, 17 and 12.
+        assert max(abs(count - expected) for count in numbers.values()) < 6 * expected**0.5
+
+
+def test_square_roots_are_the_largest_whole_numbers_whose_square_fits():
+    for length in [*lengths_of("square-root"), 100, 151]:
+        for inputs, targets in rows(make("square-root", length=length).sample(40, seed=8)):
+            text = "".join("01>"[token] for token in inputs).rstrip(">")
+            width = (len(text) + 1) // 2
+            assert 0 <= length - len(text) - width < 2
+            answer = targets[len(text) : len(text) + width]
+            root = int("".join(map(str, answer)), 2)
+            assert root * root <= int(text, 2) < (root + 1) * (root + 1)
+            assert targets[: len(text)] + targets[len(text) + width :] == [IGNORED] * (length - width)
+
+
+@pytest.mark.parametrize("modulus", [2, 5, 12])
+def test_the_hidden_number_is_the_only_one_that_solves_the_equation(modulus):
+    places = set()
+    for length in [*range(3, 16), 40]:
+        task = make("solve-equation", modulus=modulus, length=length)
+        for inputs, targets in rows(task.sample(30, seed=9)):
+            words = [task.token_name(token) for token in inputs]
+            assert words[-2] == "=" and words.count("x") == 1
+            places.add(words.index("x"))
+            solutions = [
+                number
+                for number in range(modulus)
+                if eval("".join(str(number) if word == "x" else word for word in words[:-2])) % modulus
+                == int(words[-1])
+            ]
+            assert targets == [IGNORED] * (length - 1) + solutions
+    assert len(places) > 15
 
 
 def test_missing_duplicate_hides_one_symbol_of_either_half():

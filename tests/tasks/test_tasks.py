@@ -100,15 +100,15 @@ def test_guessing_among_the_answers_is_right_as_often_as_said(name):
 
 @pytest.mark.parametrize("name", CATALOG)
 def test_a_batch_takes_a_few_milliseconds(name):
-    """Under 5 ms for 128 sequences on one core; five times that is allowed to a busy machine, the best of 5."""
+    """Under 5 ms for 128 sequences on one core; a busy machine may need twice as much of its processor."""
     task = make(name)
     task.sample(128)
     times = []
-    for step in range(5):
-        start = time.perf_counter()
+    for step in range(8):
+        start = time.process_time()
         task.sample(128, step=step)
-        times.append(time.perf_counter() - start)
-    assert min(times) < 0.025
+        times.append(time.process_time() - start)
+    assert min(times) < 0.01
 
 
 @pytest.mark.parametrize("name", CATALOG)

@@ -1,6 +1,7 @@
 """Generated tasks: one file each, found by name in the catalog."""
 
 from .binary_addition import BinaryAddition
+from .binary_multiplication import BinaryMultiplication
 from .bucket_sort import BucketSort
 from .catalog import CATALOG, TASKS, Entry, entry, make, name_of
 from .compression import Compression
@@ -21,6 +22,8 @@ from .odds_first import OddsFirst
 from .permutation import Permutation
 from .recall import InContextRecall
 from .reverse_string import ReverseString
+from .solve_equation import SolveEquation
+from .square_root import SquareRoot
 from .stack_manipulation import StackManipulation
 from .streams import SPLITS, stream
 from .task import IGNORED, Batch, Task
@@ -33,6 +36,7 @@ __all__ = [
     "TASKS",
     "Batch",
     "BinaryAddition",
+    "BinaryMultiplication",
     "BucketSort",
     "Compression",
     "Counting",
@@ -53,6 +57,8 @@ __all__ = [
     "Permutation",
     "ReverseString",
     "SelectiveCopying",
+    "SolveEquation",
+    "SquareRoot",
     "StackManipulation",
     "StateTracking",
     "Task",

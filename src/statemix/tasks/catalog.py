@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .binary_addition import BinaryAddition
+from .binary_multiplication import BinaryMultiplication
 from .bucket_sort import BucketSort
 from .compression import Compression
 from .copying import SelectiveCopying
@@ -24,6 +25,8 @@ from .odds_first import OddsFirst
 from .permutation import Permutation
 from .recall import InContextRecall
 from .reverse_string import ReverseString
+from .solve_equation import SolveEquation
+from .square_root import SquareRoot
 from .stack_manipulation import StackManipulation
 from .task import Task
 
@@ -167,6 +170,13 @@ CATALOG: dict[str, Entry] = {
         axes={"modulus": (2, 3, 7, 11), "multiply": (False,)},
         small={"length": 15},
     ),
+    "solve-equation": Entry(
+        kind=SolveEquation,
+        asks="the number that is hidden in an equation with brackets, modulo 5",
+        source=CHOMSKY,
+        axes={"modulus": (2, 3, 7, 11)},
+        small={"length": 15},
+    ),
     "reverse-string": Entry(
         kind=ReverseString,
         asks="a string, backwards",
@@ -211,7 +221,19 @@ CATALOG: dict[str, Entry] = {
         kind=BinaryAddition,
         asks="the sum of two binary numbers, lowest bit first",
         source=CHOMSKY,
-        small={"length": 15},
+        small={"length": 16},
+    ),
+    "binary-multiplication": Entry(
+        kind=BinaryMultiplication,
+        asks="the product of two binary numbers, lowest bit first",
+        source=CHOMSKY,
+        small={"length": 16},
+    ),
+    "square-root": Entry(
+        kind=SquareRoot,
+        asks="the root of a binary number, rounded down, highest bit first",
+        source=CHOMSKY,
+        small={"length": 16},
     ),
 }
 

@@ -7,8 +7,9 @@ from typing import Literal, Self
 
 import numpy as np
 
-from .mad import choose, first_of_same, key_value_name
+from .mad import first_of_same, key_value_name
 from .recall import InContextRecall
+from .streams import choose
 from .task import IGNORED
 
 
@@ -94,35 +95,40 @@ class FuzzyRecall(InContextRecall):
         is_new = first == np.arange(pairs)
         query = choose(is_new & ~is_noise & fits, random)
 
-        # Every pair as key_size + value_size places of which some are used, then the query likewise.
-        prefix = np.full((batch, 1, int(not self.multi_query)), self.vocabulary - 1)
-        motifs = np.concatenate([keys, values], axis=2)
-        key_used = np.arange(self.key_size) < key_sizes[..., None]
-        value_used = np.arange(self.value_size) < value_sizes[..., None]
-        used = np.concatenate([key_used, value_used], axis=2)
+        # What fits in no row is left out. The query is one pair more. Each pair has a place for every
+        # token that it could have.
+        shown = np.arange(fits.sum(1).max())
+        fits, is_new = fits[:, shown], is_new[:, shown]
+        which = np.concatenate([np.broadcast_to(shown, fits.shape), query], axis=1)
+        ends = np.ones((batch, 1), dtype=bool)
+        is_asked = np.concatenate([~is_new if self.multi_query else np.zeros_like(is_new), ends], axis=1)
+        is_shown = np.concatenate([fits, ends], axis=1)[..., None]
+        key_used = np.arange(self.key_size) < key_sizes[rows, which][..., None]
+        value_used = np.arange(self.value_size) < value_sizes[rows, which][..., None]
+        tokens = np.concatenate([keys, values], axis=2)
         if self.noise:
-            motifs = np.where(is_noise[..., None], self.draw_noise(motifs.shape, random), motifs)
-        asked = np.concatenate([np.zeros_like(key_used), value_used], axis=2)
-        query_asked = asked[rows, query]
-        asked &= (~is_new)[..., None] if self.multi_query else False
-        tokens = np.concatenate([motifs.reshape(batch, -1), prefix[:, 0], motifs[rows, query][:, 0]], axis=1)
-        used_now = (used & fits[..., None]).reshape(batch, -1)
-        used = np.concatenate(
-            [used_now, np.ones_like(prefix[:, 0], dtype=bool), used[rows, query][:, 0]], axis=1
-        )
-        asked = np.concatenate(
-            [asked.reshape(batch, -1), np.zeros_like(prefix[:, 0], dtype=bool), query_asked[:, 0]], axis=1
-        )
-
-        written = np.full((batch, total), self.vocabulary - self.num_special)
-        wanted = np.full((batch, total), IGNORED)
-        # Used places move together against the right end of the row.
-        count = used.sum(1, keepdims=True)
-        place = (total - count + used.cumsum(1) - 1)[used]
-        row = np.broadcast_to(rows, used.shape)[used]
-        written[row, place] = tokens[used]
-        wanted[row, place] = np.where(asked, tokens, IGNORED)[used]
+            tokens = np.where(is_noise[..., None], self.draw_noise(tokens.shape, random), tokens)
+        tokens = tokens[rows, which]
+        used = np.concatenate([key_used, value_used], axis=2) & is_shown
+        asked = np.concatenate([np.zeros_like(key_used), value_used & is_asked[..., None]], axis=2)
+        if not self.multi_query:
+            before_query = ((0, 0), (0, 0), (1, 0))
+            tokens = np.pad(tokens, before_query, constant_values=self.vocabulary - 1)
+            used, asked = np.pad(used, before_query), np.pad(asked, before_query)
+            used[:, -1, 0] = True
+        padding = self.vocabulary - self.num_special
+        written = _at_right_end(tokens, used, total, padding)
+        wanted = _at_right_end(np.where(asked, tokens, IGNORED), used, total, IGNORED)
         return written[:, :-1], wanted[:, 1:]
+
+
+def _at_right_end(tokens: np.ndarray, used: np.ndarray, width: int, fill: int) -> np.ndarray:
+    """The used of (B, P, S) tokens of each row, moved together, with ``fill`` before them: (B, width)."""
+    batch = len(tokens)
+    count = used.reshape(batch, -1).sum(1)
+    packed = np.full((batch, width), fill)
+    packed[np.arange(width) >= width - count[:, None]] = tokens[used]
+    return packed
 
 
 def _sizes(largest: int, shape: tuple[int, int], random: np.random.Generator) -> np.ndarray:

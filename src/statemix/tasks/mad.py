@@ -118,8 +118,3 @@ def first_of_same(codes: np.ndarray) -> np.ndarray:
     first = np.empty_like(order)
     np.put_along_axis(first, order, np.take_along_axis(order, start, axis=1), axis=1)
     return first
-
-
-def choose(allowed: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """One place of each row of (B, P) among those that are allowed, uniformly: (B, 1)."""
-    return np.where(allowed, random.random(allowed.shape), -1.0).argmax(1)[:, None]

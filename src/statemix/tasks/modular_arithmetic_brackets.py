@@ -9,15 +9,13 @@ import numpy as np
 from .formal import FormalLanguage
 from .task import IGNORED
 
-OPERATORS = "+-*"
-
 
 @dataclass(frozen=True, kw_only=True)
 class ModularArithmeticBrackets(FormalLanguage):
     """An expression in brackets comes in; asked at the last token is its value modulo ``modulus``.
 
     An expression of 5 tokens or more is (a o b) with an operator o; how many tokens go to a is uniform.
-    Shorter ones are d, -d, (d) and (-d) with a number d. Tokens: the numbers, + - * ( ).
+    Shorter ones are d, -d, (d) and (-d) with a number d. Tokens: the numbers, + - * ( ), or + - ( ).
 
     Raises:
         ValueError: a modulus below 2.
@@ -44,19 +42,25 @@ class ModularArithmeticBrackets(FormalLanguage):
 
     @property
     def num_tokens(self) -> int:
-        return self.modulus + len(OPERATORS) + 2
+        return self.modulus + len(self.operators) + 2
 
     @property
     def output_size(self) -> int:
         return self.modulus
 
+    @property
+    def operators(self) -> str:
+        """The operators that come up, in the order of their tokens."""
+        return "+-*" if self.multiply else "+-"
+
     def token_name(self, token: int) -> str:
-        return str(token) if token < self.modulus else f"{OPERATORS}()"[token - self.modulus]
+        return str(token) if token < self.modulus else f"{self.operators}()"[token - self.modulus]
 
     def generate(self, batch: int, length: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         inputs = np.empty((batch, length), dtype=np.int64)
         # All expressions of one depth, of all rows, are written at once; flat[place] is inputs.flat.
         flat = inputs.reshape(-1)
+        opening, closing = self.num_tokens - 2, self.num_tokens - 1
         starts, lengths = np.arange(batch) * length, np.full(batch, length)
         levels = []
         while len(starts):
@@ -66,11 +70,11 @@ class ModularArithmeticBrackets(FormalLanguage):
             values[shorts] = self._write_short(flat, starts[shorts], lengths[shorts], random)
             starts, lengths = starts[is_pair], lengths[is_pair]
             first_length = random.integers(1, lengths - 3)
-            operators = random.integers(2 + self.multiply, size=len(starts))
+            operators = random.integers(len(self.operators), size=len(starts))
             middle = starts + 1 + first_length
-            flat[starts] = self.modulus + 3
+            flat[starts] = opening
             flat[middle] = self.modulus + operators
-            flat[starts + lengths - 1] = self.modulus + 4
+            flat[starts + lengths - 1] = closing
             levels.append((values, is_pair, operators))
             starts = np.concatenate([starts + 1, middle + 1])
             lengths = np.concatenate([first_length, lengths - 3 - first_length])
@@ -86,8 +90,8 @@ class ModularArithmeticBrackets(FormalLanguage):
         numbers = random.integers(self.modulus, size=len(starts))
         bracketed = lengths >= 3
         negative = lengths % 2 == 0
-        flat[starts[bracketed]] = self.modulus + 3
-        flat[(starts + lengths - 1)[bracketed]] = self.modulus + 4
+        flat[starts[bracketed]] = self.num_tokens - 2
+        flat[(starts + lengths - 1)[bracketed]] = self.num_tokens - 1
         flat[(starts + bracketed)[negative]] = self.modulus + 1
         flat[starts + bracketed + negative] = numbers
         return np.where(negative, -numbers, numbers) % self.modulus

@@ -7,7 +7,8 @@ from typing import Literal, Self
 
 import numpy as np
 
-from .mad import MadTask, choose, first_of_same, key_value_name, noise_mask
+from .mad import MadTask, first_of_same, key_value_name, noise_mask
+from .streams import choose
 from .task import IGNORED
 
 

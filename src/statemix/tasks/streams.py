@@ -44,3 +44,13 @@ def fixed_stream(seed: int) -> np.random.Generator:
     """
     key = np.array([seed, len(SPLITS)], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key))
+
+
+def choose(allowed: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """One place of each row of (B, P) among those that are allowed, uniformly: (B, 1).
+
+    Example:
+        >>> choose(np.array([[False, True], [True, False]]), stream(0)).tolist()
+        [[1], [0]]
+    """
+    return np.where(allowed, random.random(allowed.shape), -1.0).argmax(1)[:, None]
