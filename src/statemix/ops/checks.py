@@ -96,7 +96,9 @@ def _signature(
     cu_seqlens: Tensor | None,
 ) -> tuple | None:
     """All that :func:`check_scan` looks at; None where that is not all in shapes and dtypes."""
-    if cu_seqlens is not None or type(normalization) is not str or torch.compiler.is_compiling():
+    if cu_seqlens is not None or type(normalization) is not str:
+        return None
+    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0:  # sizes may be symbols
         return None
     described: list = [operation, normalization]
     for tensor in (gate_logits, values) if initial_state is None else (gate_logits, values, initial_state):
