@@ -11,6 +11,7 @@ from typing import Annotated
 import tyro
 
 from statemix.experiments import RECIPES, recipe
+from statemix.experiments.language import LANGUAGE_MIXERS
 from statemix.training import (
     CheckpointError,
     RunConfig,
@@ -71,7 +72,7 @@ def _read_arguments(argv: list[str]) -> tuple[Path, bool, RunConfig]:
         default=_Arguments(config=default),
         args=argv[1:],
         prog=f"statemix train {argv[0]}",
-        description=RECIPES[argv[0]].__doc__,
+        description=RECIPES[argv[0].partition("/")[0]].__doc__,
         config=(tyro.conf.AvoidSubcommands,),
     )
     out = arguments.out or Path("runs") / arguments.config.name
@@ -106,6 +107,7 @@ def _usage() -> str:
             "recipes:",
             *rows,
             "",
-            "statemix train RECIPE --help lists its flags.",
+            "statemix train RECIPE --help lists its flags. Recipes of language models take a mixer of equal",
+            f"size behind a slash, as lm-10m/hlru-2: {', '.join(LANGUAGE_MIXERS)}.",
         ]
     )

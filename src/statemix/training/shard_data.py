@@ -16,6 +16,7 @@ import numpy as np
 from statemix.tasks import Batch, stream
 from statemix.text import Packed, PrepareOptions, ReadOptions, TokenShards, pack, permuted, prepare
 from statemix.text.corpora import HELD_OUT_SHARE, LEFT_OUT
+from statemix.text.shards import INDEX
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,11 +103,14 @@ def open_shards(path: str) -> TokenShards:
     Raises:
         ShardError: nothing prepared there (the message has the command), or a damaged file.
     """
-    return _open(str(_standard_library()) if path == "stdlib" else path)
+    folder = _standard_library() if path == "stdlib" else Path(path)
+    index = folder / INDEX
+    return _open(str(folder), index.stat().st_mtime_ns if index.is_file() else 0)
 
 
 @functools.lru_cache(maxsize=8)
-def _open(path: str) -> TokenShards:
+def _open(path: str, changed: int) -> TokenShards:
+    """Opened once while it stays as it is, since its checksums take time."""
     return TokenShards(path)
 
 
