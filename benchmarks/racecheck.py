@@ -1,12 +1,15 @@
 """Runs every hand-over of the CUDA kernels once on small tensors, for NVIDIA's compute-sanitizer.
 
-    compute-sanitizer --tool memcheck python benchmarks/racecheck.py
-    compute-sanitizer --tool racecheck python benchmarks/racecheck.py
-    compute-sanitizer --tool racecheck python benchmarks/racecheck.py --sync
+    compute-sanitizer --tool memcheck python benchmarks/racecheck.py kernels
+    compute-sanitizer --tool racecheck python benchmarks/racecheck.py kernels
+    compute-sanitizer --tool racecheck python benchmarks/racecheck.py arrive | sync | fresh
 
-A warp hands its state to the next with ``bar.arrive`` and does not wait; the next waits with ``bar.sync``.
-racecheck knows of ``bar.sync`` alone. ``--sync`` compiles the same kernels with ``bar.sync`` on both sides,
-which orders the same accesses: what racecheck reports without it and not with it is no race.
+racecheck reports races in the kernels' hand-over. The other three words run the hand-over alone, in a ring
+of four warps that pass a number on: ``arrive`` as the kernels do it (the sender signals with ``bar.arrive``
+and goes on), ``sync`` with ``bar.sync`` on both sides, ``fresh`` with ``bar.sync`` and a new slot for every
+turn, so that nothing is ever overwritten. In ``sync`` all accesses to a slot are ordered by a chain of full
+barriers, round the ring: what racecheck reports there and not in ``fresh`` is no race, but an order that it
+cannot follow.
 """
 
 import argparse
@@ -17,7 +20,7 @@ os.environ["STATEMIX_CACHE_DIR"] = tempfile.mkdtemp()
 
 import torch
 
-from statemix.kernels.cuda import compiler, scan
+from statemix.kernels.cuda import launch, scan
 
 CASES = (
     ("bdlru", 4, 2, 200, 64),  # a relay in one thread block
@@ -26,16 +29,33 @@ CASES = (
     ("hlru", 4, 2, 300, 64),
     ("bdlru", 5, 1, 600, 64),  # a cluster
 )
+TURNS, WARPS = 64, 4
+
+RING = """
+struct Arguments {{ float* out; long long rest[{fields} - 1]; }};
+extern "C" __global__ void statemix_kernel(const __grid_constant__ Arguments arguments) {{
+    extern __shared__ float slots[];
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    if (warp == {warps} - 1) {{  // the first state comes from the last warp
+        slots[lane] = 0.f;
+        asm volatile("{signal} 1, 64;" ::: "memory");
+    }}
+    for (int turn = warp; turn < {turns}; turn += {warps}) {{
+        asm volatile("bar.sync %0, 64;" ::"r"(warp + 1) : "memory");
+        const float state = slots[{read} * 32 + lane] + 1.f;
+        const int next = (warp + 1) % {warps};
+        if (turn + 1 == {turns}) {{
+            arguments.out[lane] = state;
+        }} else {{
+            slots[{write} * 32 + lane] = state;
+            asm volatile("{signal} %0, 64;" ::"r"(next + 1) : "memory");
+        }}
+    }}
+}}
+"""
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--sync", action="store_true", help="compile with bar.sync on both sides")
-    options = parser.parse_args()
-    if options.sync:
-        files = compiler.headers()
-        files["relay.cuh"] = files["relay.cuh"].replace("bar.arrive %0, 64;", "bar.sync %0, 64;")
-        assert "bar.arrive %0" not in files["relay.cuh"]
+def run_kernels() -> None:
     for family, m, batch, steps, width in CASES:
         rows = (m,) if family == "bdlru" else ()
         logits = torch.randn(batch, steps, *rows, m + 1, width, device="cuda").bfloat16()
@@ -44,6 +64,33 @@ def main() -> None:
         scan.backward(family, logits, values, None, None, hidden, hidden, None, "softmax")
         torch.cuda.synchronize()
         print(family, m, batch, steps, width, "ran", flush=True)
+
+
+def run_ring(kind: str) -> None:
+    fresh = kind == "fresh"
+    fields = len(launch.ARGUMENT_FIELDS)
+    source = RING.format(
+        fields=fields, warps=WARPS, turns=TURNS,
+        signal="bar.arrive" if kind == "arrive" else "bar.sync",
+        read="turn" if fresh else "warp",
+        write="(turn + 1)" if fresh else "next",
+    )  # fmt: skip
+    kernel = launch.Kernel(source, 0, threads=32 * WARPS, shared_bytes=128 * (TURNS + 1))
+    out = torch.zeros(32, device="cuda")
+    kernel.launch(1, (out.data_ptr(), *[0] * (fields - 1)))
+    torch.cuda.synchronize()
+    assert (out == TURNS).all(), out
+    print(kind, "ring ran: every turn counted", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=("kernels", "arrive", "sync", "fresh"))
+    what = parser.parse_args().what
+    if what == "kernels":
+        run_kernels()
+    else:
+        run_ring(what)
 
 
 if __name__ == "__main__":
