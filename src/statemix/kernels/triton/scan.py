@@ -123,8 +123,9 @@ def standing_tile(family: str, size: int, width: int, device: torch.device) -> T
     rows, held, warp = _power_of_two(size), _held(family, size), _warp_size(device)
     if device.type == "cpu":
         return Tile(rows, _power_of_two(width), 1)
-    lanes = max(8, min(4 * warp, 4 * warp * _HELD // held))
-    return Tile(rows, lanes, 4 if held * lanes <= 4 * warp * _HELD else 8)
+    room = 4 * warp * _HELD // 2  # gradients stand beside what they are of
+    lanes = max(8, min(4 * warp, room // held))
+    return Tile(rows, lanes, 4 if held * lanes <= room else 8)
 
 
 def _held(family: str, size: int) -> int:
