@@ -126,6 +126,27 @@ def test_a_rendered_sample_shows_every_token_and_answer(name):
     assert tokens[1:] == [names[token] for token in batch.inputs[1, 1:].tolist()]
 
 
+@pytest.mark.parametrize("name", CATALOG)
+def test_an_answer_follows_from_what_was_read_before_it(name):
+    """No two sequences with one beginning ask for different answers at its end: nothing is asked too early."""
+    small = {setting: value for setting, value in CATALOG[name].small.items() if setting != "length"}
+    if name == "selective-copying":
+        small |= {"num_copied": 2, "vocabulary": 5}
+    task = make(name, **small, length=2 * make(name, **small).minimum_length)
+    answers, repeated = {}, 0
+    inputs, targets = task.sample(3000, seed=1)
+    for row, place in (targets != IGNORED).nonzero().tolist():
+        beginning = inputs[row, : place + 1].numpy().tobytes()
+        answer = int(targets[row, place])
+        repeated += beginning in answers
+        assert answers.setdefault(beginning, answer) == answer
+    assert repeated > 20, "too few beginnings came twice for this to mean anything"
+
+
+def test_compression_alone_cannot_be_asked_step_by_step():
+    assert [name for name in CATALOG if make(name).needs_autoencoder] == ["compression"]
+
+
 def test_a_long_sequence_is_broken_into_lines():
     task = make("counting", length=100)
     text = task.render(task.sample(1), width=60)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -25,6 +26,8 @@ class Compression(MadTask):
 
     Source: Poli et al. 2024, arXiv 2403.17844.
     """
+
+    needs_autoencoder: ClassVar[bool] = True
 
     length: int = 32
     """Tokens in a sequence, all counted: inputs and targets are (B, length)."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Self
+from typing import ClassVar, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -35,6 +35,10 @@ class Task(ABC):
         ValueError: a length below :attr:`minimum_length`, or a setting out of range. Every length from
             the minimum on works.
     """
+
+    needs_autoencoder: ClassVar[bool] = False
+    """Whether every answer is to be computed from the last vector alone: a model that answers step by step
+    would see it in the input."""
 
     length: int = 32
     """Tokens in a sequence, all counted: inputs and targets are (B, length)."""
