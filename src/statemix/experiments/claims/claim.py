@@ -1,0 +1,205 @@
+"""What a claim of the paper is: trials or measurements, and a verdict computed from their numbers."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from statemix.training.folder import write_json
+
+from ..sweep import Launch, SweepFolder, Trial, run_sweep
+from .statistics import Interval, difference_interval, mean_interval
+
+Budget = Literal["minutes", "hour", "paper"]
+BUDGETS: tuple[Budget, ...] = ("minutes", "hour", "paper")
+
+Answer = Literal["holds", "does not hold", "undecided"]
+
+Values = dict[str, list[float]]
+"""For each model one number a seed."""
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One inequality that a claim needs, and what the numbers say about it."""
+
+    wanted: str
+    """in words"""
+    interval: Interval | None
+    """95 % interval of what is compared; None for fewer than two seeds"""
+    answer: Answer
+    """of this inequality alone"""
+
+
+def exceeds(values: Values, one: str, other: str, by: float = 0.0) -> Comparison:
+    """Whether ``one`` lies above ``other`` by more than ``by`` in the mean; negative: not far below."""
+    interval = difference_interval(values.get(one, ()), values.get(other, ()))
+    words = f"{one} above {other}" if by == 0 else f"{one} minus {other} above {by:g}"
+    return Comparison(words, interval, _against(interval, by))
+
+
+def at_least(values: Values, model: str, least: float) -> Comparison:
+    """Whether the mean of a model is at least so large."""
+    interval = mean_interval(values.get(model, ()))
+    return Comparison(f"{model} at least {least:g}", interval, _against(interval, least))
+
+
+def at_most(values: Values, model: str, most: float) -> Comparison:
+    """Whether the mean of a model is at most so large."""
+    interval = mean_interval(values.get(model, ()))
+    turned = None if interval is None else (-interval[1], -interval[0])
+    return Comparison(f"{model} at most {most:g}", interval, _against(turned, -most))
+
+
+def verdict_of(comparisons: Sequence[Comparison]) -> Answer:
+    """All hold: holds. One is refuted: does not hold. Else the data do not decide."""
+    answers = [comparison.answer for comparison in comparisons]
+    if "does not hold" in answers:
+        return "does not hold"
+    return "holds" if answers and all(answer == "holds" for answer in answers) else "undecided"
+
+
+def _against(interval: Interval | None, threshold: float) -> Answer:
+    if interval is None:
+        return "undecided"
+    low, high = interval
+    # Where seeds agree to the last digit an interval is a point, which may stand on the threshold itself.
+    if low > threshold or low == high == threshold != 0:
+        return "holds"
+    return "does not hold" if high < threshold else "undecided"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """A claim and the way to its verdict. Subclasses say where its numbers come from."""
+
+    name: str
+    """as it is typed"""
+    statement: str
+    """what the paper says, in a sentence"""
+    metric: str
+    """what each number is"""
+    reason: str
+    """why it should be so, and how it is checked: a paragraph"""
+    judge: Callable[[Values], list[Comparison]]
+    """the inequalities that make the claim"""
+
+    def collect(
+        self, folder: Path, budget: Budget, launch: Launch, command: str, tell: Tell
+    ) -> Values | None:
+        """The numbers, from wherever an earlier attempt had come to; None where it was stopped."""
+        raise NotImplementedError
+
+    def plan(self, budget: Budget) -> list[dict[str, Any]]:
+        """Rows that say what would be run: model, trials, steps, tokens."""
+        raise NotImplementedError
+
+    def notes(self, folder: Path) -> list[str]:
+        """What else is to be said of the numbers in a folder."""
+        return []
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedClaim(Claim):
+    """Its numbers are test scores of trained models.
+
+    A trial's settings name the ``model`` that it counts for, the ``case`` (a task, a size) and what else was
+    varied, such as a learning rate. For each model and case the setting with the best mean validation score
+    counts; a model's number for a seed is its mean over cases.
+    """
+
+    trials: Callable[[Budget], list[Trial]]
+    """what is trained"""
+
+    def collect(
+        self, folder: Path, budget: Budget, launch: Launch, command: str, tell: Tell
+    ) -> Values | None:
+        sweep = SweepFolder.begin(folder, self.trials(budget), command)
+        if run_sweep(sweep, launch, tell).pending:
+            return None
+        return values_of(sweep.results())
+
+    def plan(self, budget: Budget) -> list[dict[str, Any]]:
+        rows: dict[str, dict[str, Any]] = {}
+        for trial in self.trials(budget):
+            config = trial.config
+            length = getattr(config.data, "length", None) or config.data.task.length  # type: ignore[union-attr]
+            row = rows.setdefault(
+                trial.settings["model"],
+                {"model": trial.settings["model"], "trials": 0, "steps": 0, "tokens": 0},
+            )
+            row["trials"] += 1
+            row["steps"] += config.steps
+            row["tokens"] += config.steps * config.batch_size * length
+        return list(rows.values())
+
+    def notes(self, folder: Path) -> list[str]:
+        results = SweepFolder(folder).results()
+        notes = []
+        for status in ("diverged", "crashed"):
+            names = [r["settings"]["model"] for r in results if r["status"] == status]
+            if names:
+                counted = ", ".join(f"{name} {names.count(name)}" for name in dict.fromkeys(names))
+                notes.append(f"Runs that {status}: {counted}.")
+        return notes
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredClaim(Claim):
+    """Its numbers are measurements, one for each of several rounds."""
+
+    measure: Callable[[Budget, str | None, Tell], Values]
+    """makes them on a device (None: the first GPU, else the CPU)"""
+    planned: Callable[[Budget], list[dict[str, Any]]]
+    """rows of the plan"""
+
+    def collect(
+        self, folder: Path, budget: Budget, launch: Launch, command: str, tell: Tell
+    ) -> Values | None:
+        import json
+
+        file = folder / "values.json"
+        if file.is_file():
+            return json.loads(file.read_bytes())
+        folder.mkdir(parents=True, exist_ok=True)
+        values = self.measure(budget, launch.devices[0] if launch.devices else None, tell)
+        write_json(file, values)
+        return values
+
+    def plan(self, budget: Budget) -> list[dict[str, Any]]:
+        return self.planned(budget)
+
+
+def values_of(results: Sequence[Mapping[str, Any]]) -> Values:
+    """Numbers by model from the results of trials; a run that diverged counts 0, one that crashed nothing."""
+    by_setting: dict[tuple[str, str], dict[str, list[Mapping[str, Any]]]] = {}
+    for result in results:
+        settings = dict(result["settings"])
+        key = settings.pop("model"), str(settings.pop("case", ""))
+        by_setting.setdefault(key, {}).setdefault(repr(sorted(settings.items())), []).append(result)
+    cases: dict[str, list[dict[int, float]]] = {}
+    for (model, _), settings in by_setting.items():
+        best = max(
+            settings.values(), key=lambda some: statistics.fmean(_score(r, "validation") for r in some)
+        )
+        scores = {r["seed"]: _score(r, "scores") for r in best if r["status"] != "crashed"}
+        cases.setdefault(model, []).append(scores)
+    return {
+        model: [
+            statistics.fmean(case[seed] for case in some)
+            for seed in sorted(set.intersection(*map(set, some)))
+        ]
+        for model, some in cases.items()
+    }
+
+
+def _score(result: Mapping[str, Any], split: str) -> float:
+    """The mean of the scores; of a text, the share of a byte's eight bits that is saved."""
+    scores = result.get(split) or {}
+    numbers = [1 - v / 8 if name == "bits_per_byte" else v for name, v in scores.items()]
+    return statistics.fmean(numbers) if numbers else 0.0

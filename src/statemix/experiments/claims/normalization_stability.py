@@ -1,0 +1,50 @@
+"""Claim: L1-normalised gates keep training stable as blocks grow."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..recipes import recipe
+from ..sweep import Trial
+from .claim import Budget, Comparison, TrainedClaim, Values, exceeds
+from .trials import trials_of, with_data
+
+NORMALIZATIONS = ("softmax", "sigmoid", "relu", "tanh", "linear", "none")
+
+
+def trials(budget: Budget) -> list[Trial]:
+    """S3 with blocks that grow and each normalization, scored at the trained length."""
+    orders = {"minutes": (3, 6), "hour": (3, 6, 12), "paper": (3, 4, 6, 8, 12, 16)}[budget]
+    base = with_data(recipe("s3-composition"), test_lengths=(32,), test_examples=256)
+    if budget == "minutes":
+        base = replace(base, steps=200, batch_size=32)
+    made = []
+    for m in orders:
+        for name in NORMALIZATIONS:
+            mixer = replace(base.model.mixer, block_size=m, num_blocks=48 // m, normalization=name)
+            config = replace(base, model=replace(base.model, mixer=mixer))
+            made += trials_of(
+                config,
+                name,
+                case=f"m={m}",
+                seeds=5 if budget == "paper" else 3,
+                rates=() if budget == "minutes" else (1e-3, 3e-3, 1e-2),
+            )
+    return made
+
+
+def judge(values: Values) -> list[Comparison]:
+    return [exceeds(values, "softmax", "none"), exceeds(values, "softmax", "relu")]
+
+
+CLAIM = TrainedClaim(
+    name="normalization-stability",
+    statement="L1-normalized gates keep training stable and let blocks grow; ReLU gates train worse than "
+    "softmax.",
+    metric="share of right answers at the trained length, mean over block sizes; 0 where a run diverged",
+    reason="A row whose magnitudes sum to at most one cannot make a state grow, whatever the block size. "
+    "Without it states grow with the length, and gradients with them. ReLU rows can be all zero, and "
+    "then pass neither state nor gradient.",
+    judge=judge,
+    trials=trials,
+)

@@ -1,0 +1,79 @@
+"""Intervals over seeds: Student's t for a mean, Welch's for the difference of two."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Sequence
+
+Interval = tuple[float, float]
+
+LEVEL = 0.95
+
+
+def mean_interval(values: Sequence[float], level: float = LEVEL) -> Interval | None:
+    """The t-interval of a mean; None for fewer than two values.
+
+    Example:
+        >>> low, high = mean_interval([0.9, 1.0, 1.1])
+        >>> round(low, 3), round(high, 3)
+        (0.752, 1.248)
+    """
+    if len(values) < 2:
+        return None
+    error = statistics.stdev(values) / math.sqrt(len(values))
+    reach = t_quantile((1 + level) / 2, len(values) - 1) * error
+    mean = statistics.fmean(values)
+    return mean - reach, mean + reach
+
+
+def difference_interval(
+    one: Sequence[float], other: Sequence[float], level: float = LEVEL
+) -> Interval | None:
+    """Welch's interval of mean(one) - mean(other); None where either has fewer than two values.
+
+    Source: Welch 1947, "The generalization of Student's problem".
+    """
+    if len(one) < 2 or len(other) < 2:
+        return None
+    errors = [statistics.variance(values) / len(values) for values in (one, other)]
+    difference = statistics.fmean(one) - statistics.fmean(other)
+    total = sum(errors)
+    if total == 0:
+        return difference, difference
+    freedom = total**2 / sum(
+        error**2 / (len(values) - 1) for error, values in zip(errors, (one, other), strict=True)
+    )
+    reach = t_quantile((1 + level) / 2, freedom) * math.sqrt(total)
+    return difference - reach, difference + reach
+
+
+def t_quantile(share: float, freedom: float) -> float:
+    """The value below which so large a share of Student's t distribution lies.
+
+    Example:
+        >>> round(t_quantile(0.975, 2), 4), round(t_quantile(0.975, 1e6), 3)
+        (4.3027, 1.96)
+    """
+    if not 0 < share < 1 or freedom <= 0:
+        raise ValueError(f"t_quantile: share must lie in (0, 1) and freedom above 0; got {share}, {freedom}")
+    if share < 0.5:
+        return -t_quantile(1 - share, freedom)
+    # With t = sqrt(freedom) tan(angle) the density becomes cos(angle)^(freedom - 1), on a finite interval.
+    scale = math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)) / math.sqrt(math.pi)
+
+    def above_half(angle: float) -> float:
+        return scale * _integral(lambda a: math.cos(a) ** (freedom - 1), angle)
+
+    low, high = 0.0, math.pi / 2
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if above_half(middle) < share - 0.5 else (low, middle)
+    return math.sqrt(freedom) * math.tan((low + high) / 2)
+
+
+def _integral(function: Callable[[float], float], end: float, pieces: int = 2000) -> float:
+    """Simpson's rule from 0."""
+    step = end / pieces
+    inner = sum((4 if i % 2 else 2) * function(i * step) for i in range(1, pieces))
+    return (function(0.0) + inner + function(end)) * step / 3

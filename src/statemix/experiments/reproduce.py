@@ -1,0 +1,149 @@
+"""Every claim of the paper with its number: run, judge, write down."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import platform
+import subprocess
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import statemix
+from statemix.analysis.report import Page
+from statemix.analysis.report.claims import ClaimFindings, claims_page
+from statemix.bench.environment import device_name
+from statemix.training.folder import write_json
+from statemix.training.loop import choose_device
+
+from .claims import Budget, Claim, verdict_of
+from .claims.claim import Tell, Values
+from .claims.statistics import LEVEL, mean_interval
+from .sweep import Launch
+
+VERDICTS, REPORT = "claims.json", "report.html"
+
+
+class Stopped(Exception):
+    """Time was over, or a signal came, in the middle of ``claim``; the same command goes on."""
+
+    def __init__(self, claim: str) -> None:
+        super().__init__(f"stopped in {claim}")
+        self.claim = claim
+
+
+def reproduce(
+    claims: Sequence[Claim], budget: Budget, out: Path, *, launch: Launch, tell: Tell = print
+) -> list[dict[str, Any]]:
+    """Run claims, and write verdicts and report after each; what is done already is not run again.
+
+    Args:
+        out: folder of the runs, of claims.json and of report.html. Verdicts of other claims there stay.
+
+    Returns:
+        The verdicts as they stand in claims.json.
+
+    Raises:
+        Stopped: a claim was not finished; those before it are written down.
+        SweepFolderError: the folder holds runs of another budget or version.
+    """
+    found: list[dict[str, Any]] = []
+    for claim in claims:
+        tell(f"{claim.name}: {claim.statement}")
+        command = f"statemix reproduce {claim.name} --budget {budget}"
+        folder = out / "runs" / claim.name
+        values = claim.collect(folder, budget, launch, command, tell)
+        if values is None:
+            raise Stopped(claim.name)
+        verdict = judged(claim, values, budget, command, claim.notes(folder), launch)
+        tell(f"{claim.name}: {verdict['verdict']}")
+        found.append(verdict)
+        write_verdicts(out, found)
+    return read_verdicts(out)
+
+
+def judged(
+    claim: Claim, values: Values, budget: Budget, command: str, notes: Sequence[str], launch: Launch
+) -> dict[str, Any]:
+    """A verdict with all that it rests on, as claims.json holds it."""
+    comparisons = claim.judge(values)
+    device = choose_device(launch.devices[0] if launch.devices else "auto")
+    return {
+        "claim": claim.name,
+        "statement": claim.statement,
+        "verdict": verdict_of(comparisons),
+        "budget": budget,
+        "metric": claim.metric,
+        "models": list(values),
+        "values": values,
+        "intervals": {model: mean_interval(numbers) for model, numbers in values.items()},
+        "comparisons": [asdict(comparison) for comparison in comparisons],
+        "interval": f"{LEVEL:.0%}: Student's t over seeds for means, Welch's for differences",
+        "notes": list(notes),
+        "command": command,
+        "device": device_name(device),
+        "versions": f"statemix {statemix.__version__}, torch {torch.__version__}, "
+        f"Python {platform.python_version()}",
+        "date": datetime.date.today().isoformat(),
+        "commit": _commit(),
+    }
+
+
+def read_verdicts(out: Path) -> list[dict[str, Any]]:
+    """The verdicts in a folder; none where there are none."""
+    file = out / VERDICTS
+    return json.loads(file.read_bytes()) if file.is_file() else []
+
+
+def write_verdicts(out: Path, new: Sequence[dict[str, Any]]) -> None:
+    """Put verdicts beside those of other claims, and write the report of all."""
+    kept = {verdict["claim"]: verdict for verdict in read_verdicts(out)}
+    kept.update({verdict["claim"]: verdict for verdict in new})
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / VERDICTS, list(kept.values()))
+    report_of(list(kept.values())).write(out / REPORT)
+
+
+def report_of(verdicts: Sequence[dict[str, Any]]) -> Page:
+    """The page that shows verdicts."""
+    from .claims import CLAIMS
+
+    return claims_page(
+        [
+            ClaimFindings(
+                name=verdict["claim"],
+                statement=verdict["statement"],
+                reason=CLAIMS[verdict["claim"]].reason,
+                verdict=verdict["verdict"],
+                metric=verdict["metric"],
+                values=verdict["values"],
+                intervals={name: tuple(i) if i else None for name, i in verdict["intervals"].items()},
+                comparisons=[
+                    (c["wanted"], tuple(c["interval"]) if c["interval"] else None, c["answer"])
+                    for c in verdict["comparisons"]
+                ],
+                notes=verdict["notes"],
+                budget=verdict["budget"],
+                command=verdict["command"],
+                facts=f"{verdict['device']}; {verdict['versions']}; {verdict['date']}; "
+                f"commit {verdict['commit'] or 'unknown'}",
+            )
+            for verdict in verdicts
+        ]
+    )
+
+
+def _commit() -> str | None:
+    """The commit of a checkout; None for an installed package."""
+    try:
+        found = subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            cwd=Path(__file__).parent, capture_output=True, text=True, check=True, timeout=10,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip()
