@@ -45,6 +45,7 @@ def test_a_name_shows_samples_and_what_is_known_of_the_task(name, capsys):
     assert f"{task.vocab_size} in, {task.output_size} out" in said
     for axis in found.axes:
         assert axis in said
+    assert all(str(size) in said for size in (found.examples or "new sequences", *found.fewer_examples))
 
 
 def test_settings_are_flags(capsys):

@@ -15,7 +15,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from statemix.tasks import CATALOG, Task, entry, make
+from statemix.tasks import CATALOG, Entry, Task, entry, make
 
 USAGE = """usage: statemix tasks                     list all tasks, with a small sample of each
        statemix tasks NAME [--SETTING ...]  show samples of one; every setting is a flag
@@ -97,7 +97,7 @@ def _describe(name: str, options: _Options) -> str:
         "tokens": f"{task.vocab_size} in, {task.output_size} out; guessing is right in {task.chance:.1%}",
         "lengths": lengths_of(task),
         "harder": "; ".join(f"{axis} {_values(values)}" for axis, values in found.axes.items()),
-        "training set": f"{found.examples} sequences" if found.examples else "new sequences at every step",
+        "training set": _training_set(found),
         "source": found.source,
     }
     width = max(map(len, rows)) + 2
@@ -151,6 +151,13 @@ def lengths_of(task: Task) -> str:
     shortest, longest = task.train_lengths
     trained = f"{longest}" if shortest == longest else f"{shortest}-{longest}"
     return f"{trained}; {' '.join(map(str, task.test_lengths))}"
+
+
+def _training_set(found: Entry) -> str:
+    if found.examples is None:
+        return "new sequences at every step"
+    fewer = f"; harder: {_values(found.fewer_examples)}" if found.fewer_examples else ""
+    return f"{found.examples} sequences{fewer}"
 
 
 def _values(values: tuple[object, ...]) -> str:

@@ -36,6 +36,7 @@ CHOMSKY = "Deletang et al. 2023, arXiv 2207.02098"
 
 _VOCABULARIES = (32, 64, 128)
 _LENGTHS = (256, 512, 1024)
+_FEWER = (6400, 3200, 1600, 800)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +61,9 @@ class Entry:
     examples: int | None = None
     """Size of the source's training set; None where every batch is new."""
 
+    fewer_examples: tuple[int, ...] = ()
+    """Sizes of smaller training sets, an axis of difficulty that training has and not the task."""
+
     small: Mapping[str, Any] = field(default_factory=dict)
     """Settings under which a sample fits on a line."""
 
@@ -71,6 +75,7 @@ CATALOG: dict[str, Entry] = {
         source=MAD,
         axes={"vocabulary": _VOCABULARIES, "length": _LENGTHS},
         examples=12_800,
+        fewer_examples=_FEWER,
         small={"vocabulary": 6, "length": 16},
     ),
     "fuzzy-recall": Entry(
@@ -79,6 +84,7 @@ CATALOG: dict[str, Entry] = {
         source=MAD,
         axes={"vocabulary": _VOCABULARIES, "length": _LENGTHS, "key_size": (1, 2), "value_size": (1, 2)},
         examples=12_800,
+        fewer_examples=_FEWER,
         small={"vocabulary": 7, "length": 16, "key_size": 2, "value_size": 2},
     ),
     "noisy-recall": Entry(
@@ -88,6 +94,7 @@ CATALOG: dict[str, Entry] = {
         source=MAD,
         axes={"vocabulary": (48, 80, 144), "length": _LENGTHS, "noise": (0.4, 0.6, 0.8)},
         examples=12_800,
+        fewer_examples=_FEWER,
         small={"vocabulary": 8, "noise_vocabulary": 2, "length": 16, "noise": 0.4},
     ),
     "selective-copying": Entry(
@@ -96,6 +103,7 @@ CATALOG: dict[str, Entry] = {
         source=MAD,
         axes={"vocabulary": _VOCABULARIES, "length": (512, 1024), "num_copied": (32, 64, 96)},
         examples=12_800,
+        fewer_examples=_FEWER,
         small={"length": 16, "num_copied": 4},
     ),
     "compression": Entry(
@@ -104,6 +112,7 @@ CATALOG: dict[str, Entry] = {
         source=MAD,
         axes={"vocabulary": _VOCABULARIES, "length": (64, 128, 256)},
         examples=12_800,
+        fewer_examples=_FEWER,
         small={"length": 12},
     ),
     "memorization": Entry(
