@@ -73,7 +73,8 @@ def logit_gradients(z, gate, x, value, u, NORMALIZATION: tl.constexpr, AXIS: tl.
         gate_source = _signed(gate_weight, value, 0.0, NORMALIZATION)
         largest = tl.max(sizes, AXIS, keep_dims=True)
         heaviest = tl.max(tl.where(sizes == largest, sources, float("-inf")), AXIS, keep_dims=True)
-        heaviest = tl.where(gate_size >= largest, gate_source, heaviest)
+        # Any source serves where rounding has found none to be the largest.
+        heaviest = tl.where((gate_size >= largest) | (heaviest == float("-inf")), gate_source, heaviest)
         sources -= heaviest
         gate_source -= heaviest
         offset = tl.sum(sizes * sources, AXIS, keep_dims=True) + gate_size * gate_source

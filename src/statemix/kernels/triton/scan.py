@@ -114,8 +114,8 @@ def walking_tile(family: str, size: int, width: int, device: torch.device) -> Ti
     if device.type == "cpu":
         return Tile(rows, _power_of_two(width), 1)
     if held <= _HELD:
-        return Tile(rows, warp, 1)
-    return Tile(rows, 8, max(1, min(8, held // (2 * warp))))
+        return Tile(rows, _wide_enough(warp, width), 1)
+    return Tile(rows, _wide_enough(8, width), max(1, min(8, held // (2 * warp))))
 
 
 def standing_tile(family: str, size: int, width: int, device: torch.device) -> Tile:
@@ -125,7 +125,12 @@ def standing_tile(family: str, size: int, width: int, device: torch.device) -> T
         return Tile(rows, _power_of_two(width), 1)
     room = 4 * warp * _HELD // 2  # gradients stand beside what they are of
     lanes = max(8, min(4 * warp, room // held))
-    return Tile(rows, lanes, 4 if held * lanes <= room else 8)
+    return Tile(rows, _wide_enough(lanes, width), 4 if held * lanes <= room else 8)
+
+
+def _wide_enough(lanes: int, width: int) -> int:
+    """A grid has at most 65,535 programs along its second axis."""
+    return max(lanes, _power_of_two(_tiles(width, 65_535)))
 
 
 def _held(family: str, size: int) -> int:
