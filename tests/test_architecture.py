@@ -11,6 +11,7 @@ SOURCE = Path(statemix.__file__).parent
 BASE = {"shapes"}
 KNOWS = {
     "shapes": set(),
+    "assets": set(),
     "kernels": BASE,
     "ops": BASE | {"kernels"},
     "nn": BASE | {"kernels", "ops"},

@@ -99,6 +99,10 @@ class StatemixConfig(PreTrainedConfig):
             raise ValueError(f"StatemixConfig: order must be at least 1; got {self.order}")
         self.model_config()
 
+    @classmethod
+    def register_for_auto_class(cls, auto_class: Any = "AutoConfig") -> None:
+        """Nothing: what is saved points to this package, and copies no code."""
+
     def mixers(self) -> list[MixerConfig]:
         """The mixer of every layer."""
         options = {option: getattr(self, here) for option, here in _MIXER_OPTIONS.items()}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -16,6 +18,15 @@ from statemix.models.mixers import make_mixer
 from .cache import StatemixCache
 from .configuration import StatemixConfig
 
+SIGNPOST = "modeling_statemix"
+"""Module that is saved beside the weights and imports the classes from here."""
+
+_AUTO_CLASSES = {
+    "AutoConfig": "StatemixConfig",
+    "AutoModel": "StatemixModel",
+    "AutoModelForCausalLM": "StatemixForCausalLM",
+}
+
 
 class StatemixPreTrainedModel(PreTrainedModel):
     """What both models share: how weights begin, and what Transformers may do with them."""
@@ -27,6 +38,28 @@ class StatemixPreTrainedModel(PreTrainedModel):
     _no_split_modules: ClassVar[list[str]] = ["Block"]
     # Generation by drafts needs to take tokens back, which a recurrent state cannot.
     _is_stateful = True
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """As in Transformers; the folder also says where its classes are.
+
+        With ``trust_remote_code=True`` a program that knows nothing of statemix then loads it by the Auto
+        classes, where statemix is installed; ``import statemix.models.huggingface`` does without that.
+        """
+        self.config.auto_map = {auto: f"{SIGNPOST}.{name}" for auto, name in _AUTO_CLASSES.items()}
+        super().save_pretrained(save_directory, *args, **kwargs)
+        if os.path.isdir(save_directory):
+            names = ", ".join(_AUTO_CLASSES.values())
+            line = f"from statemix.models.huggingface import {names}  # noqa: F401\n"
+            Path(save_directory, f"{SIGNPOST}.py").write_text(line)
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: Any = "AutoModel") -> None:
+        """Nothing: what is saved points to this package, and copies no code."""
+
+    def _initialize_weights(self, module: nn.Module, is_custom_code: bool = False) -> None:
+        # Transformers takes modules of custom code that hold no weight of their own for initialised, and
+        # would never ask _init_weights about blocks and MLPs.
+        super()._initialize_weights(module, is_custom_code=False)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -254,10 +287,13 @@ def _draw(weight: Tensor, std: float) -> None:
 
 
 def _draw_mixer(mixer: nn.Module) -> None:
-    """Let a mixer draw itself again where none of its weights came from a file."""
-    if any(_is_loaded(parameter) for parameter in mixer.parameters()):
+    """Let a mixer draw itself again, but for those of its weights that came from a file."""
+    loaded = [(p, p.clone()) for p in mixer.parameters() if _is_loaded(p)]
+    if len(loaded) == sum(1 for _ in mixer.parameters()):
         return
     for module in (mixer,) if hasattr(mixer, "reset_parameters") else mixer.modules():
         reset = getattr(module, "reset_parameters", None)
         if reset is not None:
             reset()
+    for parameter, weight in loaded:
+        parameter.copy_(weight)

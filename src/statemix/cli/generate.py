@@ -1,0 +1,151 @@
+"""``statemix generate``: text from a model, byte by byte or token by token."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import tyro
+
+from statemix.models import Decoder
+from statemix.models.sampling import Sampler
+from statemix.text import Tokenizer
+from statemix.training import CheckpointError, RunFolderError
+
+from ._models import ModelFileError, OpenedModel, open_model
+
+DEFAULT_PROMPT = "And it came to pass"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Write on from a prompt. Without a model, the small one that ships with statemix does."""
+
+    model: Annotated[Path | None, tyro.conf.arg(metavar="MODEL"), tyro.conf.Positional] = None
+    """A run folder of statemix train, or a folder that save_pretrained wrote."""
+
+    prompt: str | None = None
+    """Text to go on from; "-" reads it from the standard input. Default: a line for the shipped model."""
+
+    max_new_tokens: int = 300
+    """Tokens to write at most."""
+
+    temperature: float = 0.8
+    """Divides the logits: 0 always takes the most likely token, 1 samples as the model says."""
+
+    top_k: int | None = None
+    """Sample among that many most likely tokens."""
+
+    top_p: float | None = None
+    """Sample among the fewest most likely tokens whose probability reaches this sum."""
+
+    stream: bool = False
+    """Print the text while it is made."""
+
+    ignore_end: bool = False
+    """Go on behind the token that ends a text."""
+
+    seed: int = 0
+    """Decides the samples."""
+
+    device: str = "auto"
+    """"auto" takes a GPU where there is one; or cpu, cuda, cuda:1."""
+
+    compile: bool = False
+    """Fuse a step with torch.compile: slow to start, faster on long texts."""
+
+
+def main(argv: list[str]) -> int:
+    """Generate; 0 when done, 1 for an error of files, 2 for options that mean nothing."""
+    options = tyro.cli(Options, args=argv, prog="statemix generate", description=Options.__doc__)
+    try:
+        _generate(options)
+    except (ModelFileError, RunFolderError, CheckpointError, OSError) as error:
+        print(f"statemix generate: {error}", file=sys.stderr)
+        return 1
+    except ValueError as error:
+        print(f"statemix generate: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print()
+        return 130
+    return 0
+
+
+def _generate(options: Options) -> None:
+    if options.max_new_tokens < 1:
+        raise ValueError(f"max-new-tokens must be at least 1; got {options.max_new_tokens}")
+    opened = open_model(options.model, device=options.device)
+    tokenizer = opened.tokenizer
+    if tokenizer is None:
+        raise ModelFileError(
+            f"{opened.path}: its tokens are no text (it was trained on a generated task, or its tokenizer is "
+            f"missing: put its tokenizer.json there)"
+        )
+    prompt = _prompt(options, tokenizer)
+    stops = () if options.ignore_end else (tokenizer.end_token,)
+    sampler = Sampler(
+        temperature=options.temperature, top_k=options.top_k, top_p=options.top_p, stop_tokens=stops
+    )
+    tokens = _tokens(opened, prompt, sampler, options)
+    # The first token waits for kernels to be compiled and the prompt to be read; what follows is the pace.
+    tokens = itertools.chain([next(tokens)], tokens)
+    began = time.perf_counter()
+    text = tokenizer.decode(prompt)
+    made: list[int] = []
+    if options.stream:
+        print(text, end="", flush=True)
+        for piece in _pieces(tokens, tokenizer, made):
+            print(piece, end="", flush=True)
+        print()
+    else:
+        made.extend(tokens)
+        print(text + tokenizer.decode(made))
+    seconds = time.perf_counter() - began
+    device = opened.model.embedding.weight.device
+    print(
+        f"[{len(made)} tokens, {len(made) / seconds:,.0f} tokens/s on {device}, seed {options.seed}]",
+        file=sys.stderr,
+    )
+
+
+def _prompt(options: Options, tokenizer: Tokenizer) -> np.ndarray:
+    text = options.prompt
+    if text is None:
+        if options.model is not None:
+            raise ValueError('there is no prompt; give one with --prompt "..."')
+        text = DEFAULT_PROMPT
+    elif text == "-":
+        text = sys.stdin.read()
+    tokens = tokenizer.encode([text.encode()])[0]
+    if not len(tokens):
+        raise ValueError("the prompt is empty; give at least one token to go on from")
+    return tokens
+
+
+def _tokens(opened: OpenedModel, prompt: np.ndarray, sampler: Sampler, options: Options) -> Iterator[int]:
+    device = opened.model.embedding.weight.device
+    decoder = Decoder(opened.model, 1, compile=options.compile)
+    generator = torch.Generator(device).manual_seed(options.seed)
+    start = torch.tensor(prompt.astype(np.int64), device=device)[None]
+    stream = decoder.stream(start, sampler, generator=generator)
+    return (int(token) for token in itertools.islice(stream, options.max_new_tokens))
+
+
+def _pieces(tokens: Iterator[int], tokenizer: Tokenizer, made: list[int]) -> Iterator[str]:
+    """The text of tokens as they come, held back while it ends inside a character."""
+    shown = read = 0  # tokens before `shown` are printed; the text since then up to `read` too
+    for token in tokens:
+        made.append(token)
+        before, now = tokenizer.decode(made[shown:read]), tokenizer.decode(made[shown:])
+        if len(now) > len(before) and not now.endswith("\ufffd"):
+            yield now[len(before) :]
+            shown, read = read, len(made)
+    yield tokenizer.decode(made[shown:])[len(tokenizer.decode(made[shown:read])) :]

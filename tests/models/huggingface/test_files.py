@@ -1,0 +1,163 @@
+"""Saved, loaded, sharded and converted models are the same models; what does not fit is named."""
+
+import json
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, pipeline
+from transformers.utils import logging
+
+from statemix import LanguageModel, MixerConfig, ModelConfig
+from statemix.models.huggingface import (
+    StatemixConfig,
+    StatemixForCausalLM,
+    StatemixModel,
+    byte_tokenizer,
+    from_huggingface,
+    to_huggingface,
+)
+
+from .small import causal_lm
+
+
+@pytest.fixture(autouse=True)
+def no_progress_bars():
+    logging.disable_progress_bar()
+
+
+def same_weights(one, other) -> bool:
+    ours, theirs = one.state_dict(), other.state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.parametrize("tie", [True, False])
+def test_a_sharded_model_comes_back_by_the_auto_classes(tmp_path, tie):
+    model = causal_lm(mixer=["bdlru", "hlru"], initial_state="learned", tie_word_embeddings=tie)
+    model.save_pretrained(tmp_path, max_shard_size="30KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 2
+    again = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert type(again) is StatemixForCausalLM and same_weights(model, again)
+    assert (again.lm_head.weight is again.model.embedding.weight) == tie
+    assert AutoConfig.from_pretrained(tmp_path).mixers() == model.config.mixers()
+    backbone = AutoModel.from_pretrained(tmp_path)
+    assert type(backbone) is StatemixModel
+    tokens = torch.randint(256, (1, 6))
+    hidden = backbone(tokens).last_hidden_state
+    torch.testing.assert_close(hidden @ model.lm_head.weight.T, model(tokens).logits)
+
+
+def test_a_saved_folder_points_to_the_package_and_holds_no_code_of_it(tmp_path):
+    causal_lm().save_pretrained(tmp_path)
+    assert sorted(p.name for p in tmp_path.glob("*.py")) == ["modeling_statemix.py"]
+    names: dict[str, object] = {}
+    exec((tmp_path / "modeling_statemix.py").read_text(), names)
+    for target in json.loads((tmp_path / "config.json").read_text())["auto_map"].values():
+        assert names[target.partition(".")[2]].__module__.startswith("statemix.models.huggingface")
+
+
+def test_half_precision_keeps_states_in_float32(tmp_path):
+    causal_lm().save_pretrained(tmp_path)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    output = model(torch.randint(256, (1, 4)))
+    assert output.logits.dtype == torch.bfloat16
+    assert all(state.dtype == torch.float32 for state in output.past_key_values.states)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"tie_embeddings": True, "mlp": "gelu"},
+        {"pattern": ("bdlru", "attention", "hlru"), "mlp": "none"},
+        {"mixer": MixerConfig(name="hlru", block_size=3, initial_state="learned", readout="latest")},
+        {"mixer": MixerConfig(name="attention", num_heads=2)},
+        {"mixer": MixerConfig(name="lstm", block_size=1, num_blocks=12)},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_conversion_there_and_back_loses_nothing(settings):
+    torch.manual_seed(0)
+    model = LanguageModel(ModelConfig(vocab_size=50, d_model=16, num_layers=3, **settings)).eval()
+    theirs = to_huggingface(model, eos_token_id=3)
+    tokens = torch.randint(50, (2, 9))
+    assert torch.equal(theirs(tokens, use_cache=False).logits, model(tokens))
+    again = from_huggingface(theirs)
+    assert again.config == model.config and same_weights(again, model)
+    assert theirs.config.eos_token_id == 3
+
+
+def test_sizes_of_their_own_stay_in_the_format_of_transformers():
+    model = causal_lm(mixer=["bdlru", "hlru"], block_size=4, order=2)
+    with pytest.raises(ValueError, match=r"sizes or options of their own, .*block_size 4, order 2"):
+        from_huggingface(model)
+    alone = causal_lm(mixer="hlru", block_size=4, order=2)
+    assert from_huggingface(alone).config.mixer.block_size == 2
+
+
+def test_a_model_of_a_task_is_no_language_model():
+    model = LanguageModel(ModelConfig(vocab_size=5, output_size=7, d_model=8))
+    with pytest.raises(ValueError, match="reads 5 tokens and predicts 7"):
+        to_huggingface(model)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"mixer": "bdlur"}, "no mixer 'bdlur'; nearest: bdlru"),
+        ({"mixer": []}, "must name at least one"),
+        ({"order": 0}, "order must be at least 1; got 0"),
+        ({"hidden_size": 0}, "d_model must be at least 1"),
+        ({"readout": "latest"}, "no mixer of bdlru has the option readout"),
+        ({"mixer_options": {"colour": 1}}, "unknown fields colour"),
+    ],
+)
+def test_configs_that_mean_nothing_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        StatemixConfig(**settings)
+
+
+def test_an_option_goes_to_those_mixers_that_have_it():
+    config = StatemixConfig(
+        mixer=["bdlru", "attention", "hlru"], num_attention_heads=2, readout="latest", order=3
+    )
+    kinds = config.mixers()
+    assert [(k.name, k.num_heads, k.readout) for k in kinds[:3]] == [
+        ("bdlru", None, None), ("attention", 2, None), ("hlru", None, "latest"),
+    ]  # fmt: skip
+    assert (kinds[0].block_size, kinds[2].block_size) == (4, 3)
+
+
+def test_the_tokenizer_reads_any_text_as_its_bytes(tmp_path):
+    tokenizer = byte_tokenizer()
+    tokenizer.save_pretrained(tmp_path)
+    for one in (tokenizer, AutoTokenizer.from_pretrained(tmp_path)):
+        for text in (
+            "plain",
+            "naïve Ā Ġ 你好 \U0001f600",
+            " \n\t  two  spaces",
+            "".join(map(chr, range(1, 400))),
+        ):
+            assert one(text).input_ids == list(text.encode())
+            assert one.decode(list(text.encode())) == text
+        batch = one(["a", "bcd"], padding=True)
+        assert batch.input_ids == [[0, 0, 97], [98, 99, 100]]
+        assert batch.attention_mask == [[0, 0, 1], [1, 1, 1]]
+        assert one("a\0b").input_ids == [97, 0, 98]
+        assert one.decode([104, 105, 0], skip_special_tokens=True) == "hi"
+        assert len(one) == one.vocab_size == 256
+
+
+def test_a_pipeline_writes_on_batches_of_unequal_prompts(tmp_path):
+    model, tokenizer = causal_lm(eos_token_id=0, pad_token_id=0), byte_tokenizer()
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    write = pipeline("text-generation", model=loaded, tokenizer=AutoTokenizer.from_pretrained(tmp_path))
+    prompts = ["a", "Genesis 1"]
+    options = {"max_new_tokens": 5, "do_sample": False, "return_full_text": False}
+    together = write(prompts, batch_size=2, **options)
+    for prompt, found in zip(prompts, together, strict=True):
+        assert found == write(prompt, **options)
+        ids = tokenizer(prompt, return_tensors="pt")
+        made = model.generate(**ids, max_new_tokens=5, do_sample=False)[0, ids.input_ids.shape[1] :]
+        assert found[0]["generated_text"] == tokenizer.decode(made, skip_special_tokens=True)
