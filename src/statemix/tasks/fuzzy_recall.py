@@ -27,8 +27,8 @@ class FuzzyRecall(InContextRecall):
     Example:
         >>> task = FuzzyRecall(length=16, vocabulary=7, key_size=2, value_size=2)
         >>> print(task.render(task.sample(1, seed=3)))
-        tokens   _  _  _  _  k1 k2 v2 k2 k0 v2 v1 k1 v0 k2 v0 k1
-        answers  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  v0
+        tokens   _  _  _  k2 k0 v0 k0 k2 v0 v2 k0 v1 k1 v0 v1 k0
+        answers  .  .  .  .  .  .  .  .  .  .  .  .  .  .  .  v1
 
     Source: Poli et al. 2024, arXiv 2403.17844, appendix B.
     """
@@ -81,33 +81,36 @@ class FuzzyRecall(InContextRecall):
         shape = (batch, pairs)
         rows = np.arange(batch)[:, None]
         key_sizes = np.full(shape, self.key_size) if full else _sizes(self.key_size, shape, random)
-        keys = _motifs(self.num_keys, self.key_size, shape, random)
         value_sizes = _sizes(self.value_size, shape, random)
-        values = self.num_keys + _motifs(self.num_values, self.value_size, shape, random)
+        keys = _motifs(self.num_keys, self.key_size, shape, random)
 
         # A repeated key takes the value, and so the size, of its first place; so what fits comes after.
         is_noise = random.random(shape) < self.noise if self.noise else np.zeros(shape, dtype=bool)
         is_noise[:, 0] = False
         codes = _codes(keys, key_sizes, self.num_keys)
         first = first_of_same(np.where(is_noise, -1 - np.arange(pairs), codes))
-        values, value_sizes = values[rows, first], value_sizes[rows, first]
+        value_sizes = np.take_along_axis(value_sizes, first, axis=1)
         fits = (key_sizes + value_sizes).cumsum(1) <= room
         is_new = first == np.arange(pairs)
         query = choose(is_new & ~is_noise & fits, random)
 
-        # What fits in no row is left out. The query is one pair more. Each pair has a place for every
-        # token that it could have.
+        # Pairs that fit in no row are left out.
         shown = np.arange(fits.sum(1).max())
-        fits, is_new = fits[:, shown], is_new[:, shown]
+        fits, is_new, first = fits[:, shown], is_new[:, shown], first[:, shown]
+        values = _motifs(self.num_values, self.value_size, first.shape, random)
+        values = self.num_keys + values[rows, first]
+        tokens = np.concatenate([keys[:, shown], values], axis=2)
+        if self.noise:
+            noise = self.draw_noise(tokens.shape, random)
+            tokens = np.where(is_noise[:, shown, None], noise, tokens)
+
+        # The query is one pair more. Each pair has a place for every token that it could have.
         which = np.concatenate([np.broadcast_to(shown, fits.shape), query], axis=1)
         ends = np.ones((batch, 1), dtype=bool)
         is_asked = np.concatenate([~is_new if self.multi_query else np.zeros_like(is_new), ends], axis=1)
         is_shown = np.concatenate([fits, ends], axis=1)[..., None]
         key_used = np.arange(self.key_size) < key_sizes[rows, which][..., None]
         value_used = np.arange(self.value_size) < value_sizes[rows, which][..., None]
-        tokens = np.concatenate([keys, values], axis=2)
-        if self.noise:
-            tokens = np.where(is_noise[..., None], self.draw_noise(tokens.shape, random), tokens)
         tokens = tokens[rows, which]
         used = np.concatenate([key_used, value_used], axis=2) & is_shown
         asked = np.concatenate([np.zeros_like(key_used), value_used & is_asked[..., None]], axis=2)
@@ -137,15 +140,17 @@ def _sizes(largest: int, shape: tuple[int, int], random: np.random.Generator) ->
 
 def _motifs(tokens: int, size: int, shape: tuple[int, int], random: np.random.Generator) -> np.ndarray:
     """Arrangements of ``size`` different tokens, uniform: (B, P, size). Their beginnings are uniform too."""
-    motifs = np.empty((*shape, size), dtype=np.int64)
+    motif, taken = [], []  # the tokens so far, as drawn and in rising order
     for i in range(size):
         # One of the tokens that are left, by its rank among them; tokens taken before it move it up.
         token = random.integers(tokens - i, size=shape)
-        taken = np.sort(motifs[..., :i], axis=-1)
-        for j in range(i):
-            token += token >= taken[..., j]
-        motifs[..., i] = token
-    return motifs
+        for smaller in taken:
+            token += token >= smaller
+        motif.append(token)
+        for j, other in enumerate(taken):
+            taken[j], token = np.minimum(other, token), np.maximum(other, token)
+        taken.append(token)
+    return np.stack(motif, axis=-1)
 
 
 def _codes(motifs: np.ndarray, sizes: np.ndarray, tokens: int) -> np.ndarray:
