@@ -21,15 +21,13 @@ from tests.truth import relative_error
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 if INTERPRETED:
     DEVICE = torch.device("cpu")
-else:
+elif torch.cuda.is_available() or torch.xpu.is_available():
     DEVICE = torch.device("cuda" if torch.cuda.is_available() else "xpu")
-    pytestmark = [
-        pytest.mark.gpu,
-        pytest.mark.skipif(
-            not (torch.cuda.is_available() or torch.xpu.is_available()),
-            reason="needs a GPU, or the interpreter that test_triton_interpreter.py starts",
-        ),
-    ]
+    pytestmark = pytest.mark.gpu
+else:
+    pytest.skip(
+        "needs a GPU, or the interpreter as test_triton_interpreter.py starts it", allow_module_level=True
+    )
 
 each_family = pytest.mark.parametrize("family", FAMILIES)
 # The interpreter cuts off what it stores in bfloat16, instead of rounding it.
