@@ -57,9 +57,9 @@ def delta_rule(
     transition = since[..., -1:, :] * identity - leaving @ through
     entering = leaving @ alone
     starts = []
-    for c in range(q.shape[2]):
+    for turn, enter in zip(transition.unbind(2), entering.unbind(2), strict=True):
         starts.append(state)
-        state = transition[:, :, c] @ state + entering[:, :, c]
+        state = turn @ state + enter
     before = torch.stack(starts, 2)
     u = alone - through @ before
     o = (q @ k.mT * between) @ u + (q * since) @ before

@@ -61,9 +61,9 @@ def diagonal_plus_low_rank(
     transition = torch.diag_embed(whole[..., 0, :].exp()) + b_end.mT @ through
     entering = b_end.mT @ alone + k_end.mT @ v
     starts = []
-    for c in range(q.shape[2]):
+    for turn, enter in zip(transition.unbind(2), entering.unbind(2), strict=True):
         starts.append(state)
-        state = transition[:, :, c] @ state + entering[:, :, c]
+        state = turn @ state + enter
     before = torch.stack(starts, 2)
     u = alone + through @ before
     o = q @ before + (q @ b_left.mT).tril() @ u + (q @ k_left.mT).tril() @ v

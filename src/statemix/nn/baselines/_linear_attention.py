@@ -40,9 +40,9 @@ def linear_attention(
     entering = (k * between[..., -1, :, None]).mT @ v
     kept = since[..., -1:, :]
     starts = []
-    for c in range(q.shape[2]):
+    for keep, enter in zip(kept.unbind(2), entering.unbind(2), strict=True):
         starts.append(state)
-        state = kept[:, :, c] * state + entering[:, :, c]
+        state = keep * state + enter
     o = o + (q * since) @ torch.stack(starts, 2)
     return steps(o, time).to(value.dtype), state
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ class PDSSM(Baseline):
         initial_state: "zeros" stands for the published first basis vector, since a permutation of
             zeros is zero; or "learned".
 
-    State: (B, N, 2), real and imaginary parts.
+    State: (B, 2, N), real and imaginary parts.
 
     Example:
         >>> PDSSM(8, hidden_size=4)(torch.randn(2, 5, 8)).shape
@@ -42,8 +43,9 @@ class PDSSM(Baseline):
         super().__init__(d_model, initial_state=initial_state)
         check_sizes("PDSSM", hidden_size=hidden_size, dictionary_size=dictionary_size)
         self.hidden_size = hidden_size
-        self.recurrent_shapes = ((hidden_size, 2),)
+        self.recurrent_shapes = ((2, hidden_size),)
         self.choice = nn.Linear(d_model, dictionary_size, bias=False)
+        # Of each matrix the columns, one after the other.
         self.dictionary = nn.Parameter(torch.empty(dictionary_size, hidden_size, hidden_size))
         self.magnitude = _two_layers(d_model, hidden_size)
         self.phase = _two_layers(d_model, hidden_size)
@@ -76,31 +78,54 @@ class PDSSM(Baseline):
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         one_hot = self._one_hot(x)
         size, angle = self.magnitude(x).sigmoid(), 2 * math.pi * self.phase(x).sigmoid()
-        a, b = wide(size * angle.cos()), wide(size * angle.sin())
-        inputs = wide(self.value(x)).unflatten(-1, (-1, 2))
+        diagonal = torch.stack([wide(size * angle.cos()), wide(size * angle.sin())], 2)
+        inputs = wide(self.value(x)).unflatten(-1, (2, -1))
         h, hidden = state[0], []
-        for t in range(x.shape[1]):
-            turned = _times(a[:, t], b[:, t], h)
-            after = one_hot[:, t] @ turned + inputs[:, t]
+        # Unbound once: a slice a step would make backward write whole tensors a step.
+        for t, (P, D, u) in enumerate(
+            zip(one_hot.unbind(1), diagonal.unbind(1), inputs.unbind(1), strict=True)
+        ):
+            after = _times(D, h) @ P + u
             h = after if real is None else torch.where(real[:, t, None, None], after, h)
             hidden.append(h)
-        read = torch.stack(hidden, 1).transpose(2, 3).flatten(2).to(x.dtype)
+        read = torch.stack(hidden, 1).flatten(2).to(x.dtype)
         return self.norm(self.output(read) + self.skip * x), (h,)
 
     def _one_hot(self, x: Tensor) -> Tensor:
-        """P_t (B, T, N, N), with the gradient of a softmax over each column."""
+        """P_t transposed, (B, T, N, N): the row of a state says where it goes."""
         share = wide(self.choice(x)).softmax(-1)
-        soft = torch.einsum("btk,kmn->btmn", share, wide(self.dictionary)).softmax(2)
-        rows = torch.arange(self.hidden_size, device=x.device)[:, None]
-        hard = (soft.argmax(2, keepdim=True) == rows).to(soft.dtype)
-        # The value of the first, the gradient of the second.
-        return hard + (soft - soft.detach())
+        mixed = share @ wide(self.dictionary).flatten(1)
+        hard, _ = _OneHot.apply(mixed.unflatten(-1, (self.hidden_size, -1)))
+        return hard
 
 
-def _times(a: Tensor, b: Tensor, h: Tensor) -> Tensor:
-    """(a + i b) h for h (..., N, 2)."""
-    real, imaginary = h.unbind(-1)
-    return torch.stack([a * real - b * imaginary, a * imaginary + b * real], -1)
+class _OneHot(torch.autograd.Function):
+    """The largest entry of each row as one-hot, with the gradient of the row's softmax."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(logits: Tensor) -> tuple[Tensor, Tensor]:
+        places = torch.arange(logits.shape[-1], device=logits.device)
+        return (logits.argmax(-1, keepdim=True) == places).to(logits.dtype), logits.softmax(-1)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(output[1])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (soft,) = ctx.saved_tensors
+        through = gradients[0] * soft
+        return through - soft * through.sum(-1, keepdim=True)
+
+
+def _times(diagonal: Tensor, h: Tensor) -> Tensor:
+    """The complex product of a diagonal and a state, each (..., 2, N): real, then imaginary parts."""
+    a, b = diagonal.unbind(-2)
+    real, imaginary = h.unbind(-2)
+    return torch.stack([a * real - b * imaginary, a * imaginary + b * real], -2)
 
 
 def _two_layers(width: int, out: int) -> nn.Sequential:

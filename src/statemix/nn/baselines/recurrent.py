@@ -104,13 +104,13 @@ class Recurrent(Baseline):
         entering = F.linear(x, weights.weight_ih_l0, weights.bias_ih_l0)
         state = tuple(s.to(entering.dtype) for s in state)
         hidden = []
-        for t in range(x.shape[1]):
+        # Unbound once: a slice a step would make backward write whole tensors a step.
+        for t, now in enumerate(entering.unbind(1)):
             # What the last state adds to every gate; gates in the order of PyTorch's weights.
             again = F.linear(state[0], weights.weight_hh_l0, weights.bias_hh_l0)
-            after = cell(entering[:, t], again, state)
+            after = cell(now, again, state)
             if real is not None:
-                now = real[:, t, None]
-                after = tuple(torch.where(now, a, s) for a, s in zip(after, state, strict=True))
+                after = tuple(torch.where(real[:, t, None], a, s) for a, s in zip(after, state, strict=True))
             state = after
             hidden.append(state[0])
         return torch.stack(hidden, 1), state
