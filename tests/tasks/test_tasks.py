@@ -152,6 +152,7 @@ def test_a_long_sequence_is_broken_into_lines():
     text = task.render(task.sample(1), width=60)
     assert max(map(len, text.splitlines())) <= 60
     assert sum(len(line.split()) - 1 for line in text.splitlines() if line.startswith("tokens")) == 100
+    assert task.render(task.sample(1), width=1).count("tokens") == 100, "at least one token stands on a line"
 
 
 @given(

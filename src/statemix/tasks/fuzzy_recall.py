@@ -104,24 +104,36 @@ class FuzzyRecall(InContextRecall):
             noise = self.draw_noise(tokens.shape, random)
             tokens = np.where(is_noise[:, shown, None], noise, tokens)
 
-        # The query is one pair more. Each pair has a place for every token that it could have.
+        # The query is one pair more, shown and asked for in any case.
         which = np.concatenate([np.broadcast_to(shown, fits.shape), query], axis=1)
-        ends = np.ones((batch, 1), dtype=bool)
-        is_asked = np.concatenate([~is_new if self.multi_query else np.zeros_like(is_new), ends], axis=1)
-        is_shown = np.concatenate([fits, ends], axis=1)[..., None]
-        key_used = np.arange(self.key_size) < key_sizes[rows, which][..., None]
-        value_used = np.arange(self.value_size) < value_sizes[rows, which][..., None]
-        tokens = tokens[rows, which]
-        used = np.concatenate([key_used, value_used], axis=2) & is_shown
+        always = np.ones((batch, 1), dtype=bool)
+        is_shown = np.concatenate([fits, always], axis=1)
+        is_asked = np.concatenate([~is_new & self.multi_query, always], axis=1)
+        sizes = key_sizes[rows, which], value_sizes[rows, which]
+        return self._lay_out(tokens[rows, which], *sizes, is_shown, is_asked, total)
+
+    def _lay_out(
+        self,
+        tokens: np.ndarray,
+        key_sizes: np.ndarray,
+        value_sizes: np.ndarray,
+        is_shown: np.ndarray,
+        is_asked: np.ndarray,
+        total: int,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Pairs one after another: (B, P, key_size + value_size) tokens of which each pair uses its sizes."""
+        key_used = np.arange(self.key_size) < key_sizes[..., None]
+        value_used = np.arange(self.value_size) < value_sizes[..., None]
+        used = np.concatenate([key_used, value_used], axis=2) & is_shown[..., None]
         asked = np.concatenate([np.zeros_like(key_used), value_used & is_asked[..., None]], axis=2)
         if not self.multi_query:
-            before_query = ((0, 0), (0, 0), (1, 0))
-            tokens = np.pad(tokens, before_query, constant_values=self.vocabulary - 1)
-            used, asked = np.pad(used, before_query), np.pad(asked, before_query)
+            # One place more before each key, used by the prefix of the last.
+            front = ((0, 0), (0, 0), (1, 0))
+            tokens = np.pad(tokens, front, constant_values=self.vocabulary - 1)
+            used, asked = np.pad(used, front), np.pad(asked, front)
             used[:, -1, 0] = True
-        padding = self.vocabulary - self.num_special
-        written = _at_right_end(tokens, used, total, padding)
-        wanted = _at_right_end(np.where(asked, tokens, IGNORED), used, total, IGNORED)
+        written = _at_right_end(tokens, used, total, fill=self.vocabulary - self.num_special)
+        wanted = _at_right_end(np.where(asked, tokens, IGNORED), used, total, fill=IGNORED)
         return written[:, :-1], wanted[:, 1:]
 
 
