@@ -66,10 +66,11 @@ class BufferedStep:
 def _norm(norm: nn.RMSNorm, x: Tensor, out: Tensor) -> list[Action]:
     """out = x / rms(x) * weight."""
     scale, weight = x.new_empty(x.shape[0], 1), norm.weight.detach()
-    width, eps = x.shape[1], torch.finfo(x.dtype).eps if norm.eps is None else norm.eps
+    share, eps = 1 / x.shape[1], torch.finfo(x.dtype).eps if norm.eps is None else norm.eps
+    shift = x.new_full((1, 1), eps)  # a number would become a tensor at every step
     return [
         lambda: torch.linalg.vector_norm(x, dim=1, keepdim=True, out=scale),
-        lambda: scale.square_().div_(width).add_(eps).rsqrt_(),
+        lambda: torch.addcmul(shift, scale, scale, value=share, out=scale).rsqrt_(),
         lambda: torch.mul(x, scale, out=out).mul_(weight),
     ]
 

@@ -1,0 +1,217 @@
+"""A decoder says what the forward pass says, in memory that is allocated once."""
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from statemix import Decoder, LanguageModel, MixerConfig, ModelConfig
+from statemix.models.sampling import Sampler
+
+
+def model_of(**settings) -> LanguageModel:
+    torch.manual_seed(0)
+    sizes = {
+        "vocab_size": 23,
+        "d_model": 16,
+        "num_layers": 2,
+        "mixer": MixerConfig(block_size=3, num_blocks=5),
+    }
+    model = LanguageModel(ModelConfig(**(sizes | settings))).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+def hlru(**options) -> MixerConfig:
+    return MixerConfig(name="hlru", block_size=3, num_blocks=5, **options)
+
+
+KINDS = [
+    ("buffered", {}),
+    ("buffered", {"mlp": "gelu", "tie_embeddings": True}),
+    ("buffered", {"mlp": "none", "mixer": MixerConfig(block_size=1, num_blocks=9, initial_state="learned")}),
+    ("buffered", {"mixer": MixerConfig(block_size=2, normalization="tanh", selective=False)}),
+    ("buffered", {"mixer": hlru()}),
+    ("buffered", {"mixer": hlru(readout="latest", normalization="sigmoid", initial_state="learned")}),
+    ("buffered", {"mixer": hlru(selective=False)}),
+    ("buffered", {"pattern": ("bdlru", "hlru")}),
+    ("moved", {"pattern": ("bdlru", "lstm")}),
+    ("growing", {"pattern": ("bdlru", "attention")}),
+]
+
+
+@pytest.mark.parametrize(("kind", "settings"), KINDS, ids=str)
+@pytest.mark.parametrize("batch", [1, 3])
+@torch.no_grad()
+def test_steps_say_what_the_forward_pass_says(kind, settings, batch):
+    model = model_of(**settings)
+    tokens = torch.randint(23, (batch, 30))
+    decoder = Decoder(model, batch)
+    assert decoder.kind == kind
+    for _ in range(2):  # a second text starts where the first did
+        found = [decoder.prefill(tokens[:, :9], piece=4)]
+        found += [decoder.step(tokens[:, t]).clone() for t in range(9, 30)]
+        torch.testing.assert_close(torch.stack(found, 1), model(tokens)[:, 8:], atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_padded_prompts_are_read_in_pieces():
+    model, decoder = model_of(pattern=("bdlru", "hlru")), None
+    rows = [torch.randint(23, (n,)) for n in (11, 4, 1)]
+    prompt, mask = torch.zeros(3, 11, dtype=torch.long), torch.zeros(3, 11, dtype=torch.bool)
+    for row, tokens in enumerate(rows):
+        prompt[row, 11 - len(tokens) :], mask[row, 11 - len(tokens) :] = tokens, True
+    decoder = Decoder(model, 3)
+    logits = decoder.prefill(prompt, mask, piece=3)
+    wanted = torch.stack([model(tokens[None])[0, -1] for tokens in rows])
+    torch.testing.assert_close(logits, wanted, atol=1e-5, rtol=1e-4)
+    together = decoder.generate(prompt, 12, Sampler(temperature=0), mask=mask)[:, 11:]
+    for row, tokens in enumerate(rows):
+        alone = Decoder(model, 1).generate(tokens[None], 12, Sampler(temperature=0))
+        assert together[row].tolist() == alone[0, len(tokens) :].tolist()
+    assert model.generate(prompt, 12, mask=mask, temperature=0)[:, 11:].tolist() == together.tolist()
+
+
+class NewTensors(TorchDispatchMode):
+    """Bytes of outputs that lie in no memory that was there before."""
+
+    def __init__(self, known: set[int]) -> None:
+        super().__init__()
+        self.known, self.bytes = known, 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        output = function(*args, **(kwargs or {}))
+        for tensor in output if isinstance(output, (tuple, list)) else (output,):
+            if isinstance(tensor, torch.Tensor):
+                pointer = tensor.untyped_storage().data_ptr()
+                if pointer not in self.known:
+                    self.known.add(pointer)
+                    self.bytes += tensor.untyped_storage().nbytes()
+        return output
+
+
+@pytest.mark.parametrize("mixer", [MixerConfig(block_size=3, num_blocks=5), hlru()], ids=["bdlru", "hlru"])
+@torch.no_grad()
+def test_a_step_on_a_cpu_allocates_nothing(mixer):
+    model = model_of(mixer=mixer)
+    decoder = Decoder(model, 2)
+    tokens = decoder.prefill(torch.randint(23, (2, 5))).argmax(-1)
+    with NewTensors(set()) as first:
+        decoder.step(tokens)
+    with NewTensors(first.known) as second:
+        decoder.step(tokens)
+    assert second.bytes == 0
+    with NewTensors(set(first.known)) as plain:
+        model.step(tokens, decoder.states)
+    assert plain.bytes > 1000  # what is counted does see a step that allocates
+
+
+@torch.no_grad()
+def test_the_memory_profiler_finds_no_allocation_either():
+    decoder = Decoder(model_of(), 1)
+    tokens = decoder.prefill(torch.randint(23, (1, 5))).argmax(-1)
+    decoder.step(tokens)
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as profile:
+        for _ in range(3):
+            decoder.step(tokens)
+    assert not [event for event in profile.events() or () if event.cpu_memory_usage > 0]
+
+
+@torch.no_grad()
+def test_the_state_is_the_same_size_behind_any_text_and_weights_are_read_where_they_are():
+    model = model_of()
+    decoder = Decoder(model, 2)
+    tokens = torch.randint(23, (2, 400))
+    sizes = set()
+    for length in (1, 20, 399):
+        decoder.prefill(tokens[:, :length])
+        sizes.add(decoder.state_bytes)
+    assert sizes == {4 * 2 * 2 * 3 * 5}
+    model.embedding.weight.mul_(0.5)
+    model.blocks[0].mixer.gate.bias.add_(1.0)
+    decoder.prefill(tokens[:, :8])
+    torch.testing.assert_close(decoder.step(tokens[:, 8]), model(tokens[:, :9])[:, -1], atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_states_of_a_model_are_gone_on_from():
+    model = model_of(pattern=("bdlru", "lstm"))
+    tokens = torch.randint(23, (2, 9))
+    _, states = model(tokens[:, :8], return_states=True)
+    decoder = Decoder(model, 2)
+    decoder.load(states)
+    torch.testing.assert_close(decoder.step(tokens[:, 8]), model(tokens)[:, -1], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["bdlru", "hlru"])
+@torch.no_grad()
+def test_a_compiler_sees_a_step_as_plain_operations(name):
+    options = {"readout": "latest"} if name == "hlru" else {}
+    model = model_of(
+        mixer=MixerConfig(name=name, block_size=3, num_blocks=5, initial_state="learned", **options)
+    )
+    tokens, seen = torch.randint(23, (2, 6)), []
+
+    def backend(graph, inputs):
+        seen.extend(str(node.target) for node in graph.graph.nodes)
+        return graph.forward
+
+    step = torch.compile(model.step, fullgraph=True, backend=backend)
+    _, states = model(tokens[:, :5], return_states=True)
+    logits, after = step(tokens[:, 5], states)
+    wanted, wanted_after = model.step(tokens[:, 5], states)
+    torch.testing.assert_close(logits, wanted, atol=1e-5, rtol=1e-4)
+    for got, want in zip(after, wanted_after, strict=True):
+        torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-4)
+    assert not any("scan" in name for name in seen)
+    first, _ = step(tokens[:, 0])
+    torch.testing.assert_close(first, model(tokens[:, :1])[:, 0], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", ["bdlru", "hlru", "lstm", "attention"])
+@pytest.mark.parametrize("batch", [1, 3])
+@torch.no_grad()
+def test_a_graph_on_a_gpu_says_what_the_forward_pass_says(name, batch):
+    model = model_of(mixer=MixerConfig(name=name, block_size=3)).cuda()
+    tokens = torch.randint(23, (batch, 30), device="cuda")
+    decoder = Decoder(model, batch)
+    assert decoder.kind == ("growing" if name == "attention" else "graph")
+    for _ in range(2):
+        found = [decoder.prefill(tokens[:, :9])]
+        found += [decoder.step(tokens[:, t]).clone() for t in range(9, 30)]
+        torch.testing.assert_close(torch.stack(found, 1), model(tokens)[:, 8:], atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("use", "error", "message"),
+    [
+        (lambda: Decoder(model_of(), 0), ValueError, "batch_size must be at least 1; got 0"),
+        (lambda: Decoder(model_of().train(), 1), ValueError, "in training mode"),
+        (lambda: Decoder(model_of(), 1).step(torch.zeros(1)), RuntimeError, r"call prefill\(prompt\)"),
+        (
+            lambda: Decoder(model_of(), 2).prefill(torch.zeros(3, 4, dtype=torch.long)),
+            ValueError,
+            "the batch size 2 of the decoder",
+        ),
+        (lambda: begun(2).step(torch.zeros(3)), ValueError, r"tokens must be \(B,\) = \(2,\); got \(3,\)"),
+        (lambda: begun(2).load(begun(3).states), ValueError, "of another model or batch size"),
+        (
+            lambda: begun(1).prefill(torch.zeros(1, 0, dtype=torch.long)),
+            ValueError,
+            r"prompt must be \(B, T\) with T >= 1",
+        ),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_decoded_is_named(use, error, message):
+    with pytest.raises(error, match=message):
+        use()
+
+
+def begun(batch: int) -> Decoder:
+    decoder = Decoder(model_of(), batch)
+    decoder.prefill(torch.zeros(batch, 3, dtype=torch.long))
+    return decoder

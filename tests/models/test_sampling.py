@@ -1,0 +1,79 @@
+"""Tokens are drawn from what temperature, top-k and top-p leave; rows end at stop tokens."""
+
+import math
+
+import pytest
+import torch
+
+from statemix.models.sampling import Sampler
+
+LOGITS = torch.tensor([[2.0, 0.5, 1.0, -1.0, 0.0]])
+
+
+def shares(draws: int = 20_000, **settings) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    drawn = Sampler(**settings).next(LOGITS.expand(draws, -1), generator)
+    return drawn.bincount(minlength=5) / draws
+
+
+def close(found: torch.Tensor, wanted: list[float]) -> bool:
+    total = sum(wanted)
+    return bool((found - torch.tensor([w / total for w in wanted])).abs().max() < 0.012)
+
+
+def test_a_temperature_sharpens():
+    assert close(shares(), [math.exp(z) for z in LOGITS[0].tolist()])
+    assert close(shares(temperature=0.5), [math.exp(2 * z) for z in LOGITS[0].tolist()])
+    assert Sampler(temperature=0).next(LOGITS).tolist() == [0]
+
+
+def test_top_k_keeps_the_likeliest():
+    assert close(shares(top_k=2), [math.exp(2), 0, math.exp(1), 0, 0])
+    assert close(shares(top_k=99), [math.exp(z) for z in LOGITS[0].tolist()])
+
+
+@pytest.mark.parametrize(
+    ("top_p", "kept"), [(1e-9, {0}), (0.6, {0, 2}), (0.8, {0, 2, 1}), (1.0, {0, 1, 2, 3, 4})]
+)
+def test_top_p_keeps_the_fewest_that_reach_the_sum(top_p, kept):
+    weights = [math.exp(z) for z in LOGITS[0].tolist()]
+    by_likelihood = sorted(range(5), key=lambda i: -weights[i])
+    enough, reached = set(), 0.0
+    for token in by_likelihood:
+        if reached >= top_p * sum(weights):
+            break
+        enough.add(token)
+        reached += weights[token]
+    assert enough == kept
+    assert close(shares(top_p=top_p), [w if i in kept else 0 for i, w in enumerate(weights)])
+
+
+def test_top_p_counts_what_top_k_left():
+    assert set(shares(top_k=2, top_p=0.7).nonzero()[:, 0].tolist()) == {0}
+    assert set(shares(top_k=2, top_p=0.8).nonzero()[:, 0].tolist()) == {0, 2}
+
+
+def test_a_row_that_ended_repeats_its_end():
+    sampler = Sampler(temperature=0, stop_tokens=(1, 4))
+    script = [[0, 2], [1, 2], [3, 2], [3, 4], [0, 0]]
+    made = []
+    for tokens in script:
+        if not sampler.finished:
+            logits = torch.nn.functional.one_hot(torch.tensor(tokens), 5).float()
+            made.append(sampler.next(logits).tolist())
+    assert made == [[0, 2], [1, 2], [1, 2], [1, 4]]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"temperature": -0.1}, "temperature must be at least 0; got -0.1"),
+        ({"temperature": float("nan")}, "temperature must be at least 0"),
+        ({"top_k": 0}, "top_k must be at least 1; got 0"),
+        ({"top_p": 0.0}, "top_p must be above 0 and at most 1; got 0.0"),
+        ({"top_p": 1.1}, "top_p must be above 0 and at most 1; got 1.1"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Sampler(**settings)
