@@ -75,7 +75,7 @@ def compositions_at_1024(seeds: int) -> Iterator[Trial]:
     """S3 and S4, one layer, trained at length 32, tested up to 1,024."""
     for name, steps in (("s4-composition", 3000), ("s3-composition", 2000)):
         config = composition(name, steps)
-        for mlp in ("gelu", "none"):
+        for mlp in ("none", "gelu"):
             yield from over(
                 with_model(config, mlp=mlp), f"{name}, mlp {mlp}", seeds=seeds, decays=(0.0, 0.01)
             )
@@ -99,25 +99,35 @@ def what_helps_on_s4(seeds: int) -> Iterator[Trial]:
         yield from over(changed, f"s4-composition, {model}", seeds=seeds)
 
 
-def large_group(name: str, seeds: int, width: int, layers: int) -> Iterator[Trial]:
+def large_group(name: str, seeds: int, width: int, layers: int, mlp: str = "none") -> Iterator[Trial]:
     config = with_data(recipe(name), test_lengths=(8, 16, 32, 64, 128), test_examples=TEST_EXAMPLES)
-    config = with_model(with_mixer(config, num_blocks=3 * width // 16), d_model=width, num_layers=layers)
+    config = with_model(
+        with_mixer(config, num_blocks=3 * width // 16), d_model=width, num_layers=layers, mlp=mlp
+    )
     config = replace(config, threads=0)
     yield from over(
-        config, f"{name}, width {width}, {layers} layers", seeds=seeds, rates=(1e-3, 2e-3), decays=(0.0, 0.01)
+        config,
+        f"{name}, width {width}, {layers} layers, mlp {mlp}",
+        seeds=seeds,
+        rates=(1e-3, 2e-3),
+        decays=(0.0, 0.01),
     )
 
 
 def s5(seeds: int) -> Iterator[Trial]:
     """S5, lengths growing to 32, tested up to 128."""
-    for width, layers in ((256, 1), (128, 1), (128, 2)):
-        yield from large_group("s5-composition", seeds, width, layers)
+    yield from large_group("s5-composition", seeds, 256, 1)
+    yield from large_group("s5-composition", seeds, 128, 1)
+    yield from large_group("s5-composition", seeds, 256, 1, "gelu")
+    yield from large_group("s5-composition", seeds, 128, 2, "gelu")
 
 
 def a5(seeds: int) -> Iterator[Trial]:
     """A5, lengths growing to 32, tested up to 128."""
-    for width, layers in ((128, 1), (256, 1), (128, 2)):
-        yield from large_group("a5-composition", seeds, width, layers)
+    yield from large_group("a5-composition", seeds, 128, 1)
+    yield from large_group("a5-composition", seeds, 256, 1)
+    yield from large_group("a5-composition", seeds, 128, 1, "gelu")
+    yield from large_group("a5-composition", seeds, 128, 2, "gelu")
 
 
 REGULAR = ("regular-modular-arithmetic", "regular-cycle-navigation", "regular-parity", "regular-even-pairs")
@@ -127,13 +137,16 @@ def regular(seeds: int) -> Iterator[Trial]:
     """Four regular languages, one model for all, trained on 3 to 40, tested on 40 to 256; five seeds."""
     for name in REGULAR:
         config = with_data(recipe(name), test_examples=TEST_EXAMPLES)
-        yield from over(replace(config, threads=0), name, seeds=max(5, seeds), rates=(1e-3, 2e-3))
+        yield from over(
+            replace(config, threads=0), name, seeds=max(5, seeds), rates=(1e-3, 2e-3), decays=(0.0, 0.01)
+        )
 
 
 def modular_arithmetic(seeds: int) -> Iterator[Trial]:
     """What modular arithmetic needs: labels, block sizes, layers, a longer run."""
     base = replace(with_data(recipe(REGULAR[0]), test_examples=TEST_EXAMPLES), threads=0)
     for model, changed in {
+        "without MLP": with_model(base, mlp="none"),
         "answers at the end only": with_data(base, labels="asked"),
         "three layers": with_model(base, num_layers=3),
         "blocks of 5": with_mixer(base, block_size=5, num_blocks=25),
@@ -152,7 +165,9 @@ def generators(seeds: int) -> Iterator[Trial]:
             config = recipe(f"{group.lower()}-generators")
             task = replace(config.data.task, num_generators=count)
             config = replace(with_data(config, task=task, test_examples=TEST_EXAMPLES), threads=0)
-            yield from over(config, f"{group}, {count} generators", seeds=seeds, decays=(0.0, 0.01))
+            for mlp in ("none", "gelu"):
+                model = f"{group}, {count} generators, mlp {mlp}"
+                yield from over(with_model(config, mlp=mlp), model, seeds=seeds, decays=(0.0, 0.01))
 
 
 COMPARED = {

@@ -58,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     out = options.out or Path("reproduce") / options.budget
     began = time.monotonic()
+    tell = _teller(console)
     try:
         for claim in claims:
             left = None
@@ -65,9 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 left = options.minutes_at_most - (time.monotonic() - began) / 60
                 if left <= 0:
                     raise Stopped(claim.name)
-            verdicts = reproduce(
-                [claim], options.budget, out, launch=_launch(options, left), tell=_teller(console)
-            )
+            verdicts = reproduce([claim], options.budget, out, launch=_launch(options, left), tell=tell)
     except SweepFolderError as error:
         print(f"statemix reproduce: {error}", file=sys.stderr)
         return 2

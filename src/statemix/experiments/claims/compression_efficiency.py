@@ -18,8 +18,8 @@ _MODELS = {
     "BD-LRU m=4": ("bdlru", {"block_size": 4}),
     "BD-LRU m=1": ("bdlru", {"block_size": 1}),
     "LSTM": ("lstm", {"block_size": 1}),
-    "Mamba-2": ("mamba2", {}),
-    "DeltaNet": ("deltanet", {}),
+    "Mamba-2": ("mamba2", {"head_dim": 16, "state_size": 32}),
+    "DeltaNet": ("deltanet", {"head_dim": 32}),
 }
 _QUICK = (HIGHER, "BD-LRU m=4", "BD-LRU m=1", "LSTM")
 
@@ -41,7 +41,7 @@ def trials(budget: Budget) -> list[Trial]:
     for size in sizes:
         for name, mixer in models.items():
             model = replace(base.model, mixer=mixer, **vocabulary)
-            found = fit(model, mixer_parameters=size, tolerance=0.3)
+            found = fit(model, mixer_parameters=size, tolerance=0.1)
             config = replace(base, model=found.config)
             made += trials_of(
                 config,

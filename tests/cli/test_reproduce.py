@@ -1,0 +1,67 @@
+"""``statemix reproduce`` as it is typed."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from statemix.cli import main
+from statemix.cli import reproduce as command
+from statemix.experiments.claims import CLAIMS
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """The permutation claim with two steps a trial."""
+    claim = CLAIMS["permutation-composition"]
+
+    def trials(budget):
+        return [
+            replace(
+                t,
+                config=replace(
+                    t.config, steps=2, batch_size=2, data=replace(t.config.data, test_lengths=(8,))
+                ),
+            )
+            for t in claim.trials(budget)
+        ]
+
+    monkeypatch.setattr(command, "find_claim", lambda name: replace(CLAIMS[name], trials=trials))
+
+
+def test_a_claim_gets_a_verdict_and_a_report(tmp_path, capsys, quick):
+    arguments = ["reproduce", "permutation-composition", "--out", str(tmp_path), "--devices", "cpu"]
+    assert main(arguments) == 0
+    said = capsys.readouterr().out
+    assert "does not hold" in said and "claims.json" in said and "report.html" in said
+    (verdict,) = json.loads((tmp_path / "claims.json").read_text())
+    assert verdict["verdict"] == "does not hold" and len(verdict["values"]["BD-LRU m=n"]) == 3
+    assert "permutation-composition" in (tmp_path / "report.html").read_text()
+
+
+def test_time_that_is_over_is_said_and_goes_on(tmp_path, capsys, quick):
+    arguments = ["reproduce", "permutation-composition", "--out", str(tmp_path), "--devices", "cpu"]
+    assert main([*arguments, "--minutes-at-most", "1e-9"]) > 128
+    assert "The same command goes on" in " ".join(capsys.readouterr().out.split())
+    assert main(arguments) == 0
+
+
+def test_a_dry_run_of_the_full_protocol_lists_every_claim_with_its_cost(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "140")
+    assert main(["reproduce", "--budget", "paper", "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert all(name in said for name in CLAIMS) and "in all" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_claim_lists_the_nearest(capsys):
+    assert main(["reproduce", "permutations"]) == 2
+    assert "nearest: permutation-composition" in capsys.readouterr().err
+
+
+def test_a_folder_of_another_budget_is_refused(tmp_path, capsys, quick):
+    arguments = ["reproduce", "permutation-composition", "--out", str(tmp_path), "--devices", "cpu"]
+    assert main(arguments) == 0
+    assert main([*arguments, "--budget", "hour"]) == 2
+    assert "it holds another sweep" in capsys.readouterr().err

@@ -1,0 +1,235 @@
+"""Claims: intervals against tables, verdicts against numbers that leave no doubt, plans that can be built."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from statemix.experiments import claims, reproduce
+from statemix.experiments.claims import BUDGETS, CLAIMS, find_claim, verdict_of
+from statemix.experiments.claims.claim import TrainedClaim, at_least, at_most, exceeds, values_of
+from statemix.experiments.claims.statistics import difference_interval, mean_interval, t_quantile
+from statemix.experiments.sweep import Launch, SweepFolder, Trial
+from statemix.models import make_model
+from statemix.models.sizing import count_mixer_parameters
+
+from ..training.small import small
+
+INLINE = Launch(launcher="inline", devices=("cpu",))
+
+
+def quiet(line: str) -> None:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("share", "freedom", "expected"),
+    # From a printed table of the t distribution.
+    [
+        (0.975, 1, 12.706),
+        (0.975, 2, 4.3027),
+        (0.975, 4, 2.7764),
+        (0.95, 10, 1.8125),
+        (0.995, 30, 2.7500),
+        (0.5, 3, 0.0),
+    ],
+)
+def test_quantiles_are_those_of_the_table(share, freedom, expected):
+    assert t_quantile(share, freedom) == pytest.approx(expected, abs=6e-4)
+    assert t_quantile(1 - share, freedom) == pytest.approx(-expected, abs=6e-4)
+
+
+def test_intervals_cover_the_truth_as_often_as_they_say():
+    generator = torch.Generator().manual_seed(0)
+    draws = torch.randn(400, 4, generator=generator, dtype=torch.float64)
+    wide = 3 + 2 * torch.randn(400, 4, generator=generator, dtype=torch.float64)
+    means = [mean_interval(row.tolist()) for row in draws]
+    differences = [difference_interval(b.tolist(), a.tolist()) for a, b in zip(draws, wide, strict=True)]
+    # 400 intervals of 95 %: 380 in the mean, with a standard deviation of 4.4.
+    assert 362 <= sum(low <= 0 <= high for low, high in means) <= 396
+    assert 362 <= sum(low <= 3 <= high for low, high in differences) <= 396
+
+
+def test_intervals_need_two_values():
+    assert mean_interval([1.0]) is None and difference_interval([1.0, 2.0], [1.0]) is None
+    assert difference_interval([1.0, 1.0], [0.5, 0.5]) == (0.5, 0.5)
+
+
+def test_inequalities_hold_are_refuted_or_stay_open():
+    values = {"a": [0.9, 0.91, 0.92], "b": [0.5, 0.51, 0.52], "c": [0.2, 0.9, 0.6], "one": [0.9]}
+    assert exceeds(values, "a", "b").answer == "holds"
+    assert exceeds(values, "b", "a").answer == "does not hold"
+    assert exceeds(values, "c", "b").answer == "undecided"
+    assert exceeds(values, "a", "b", by=0.5).answer == "does not hold"
+    assert exceeds(values, "b", "a", by=-0.5).answer == "holds"
+    assert exceeds(values, "a", "a").answer == "undecided"
+    assert (
+        at_least(values, "a", 0.8).answer == "holds" and at_least(values, "b", 0.8).answer == "does not hold"
+    )
+    assert at_most(values, "b", 0.8).answer == "holds" and at_most(values, "a", 0.8).answer == "does not hold"
+    assert at_least(values, "one", 0.1).answer == at_least(values, "nobody", 0.1).answer == "undecided"
+
+
+def test_a_verdict_is_as_weak_as_its_weakest_inequality():
+    values = {"a": [0.9, 0.91, 0.92], "b": [0.5, 0.51, 0.52], "c": [0.2, 0.9, 0.6]}
+    holds, refuted, opened = (exceeds(values, *pair) for pair in (("a", "b"), ("b", "a"), ("c", "b")))
+    assert verdict_of([holds, holds]) == "holds"
+    assert verdict_of([holds, opened]) == "undecided"
+    assert verdict_of([opened, refuted, holds]) == "does not hold"
+    assert verdict_of([]) == "undecided"
+
+
+def result(model, seed, score, *, case="", rate=0.1, validation=None, status="finished"):
+    scores = {} if status != "finished" else {"accuracy_at_8": score}
+    return {
+        "settings": {"model": model, "case": case, "rate": rate},
+        "seed": seed,
+        "status": status,
+        "scores": scores,
+        "validation": {"accuracy_at_8": score if validation is None else validation} if scores else {},
+    }
+
+
+def test_a_setting_is_chosen_by_validation_and_never_by_its_test_score():
+    results = [result("a", s, 0.9, rate=0.1, validation=0.2) for s in (0, 1)]
+    results += [result("a", s, 0.4, rate=0.2, validation=0.3) for s in (0, 1)]
+    assert values_of(results) == {"a": [0.4, 0.4]}
+
+
+def test_numbers_are_means_over_cases_and_a_diverged_run_counts_nothing_right():
+    results = [result("a", 0, 1.0, case="x"), result("a", 1, 0.5, case="x")]
+    results += [result("a", 0, 0.5, case="y"), result("a", 1, 0.0, case="y", status="diverged")]
+    assert values_of(results) == {"a": [0.75, 0.25]}
+
+
+def test_a_crashed_run_leaves_its_seed_out():
+    results = [result("a", 0, 1.0), result("a", 1, 0.0, status="crashed"), result("a", 2, 0.5)]
+    assert values_of(results) == {"a": [1.0, 0.5]}
+
+
+def test_bits_count_as_the_share_of_a_byte_that_is_saved():
+    found = result("a", 0, 0.0) | {"scores": {"bits_per_byte": 2.0}}
+    assert values_of([found, found | {"seed": 1}]) == {"a": [0.75, 0.75]}
+
+
+@pytest.mark.parametrize("budget", BUDGETS)
+@pytest.mark.parametrize("name", CLAIMS)
+def test_every_plan_can_be_built_and_judged(name, budget):
+    claim = CLAIMS[name]
+    plan = claim.plan(budget)
+    assert len(plan) >= 3 and all(row["trials"] >= 3 for row in plan)
+    if isinstance(claim, TrainedClaim):
+        trials = claim.trials(budget)
+        assert len({trial.id for trial in trials}) == len(trials)
+        configs = {repr(t.config.model): t.config for t in trials}.values()
+        for config in configs:
+            with torch.device("meta"):
+                make_model(config.resolved().model)
+    # Numbers that cannot be told apart decide for nobody, and no inequality names a model that is not there.
+    values = {row["model"]: [0.5, 0.6, 0.4] for row in plan}
+    comparisons = claim.judge(values)
+    assert comparisons and all(c.interval is not None for c in comparisons)
+
+
+def test_equal_parameters_are_equal():
+    for claim in ("compression-efficiency", "structure-over-width"):
+        for budget in BUDGETS:
+            sizes: dict[str, dict[str, int]] = {}
+            for trial in CLAIMS[claim].trials(budget):
+                found = sizes.setdefault(trial.settings["case"], {})
+                if trial.settings["model"] not in found:
+                    found[trial.settings["model"]] = count_mixer_parameters(trial.config.resolved().model)
+            for case, found in sizes.items():
+                compared = [n for m, n in found.items() if "equal states" not in m and "4 x" not in m]
+                assert max(compared) <= 1.15 * min(compared), (claim, budget, case, found)
+
+
+def tiny(**changes) -> TrainedClaim:
+    """Two models of which one is told that it is right."""
+
+    def trials(budget):
+        return [
+            Trial(model=model, config=small(seed=seed, steps=steps), settings={"model": model, "case": ""})
+            for model, steps in (("long", 60), ("short", 1))
+            for seed in range(3)
+        ]
+
+    made = {
+        "name": "permutation-composition",
+        "statement": "More steps teach more.",
+        "metric": "share of right answers",
+        "reason": "Because.",
+        "judge": lambda values: [exceeds(values, "long", "short", by=-1.1)],
+        "trials": trials,
+    }
+    return TrainedClaim(**{**made, **changes})
+
+
+def test_a_claim_is_run_judged_and_written_down_once(tmp_path):
+    found = reproduce.reproduce([tiny()], "minutes", tmp_path, launch=INLINE, tell=quiet)
+    written = json.loads((tmp_path / "claims.json").read_text())
+    assert written == json.loads(json.dumps(found))
+    (verdict,) = written
+    assert verdict["verdict"] == "holds" and verdict["budget"] == "minutes"
+    assert verdict["models"] == ["long", "short"]
+    for model in verdict["models"]:
+        assert len(verdict["values"][model]) == 3
+        low, high = verdict["intervals"][model]
+        assert low <= sum(verdict["values"][model]) / 3 <= high
+    assert verdict["command"] == "statemix reproduce permutation-composition --budget minutes"
+    assert verdict["device"] and verdict["date"] and verdict["versions"] and verdict["commit"]
+    times = {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").rglob("results/*.json")}
+    reproduce.reproduce([tiny()], "minutes", tmp_path, launch=INLINE, tell=quiet)
+    assert times == {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").rglob("results/*.json")}
+
+
+def test_verdicts_of_other_claims_stay(tmp_path):
+    others = [{**_verdict("structure-over-width"), "verdict": "undecided"}]
+    reproduce.write_verdicts(tmp_path, others)
+    reproduce.write_verdicts(tmp_path, [_verdict("permutation-composition")])
+    assert [v["claim"] for v in reproduce.read_verdicts(tmp_path)] == [
+        "structure-over-width", "permutation-composition",
+    ]  # fmt: skip
+
+
+def _verdict(name):
+    values = {"a": [0.5, 0.6], "b": [0.7]}
+    claim = tiny(name=name, judge=lambda v: [exceeds(v, "a", "b")])
+    return reproduce.judged(claim, values, "minutes", "statemix", ["Runs that diverged: a 1."], INLINE)
+
+
+def test_the_report_shows_every_number_and_what_decided(tmp_path):
+    reproduce.write_verdicts(tmp_path, [_verdict("permutation-composition")])
+    page = (tmp_path / "report.html").read_text()
+    for expected in ("undecided", "More steps teach more.", "a: 0.5", "a: 0.6", "b: 0.7", "a above b",
+                     "one seed, no interval", "Runs that diverged: a 1.", "statemix"):  # fmt: skip
+        assert expected in page
+
+
+def test_time_that_is_over_stops_a_claim_that_can_go_on(tmp_path):
+    with pytest.raises(reproduce.Stopped):
+        reproduce.reproduce(
+            [tiny()], "minutes", tmp_path, launch=replace(INLINE, minutes_at_most=1e-9), tell=quiet
+        )
+    assert not (tmp_path / "claims.json").exists()
+    assert SweepFolder(tmp_path / "runs" / "permutation-composition").pending()
+    assert reproduce.reproduce([tiny()], "minutes", tmp_path, launch=INLINE, tell=quiet)
+
+
+def test_measurements_are_made_once(tmp_path, monkeypatch):
+    module = claims.throughput_over_order
+    monkeypatch.setattr(module, "ORDERS", (1, 3))
+    monkeypatch.setattr(module, "milliseconds", lambda run, *_, **__: run() is None or 1.0)
+    claim = find_claim("throughput-over-order")
+    values = claim.collect(tmp_path, "minutes", INLINE, "", quiet)
+    assert set(values) == {f"{f} m={m}" for f in ("BD-LRU", "H-LRU") for m in module.ORDERS[1:]}
+    assert all(len(v) == 3 and all(math.isfinite(x) for x in v) for v in values.values())
+    monkeypatch.setattr(module, "milliseconds", None)
+    assert claim.collect(tmp_path, "minutes", INLINE, "", quiet) == values
+
+
+def test_an_unknown_claim_lists_the_nearest():
+    with pytest.raises(ValueError, match="no claim 'compression'; nearest: compression-efficiency"):
+        find_claim("compression")
