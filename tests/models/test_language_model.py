@@ -177,3 +177,67 @@ def test_sizes_that_make_no_model_are_refused(settings):
 def test_a_model_without_a_vocabulary_is_refused():
     with pytest.raises(ValueError, match="vocab_size must be given"):
         LanguageModel(ModelConfig())
+
+
+def test_padded_prompts_are_written_on_as_each_alone():
+    model = model_of(num_layers=2, pattern=("bdlru", "attention"))
+    rows = [torch.randint(1, 11, (n,)) for n in (6, 2)]
+    prompt = torch.stack([rows[0], torch.cat([torch.zeros(4, dtype=torch.long), rows[1]])])
+    mask = torch.tensor([[True] * 6, [False] * 4 + [True] * 2])
+    together = model.generate(prompt, 9, mask=mask, temperature=0)
+    for row, alone in enumerate(rows):
+        wanted = model.generate(alone[None], 9, temperature=0)[0, len(alone) :]
+        assert together[row, 6:].tolist() == wanted.tolist()
+
+
+def test_rows_end_at_stop_tokens():
+    model = model_of()
+    prompt = torch.randint(11, (2, 4))
+    free = model.generate(prompt, 12, temperature=0)[:, 4:]
+    stop = int(free[0, 3])
+    ended = model.generate(prompt, 12, temperature=0, stop_tokens=(stop,))[:, 4:]
+    lengths = []
+    for row in range(2):
+        tokens = free[row].tolist()
+        end = tokens.index(stop) + 1 if stop in tokens else len(tokens)
+        lengths.append(end)
+        assert ended[row, :end].tolist() == tokens[:end]
+        assert set(ended[row, end:].tolist()) <= {stop}
+    assert ended.shape[1] == max(lengths) and lengths[0] <= 4
+
+
+def test_a_long_text_is_read_in_pieces():
+    model = model_of(num_layers=2, pattern=("bdlru", "hlru"))
+    tokens, mask = torch.randint(11, (2, 20)), torch.rand(2, 20) < 0.7
+    mask[:, -1] = True
+    wanted, states = model(tokens, return_states=True, mask=mask)
+    logits, after = model.read(tokens, mask=mask, piece=6)
+    torch.testing.assert_close(logits, wanted[:, -1], atol=1e-5, rtol=1e-4)
+    for got, want in zip(after, states, strict=True):
+        torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-4)
+    on, _ = model.read(tokens[:, :3], after, piece=2)
+    torch.testing.assert_close(on, model(tokens[:, :3], states)[:, -1], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("tie", [True, False])
+def test_hidden_vectors_and_the_head_make_the_logits(tie):
+    model = model_of(tie_embeddings=tie)
+    tokens = torch.randint(11, (2, 5))
+    hidden, states = model(tokens, return_hidden=True, return_states=True)
+    assert hidden.shape == (2, 5, 16) and len(states) == 1
+    torch.testing.assert_close(hidden @ model.head_weight.T, model(tokens))
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (torch.ones(1, 3, dtype=torch.bool), r"mask must be \(B, T\) = \(2, 3\)"),
+        (
+            torch.tensor([[True, True, True], [True, True, False]]),
+            "pad prompts of unequal length on the left",
+        ),
+    ],
+)
+def test_masks_of_prompts_that_cannot_be_written_on_are_refused(mask, message):
+    with pytest.raises(ValueError, match=message):
+        model_of().generate(torch.zeros(2, 3, dtype=torch.long), 2, mask=mask)
