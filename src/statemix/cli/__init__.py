@@ -13,6 +13,7 @@ COMMANDS = {
     "reproduce": "check the paper's claims on this machine: numbers, intervals, verdicts, a report",
     "sweep": "train a grid over a recipe, resumable, on all devices or a cluster, into one table",
     "generate": "write on from a prompt, with a model of yours or the small one that ships",
+    "evaluate": "bits per byte and perplexity of a model on held-out text, by length of context",
     "convert": "turn a run into a model of Transformers, or back",
     "bench": "measure operators and layers, after checking that they are right",
     "tasks": "list the generated tasks, and show samples of one",

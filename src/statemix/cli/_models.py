@@ -14,6 +14,7 @@ from statemix.models import LanguageModel
 from statemix.text import ByteTokenizer, FileTokenizer, Tokenizer
 from statemix.text.tokenizers import TOKENIZER_FILE
 from statemix.training import ShardData, TextData, load_run, read_config
+from statemix.training.folder import END_TOKEN_FILE
 from statemix.training.loop import choose_device
 
 Format = Literal["run", "huggingface"]
@@ -96,6 +97,8 @@ def tokenizer_of_run(folder: Path) -> Tokenizer | None:
         return ByteTokenizer()
     if (folder / TOKENIZER_FILE).is_file():
         return FileTokenizer.from_file(folder, end_token=_end_token(folder))
+    if (folder / END_TOKEN_FILE).is_file():
+        return ByteTokenizer()
     if isinstance(data, ShardData):
         from statemix.training.shard_data import open_shards
 
@@ -155,5 +158,5 @@ def quiet() -> Iterator[None]:
 
 
 def _end_token(folder: Path) -> int | None:
-    file = folder / "end_token.json"
+    file = folder / END_TOKEN_FILE
     return json.loads(file.read_bytes()) if file.is_file() else None

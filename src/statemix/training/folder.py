@@ -17,6 +17,8 @@ from .config import RunConfig, differences, from_json, to_json
 
 CONFIG, ENVIRONMENT, RESULT = "config.json", "environment.json", "result.json"
 CHECKPOINTS = "checkpoints"
+END_TOKEN_FILE = "end_token.json"
+"""The number of the token that ends a document, beside tokenizer.json; alone where tokens are bytes."""
 
 _SPARE_BYTES = 16 * 2**20
 

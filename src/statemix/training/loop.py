@@ -18,7 +18,7 @@ from .checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
 from .config import RunConfig
 from .data import open_source
 from .evaluation import evaluate
-from .folder import CHECKPOINTS, RESULT, prepare_folder, read_config, read_result, write_json
+from .folder import CHECKPOINTS, END_TOKEN_FILE, RESULT, prepare_folder, read_config, read_result, write_json
 from .metrics import CsvMetrics, Observer, Row, TensorBoardMetrics, is_finite
 from .optimizer import make_optimizer
 from .progress import make_progress
@@ -116,6 +116,10 @@ def train(
             if workers.first:
                 size = sum(p.numel() * p.element_size() for p in model.parameters())
                 prepare_folder(folder, config, resume=resume, bytes_needed=3 * 3 * size)
+                if isinstance(source, ShardSource):
+                    # What makes text of tokens again goes where the weights go.
+                    source.shards.tokenizer().save(folder)
+                    write_json(folder / END_TOKEN_FILE, source.shards.end_token)
             workers.wait()
             if resume:
                 run.restore(folder)
