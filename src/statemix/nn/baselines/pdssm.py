@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -92,33 +91,17 @@ class PDSSM(Baseline):
         return self.norm(self.output(read) + self.skip * x), (h,)
 
     def _one_hot(self, x: Tensor) -> Tensor:
-        """P_t transposed, (B, T, N, N): the row of a state says where it goes."""
+        """P_t transposed, (B, T, N, N): the row of a state says where it goes.
+
+        Gradients are those of a softmax over the row.
+        """
         share = wide(self.choice(x)).softmax(-1)
         mixed = share @ wide(self.dictionary).flatten(1)
-        hard, _ = _OneHot.apply(mixed.unflatten(-1, (self.hidden_size, -1)))
-        return hard
-
-
-class _OneHot(torch.autograd.Function):
-    """The largest entry of each row as one-hot, with the gradient of the row's softmax."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(logits: Tensor) -> tuple[Tensor, Tensor]:
-        places = torch.arange(logits.shape[-1], device=logits.device)
-        return (logits.argmax(-1, keepdim=True) == places).to(logits.dtype), logits.softmax(-1)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
-        ctx.mark_non_differentiable(output[1])
-        ctx.save_for_backward(output[1])
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        (soft,) = ctx.saved_tensors
-        through = gradients[0] * soft
-        return through - soft * through.sum(-1, keepdim=True)
+        soft = mixed.unflatten(-1, (self.hidden_size, -1)).softmax(-1)
+        places = torch.arange(self.hidden_size, device=x.device)
+        hard = (soft.argmax(-1, keepdim=True) == places).to(soft.dtype)
+        # The value of the first, the gradient of the second.
+        return hard + (soft - soft.detach())
 
 
 def _times(diagonal: Tensor, h: Tensor) -> Tensor:

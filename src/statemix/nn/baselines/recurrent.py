@@ -11,6 +11,29 @@ from torch import Tensor, nn
 from .base import Baseline, check_choice, check_sizes, is_transformed
 
 CELLS: dict[str, type[nn.LSTM] | type[nn.GRU]] = {"lstm": nn.LSTM, "gru": nn.GRU}
+GATES = {"lstm": 4, "gru": 3}
+
+
+class Weights(nn.Module):
+    """The parameters of PyTorch's recurrent modules, by their names, without the modules.
+
+    torch.compile refuses whatever holds one of those.
+    """
+
+    def __init__(self, gates: int, width: int, hidden_size: int) -> None:
+        super().__init__()
+        self.hidden_size = hidden_size
+        self.weight_ih_l0 = nn.Parameter(torch.empty(gates * hidden_size, width))
+        self.weight_hh_l0 = nn.Parameter(torch.empty(gates * hidden_size, hidden_size))
+        self.bias_ih_l0 = nn.Parameter(torch.empty(gates * hidden_size))
+        self.bias_hh_l0 = nn.Parameter(torch.empty(gates * hidden_size))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Uniform in +-1/sqrt(hidden_size)."""
+        bound = self.hidden_size**-0.5
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -bound, bound)
 
 
 class Recurrent(Baseline):
@@ -52,13 +75,16 @@ class Recurrent(Baseline):
         check_sizes("Recurrent", hidden_size=hidden_size)
         self.cell, self.hidden_size, self.backend = cell, hidden_size, backend
         self.recurrent_shapes = ((hidden_size,),) * (2 if cell == "lstm" else 1)
-        self.recurrence = CELLS[cell](d_model, hidden_size, batch_first=True)
+        self.recurrence: nn.Module
+        if backend == "torch":
+            self.recurrence = Weights(GATES[cell], d_model, hidden_size)
+        else:
+            self.recurrence = CELLS[cell](d_model, hidden_size, batch_first=True)
         self.output = nn.Linear(hidden_size, d_model, bias=False)
         self._complete()
 
     def reset_parameters(self) -> None:
         super().reset_parameters()
-        self.recurrence.reset_parameters()
         self.output.reset_parameters()
 
     def _mix(
