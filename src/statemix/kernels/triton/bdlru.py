@@ -81,17 +81,17 @@ def _forward(
         state = tl.zeros((1, ROWS, LANES), tl.float32)
     else:
         state = tl.load(initial + in_state, mask=columns, other=0.0)
-    z = tl.load(z_at + state_logits, mask=matrix & (length > 0), other=ABSENT)
-    gate = tl.load(z_at + gate_logits, mask=rows & (length > 0), other=0.0)
-    value = tl.load(v_at + in_values, mask=rows & (length > 0), other=0.0)
+    z = tl.load(z_at + state_logits, mask=matrix, other=ABSENT)
+    gate = tl.load(z_at + gate_logits, mask=rows, other=0.0)
+    value = tl.load(v_at + in_values, mask=rows, other=0.0)
     for step in range(length):
-        # The next step's inputs travel while this one is computed.
-        ahead = step + 1 < length
-        z_at += z_time
-        v_at += v_time
-        next_z = tl.load(z_at + state_logits, mask=matrix & ahead, other=ABSENT)
-        next_gate = tl.load(z_at + gate_logits, mask=rows & ahead, other=0.0)
-        next_value = tl.load(v_at + in_values, mask=rows & ahead, other=0.0)
+        # The next step's inputs travel while this one is computed; the last step is read twice.
+        ahead = tl.where(step + 1 < length, 1, 0)
+        z_at += ahead * z_time
+        v_at += ahead * v_time
+        next_z = tl.load(z_at + state_logits, mask=matrix, other=ABSENT)
+        next_gate = tl.load(z_at + gate_logits, mask=rows, other=0.0)
+        next_value = tl.load(v_at + in_values, mask=rows, other=0.0)
         weights, gate_weight, total = weigh(z.to(tl.float32), gate.to(tl.float32), NORMALIZATION, 1)
         out = mix(weights, gate_weight, total, state, value.to(tl.float32), 1)
         tl.store(h_at + in_hidden, out, mask=rows)
@@ -112,7 +112,7 @@ def _carry(
     sequence = tl.program_id(0).to(tl.int64)
     batch, first, length = extent(sequence, cu_seqlens, steps)
     i, j, n, matrix, rows, columns = _tile(tl.program_id(1), width, M, ROWS, LANES)
-    last = first + length - 1
+    last = tl.maximum(first + length - 1, 0)
     z_at = logits + batch * z_batch + last * z_time
     u_at = batch * u_batch + last * u_time
     g_at = batch * g_batch + last * g_time
@@ -126,13 +126,12 @@ def _carry(
         carry = tl.zeros((1, ROWS, LANES), tl.float32)
     else:
         carry = tl.load(grad_final + in_state, mask=columns, other=0.0)
-    z = tl.load(z_at + state_logits, mask=matrix & (length > 0), other=ABSENT)
-    gate = tl.load(z_at + gate_logits, mask=rows & (length > 0), other=0.0)
+    z = tl.load(z_at + state_logits, mask=matrix, other=ABSENT)
+    gate = tl.load(z_at + gate_logits, mask=rows, other=0.0)
     for step in range(length):
-        ahead = step + 1 < length
-        z_at -= z_time
-        next_z = tl.load(z_at + state_logits, mask=matrix & ahead, other=ABSENT)
-        next_gate = tl.load(z_at + gate_logits, mask=rows & ahead, other=0.0)
+        z_at -= tl.where(step + 1 < length, 1, 0) * z_time
+        next_z = tl.load(z_at + state_logits, mask=matrix, other=ABSENT)
+        next_gate = tl.load(z_at + gate_logits, mask=rows, other=0.0)
         u = tl.permute(carry, (1, 0, 2))
         if grad_hidden is not None:
             u += tl.load(grad_hidden + g_at + in_gradient, mask=rows, other=0.0).to(tl.float32)
@@ -159,7 +158,7 @@ def _gate_gradient(
     """dL/dz of the logits of a step: the sum over a part of the steps and batch rows that share them."""
     index = tl.program_id(0).to(tl.int64)
     row, step, shared_steps, start, stop = sharers(index, batch, steps, logits_batch, logits_steps, parts)
-    i, j, n, matrix, rows, columns = _tile(tl.program_id(1), width, M, ROWS, LANES)
+    i, j, n, matrix, rows, _ = _tile(tl.program_id(1), width, M, ROWS, LANES)
     z_at = logits + row * z_batch + step * z_time + n * z_lane
     z = tl.load(z_at + i * z_row + j * z_column, mask=matrix, other=ABSENT).to(tl.float32)
     gate = tl.load(z_at + i * z_row + M * z_column, mask=rows, other=0.0).to(tl.float32)
@@ -170,10 +169,12 @@ def _gate_gradient(
         t = step + term % shared_steps
         sequence, first = start_of(t, b, sequence_of, cu_seqlens)
         h_at = hidden + b * h_batch + (t - 1) * h_time
-        x = tl.load(h_at + j * h_row + n * h_lane, mask=columns & (t > first), other=0.0).to(tl.float32)
+        before = (j < M) & (n < tl.where(t > first, width, 0))
+        x = tl.load(h_at + j * h_row + n * h_lane, mask=before, other=0.0).to(tl.float32)
         if initial is not None:
+            at_start = (j < M) & (n < tl.where(t > first, 0, width))
             in_state = (sequence * M + j) * width + n
-            x = tl.where(t > first, x, tl.load(initial + in_state, mask=columns & (t == first), other=0.0))
+            x = tl.where(t > first, x, tl.load(initial + in_state, mask=at_start, other=0.0))
         v_at = values + b * v_batch + t * v_time
         u_at = carried + b * u_batch + t * u_time
         value = tl.load(v_at + i * v_row + n * v_lane, mask=rows, other=0.0).to(tl.float32)

@@ -86,18 +86,18 @@ def _forward(
         window = tl.zeros((ROWS, LANES), tl.float32)
     else:
         window = tl.load(initial + state_row + _lag(slot, at, M) * width, mask=exists, other=0.0)
-    z = tl.load(z_at + _lag(slot, at, M) * z_column, mask=exists & (length > 0), other=ABSENT)
-    gate = tl.load(z_at + M * z_column, mask=inside & (length > 0), other=0.0)
-    value = tl.load(v_at, mask=inside & (length > 0), other=0.0)
+    z = tl.load(z_at + _lag(slot, at, M) * z_column, mask=exists, other=ABSENT)
+    gate = tl.load(z_at + M * z_column, mask=inside, other=0.0)
+    value = tl.load(v_at, mask=inside, other=0.0)
     for step in range(length):
-        # The next step's inputs travel while this one is computed.
-        ahead = step + 1 < length
+        # The next step's inputs travel while this one is computed; the last step is read twice.
+        ahead = tl.where(step + 1 < length, 1, 0)
         next_at = tl.where(at + 1 == M, 0, at + 1)
-        z_at += z_time
-        v_at += v_time
-        next_z = tl.load(z_at + _lag(slot, next_at, M) * z_column, mask=exists & ahead, other=ABSENT)
-        next_gate = tl.load(z_at + M * z_column, mask=inside & ahead, other=0.0)
-        next_value = tl.load(v_at, mask=inside & ahead, other=0.0)
+        z_at += ahead * z_time
+        v_at += ahead * v_time
+        next_z = tl.load(z_at + _lag(slot, next_at, M) * z_column, mask=exists, other=ABSENT)
+        next_gate = tl.load(z_at + M * z_column, mask=inside, other=0.0)
+        next_value = tl.load(v_at, mask=inside, other=0.0)
         weights, gate_weight, total = weigh(z.to(tl.float32), gate.to(tl.float32), NORMALIZATION, 0)
         out = mix(weights, gate_weight, total, window, value.to(tl.float32), 0)
         tl.store(h_at, out, mask=inside)
@@ -121,7 +121,7 @@ def _carry(
     sequence = tl.program_id(0).to(tl.int64)
     batch, first, length = extent(sequence, cu_seqlens, steps)
     slot, n, exists, inside = _tile(tl.program_id(1), width, M, ROWS, LANES)
-    last = first + length - 1
+    last = tl.maximum(first + length - 1, 0)
     z_at = logits + batch * z_batch + last * z_time + n * z_lane
     u_at = batch * u_batch + last * u_time + n * u_lane
     g_at = batch * g_batch + last * g_time + n * g_lane
@@ -133,14 +133,13 @@ def _carry(
     else:
         sent = tl.load(grad_final + state_row + _lag(slot, at, M) * width, mask=exists, other=0.0)
     at = tl.where(at == 0, M, at) - 1
-    z = tl.load(z_at + _lag(slot, at, M) * z_column, mask=exists & (length > 0), other=ABSENT)
-    gate = tl.load(z_at + M * z_column, mask=inside & (length > 0), other=0.0)
+    z = tl.load(z_at + _lag(slot, at, M) * z_column, mask=exists, other=ABSENT)
+    gate = tl.load(z_at + M * z_column, mask=inside, other=0.0)
     for step in range(length):
-        ahead = step + 1 < length
         next_at = tl.where(at == 0, M, at) - 1
-        z_at -= z_time
-        next_z = tl.load(z_at + _lag(slot, next_at, M) * z_column, mask=exists & ahead, other=ABSENT)
-        next_gate = tl.load(z_at + M * z_column, mask=inside & ahead, other=0.0)
+        z_at -= tl.where(step + 1 < length, 1, 0) * z_time
+        next_z = tl.load(z_at + _lag(slot, next_at, M) * z_column, mask=exists, other=ABSENT)
+        next_gate = tl.load(z_at + M * z_column, mask=inside, other=0.0)
         u = tl.sum(tl.where(slot == at, sent, 0.0), 0, keep_dims=True)
         if grad_hidden is not None:
             u += tl.load(grad_hidden + g_at, mask=inside, other=0.0).to(tl.float32)

@@ -26,7 +26,10 @@ def kernel(function: Callable[..., Any]) -> Any:
 
 @triton.jit
 def extent(sequence, cu_seqlens, steps):
-    """Batch row, first step and number of steps of a sequence, as 64-bit numbers."""
+    """Batch row, first step and number of steps of a sequence, as 64-bit numbers.
+
+    The first step is one that exists, so that a program may read it even if the sequence has none.
+    """
     if cu_seqlens is None:
         batch = sequence
         first = sequence * 0
@@ -35,6 +38,7 @@ def extent(sequence, cu_seqlens, steps):
         batch = sequence * 0
         first = tl.load(cu_seqlens + sequence).to(tl.int64)
         length = tl.load(cu_seqlens + sequence + 1).to(tl.int64) - first
+        first = tl.minimum(first, steps - 1)
     return batch, first, length
 
 
