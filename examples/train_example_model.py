@@ -5,8 +5,9 @@
     python examples/train_example_model.py --device cuda --steps 30000 --batch-size 64 --out runs/example-gpu
 
 The text is in the public domain (the package around it is MIT). The last 5 % of it, from the epistles to
-Revelation, are held out. A run that is stopped goes on with --resume. What it learned becomes a model
-folder with `statemix convert RUN FOLDER`.
+Revelation, are held out. A run that is stopped goes on with --resume. What it learned ships by
+
+    statemix convert --to run runs/example src/statemix/assets/king-james-bible
 """
 
 from __future__ import annotations

@@ -187,6 +187,6 @@ def _known_run(source: Path) -> tuple[RunConfig | None, int]:
 
 
 def _copy(source: Path, made: Path) -> None:
-    for name in (*KEPT_FILES, "result.json", "end_token.json", "README.md"):
+    for name in (*KEPT_FILES, "result.json", "example.json", "end_token.json", "README.md"):
         if (source / name).is_file() and not (made / name).exists():
             shutil.copyfile(source / name, made / name)
