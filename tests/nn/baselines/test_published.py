@@ -222,11 +222,11 @@ def test_pd_ssm():
 
 def test_pd_ssm_learns_through_the_softmax_of_its_columns():
     layer, x, _ = outputs(PDSSM(WIDTH, hidden_size=4, dictionary_size=3))
-    got = layer._one_hot(x[:, :3])
+    shares = layer.choice(x[:, :3]).softmax(-1)
+    got = layer._one_hot(shares)
     assert ((got == 0) | (got == 1)).all() and (got.sum(-1) == 1).all()
     weights = torch.randn_like(got)
     (gradient,) = torch.autograd.grad((got * weights).sum(), [layer.dictionary], retain_graph=True)
-    shares = layer.choice(x[:, :3]).softmax(-1)
     soft = torch.einsum("btk,kmn->btmn", shares, layer.dictionary).softmax(-1)
     (wanted,) = torch.autograd.grad((soft * weights).sum(), [layer.dictionary])
     torch.testing.assert_close(gradient, wanted)

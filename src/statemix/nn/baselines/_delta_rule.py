@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ._fla import kernel, takes_fla
 from ._linear_attention import CHUNK, chunks, decays, steps
-from .base import wide
+from .base import wide, without_autocast
 
 
 def delta_rule(
@@ -41,6 +41,13 @@ def delta_rule(
             query.to(value.dtype), key.to(value.dtype), value, g=log_decay.float(),
             beta=strength.to(value.dtype), scale=1.0, initial_state=state, output_final_state=True,
         )  # fmt: skip
+    with without_autocast(value):
+        return _in_chunks(query, key, value, strength, log_decay, state)
+
+
+def _in_chunks(
+    query: Tensor, key: Tensor, value: Tensor, strength: Tensor, log_decay: Tensor, state: Tensor
+) -> tuple[Tensor, Tensor]:
     time, size = query.shape[1], min(CHUNK, query.shape[1])
     q, k, v = (chunks(wide(x), size) for x in (query, key, value))
     b = chunks(wide(strength)[..., None], size)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ._fla import kernel, takes_fla
 from ._linear_attention import chunks, steps
-from .base import wide
+from .base import wide, without_autocast
 
 # exp(-sum of log decays) must stay in range within a chunk: RWKV-7's are at least -0.607, so e^19 at most.
 CHUNK = 32
@@ -43,6 +43,13 @@ def diagonal_plus_low_rank(
             query.to(half), key.to(half), value, right.to(half), left.to(half), log_decay.float(),
             scale=1.0, initial_state=state, output_final_state=True,
         )  # fmt: skip
+    with without_autocast(value):
+        return _in_chunks(query, key, value, left, right, log_decay, state)
+
+
+def _in_chunks(
+    query: Tensor, key: Tensor, value: Tensor, left: Tensor, right: Tensor, log_decay: Tensor, state: Tensor
+) -> tuple[Tensor, Tensor]:
     time, size = query.shape[1], min(CHUNK, query.shape[1])
     q, k, v, b, a, log_w = (chunks(wide(x), size) for x in (query, key, value, left, right, log_decay))
     total = log_w.cumsum(-2)

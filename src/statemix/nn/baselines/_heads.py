@@ -52,6 +52,13 @@ def log_decay(z: Tensor, rate: Tensor, bias: Tensor) -> Tensor:
     return -wide(rate).exp() * F.softplus(wide(z) + bias)
 
 
+class RMSNorm(nn.RMSNorm):
+    """RMSNorm that computes in the dtype of states and gives back that of its input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(wide(x), self.normalized_shape, wide(self.weight), self.eps).to(x.dtype)
+
+
 class HeadNorm(nn.Module):
     """RMSNorm of what each head reads, times SiLU of a gate where there is one.
 
@@ -60,8 +67,20 @@ class HeadNorm(nn.Module):
 
     def __init__(self, size: int, *, eps: float = 1e-5) -> None:
         super().__init__()
-        self.norm = nn.RMSNorm(size, eps=eps)
+        self.norm = RMSNorm(size, eps=eps)
 
     def forward(self, x: Tensor, gate: Tensor | None) -> Tensor:
         x = self.norm(x)
         return x if gate is None else x * F.silu(gate)
+
+
+class HeadLayerNorm(nn.GroupNorm):
+    """LayerNorm of what each head reads, with a scale and a shift for each of its channels.
+
+    Shapes: x (B, T, H, C) -> (B, T, H C).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = wide(x).flatten(0, 1).flatten(1)
+        normed = F.group_norm(rows, self.num_groups, wide(self.weight), wide(self.bias), self.eps)
+        return normed.view(*x.shape[:2], -1).to(x.dtype)

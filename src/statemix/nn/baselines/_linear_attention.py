@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ._fla import kernel, takes_fla
-from .base import wide
+from .base import wide, without_autocast
 
 CHUNK = 64
 
@@ -32,6 +32,13 @@ def linear_attention(
             query.to(value.dtype), key.to(value.dtype), value, g=log_decay.float(), scale=1.0,
             initial_state=state, output_final_state=True,
         )  # fmt: skip
+    with without_autocast(value):
+        return _in_chunks(query, key, value, log_decay, state)
+
+
+def _in_chunks(
+    query: Tensor, key: Tensor, value: Tensor, log_decay: Tensor, state: Tensor
+) -> tuple[Tensor, Tensor]:
     time, size = query.shape[1], min(CHUNK, query.shape[1])
     q, k, v = (chunks(wide(x), size) for x in (query, key, value))
     decay = chunks(wide(log_decay)[..., None], size)

@@ -212,6 +212,11 @@ def is_transformed() -> bool:
     return not torch.compiler.is_compiling() and transforms.peek_interpreter_stack() is not None
 
 
+def without_autocast(x: Tensor) -> torch.autocast:
+    """A context in which products keep the dtype of what they are given: recurrences need float32."""
+    return torch.autocast(x.device.type, enabled=False)
+
+
 def wide(x: Tensor) -> Tensor:
     """x in the dtype of states: float32, or float64 where it already is."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -12,7 +12,7 @@ from statemix.ops.dispatch import BACKENDS
 
 from ._convolution import ShortConvolution
 from ._diagonal import decaying_scan
-from .base import Baseline, check_choice, check_sizes, wide
+from .base import Baseline, check_choice, check_sizes, wide, without_autocast
 
 
 class Mamba(Baseline):
@@ -98,7 +98,8 @@ class Mamba(Baseline):
         decay = (step[..., None] * -wide(self.log_rate).exp()).exp().flatten(2)
         inputs = ((step * wide(u))[..., None] * wide(entering)[:, :, None]).flatten(2)
         hidden, end = decaying_scan(decay, inputs, state[0], real, backend=self.backend)
-        y = (hidden.unflatten(-1, (-1, self.state_size)) @ wide(reading)[..., None])[..., 0]
+        with without_autocast(x):
+            y = (hidden.unflatten(-1, (-1, self.state_size)) @ wide(reading)[..., None])[..., 0]
         y = (y + self.skip * wide(u)).to(x.dtype)
         if self.output_gate is not None:
             y = y * F.silu(self.output_gate(x))

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ._convolution import ShortConvolution
 from ._fla import BACKENDS
-from ._heads import decay_parameters, heads_for, reset_decay
+from ._heads import RMSNorm, decay_parameters, heads_for, reset_decay
 from ._linear_attention import linear_attention
 from .base import Baseline, check_choice, check_sizes, wide
 
@@ -76,7 +76,7 @@ class Mamba2(Baseline):
         self.decay_rate, self.decay_bias = decay_parameters(self.num_heads)
         self.skip = nn.Parameter(torch.empty(self.num_heads))
         self.output_gate = nn.Linear(d_model, inner, bias=False) if output_gate else None
-        self.norm = nn.RMSNorm(inner, eps=1e-5)
+        self.norm = RMSNorm(inner, eps=1e-5)
         self.output = nn.Linear(inner, d_model, bias=False)
         self._complete()
 

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._heads import heads_for
+from ._heads import HeadLayerNorm, heads_for
 from ._linear_attention import CHUNK, chunks, steps
-from .base import Baseline, wide
+from .base import Baseline, wide, without_autocast
 
 GATE_CAP = 15.0
 
@@ -53,7 +53,7 @@ class MLSTM(Baseline):
         self.query_key_value = nn.Linear(d_model, 3 * inner, bias=False)
         self.gates = nn.Linear(d_model, 2 * self.num_heads)
         self.output_gate = nn.Linear(d_model, inner, bias=False) if output_gate else None
-        self.norm = nn.GroupNorm(self.num_heads, inner, eps=1e-6)
+        self.norm = HeadLayerNorm(self.num_heads, inner, eps=1e-6)
         self.output = nn.Linear(inner, d_model, bias=False)
         self._complete()
 
@@ -77,8 +77,9 @@ class MLSTM(Baseline):
             log_input = torch.where(real[..., None], log_input, float("-inf"))
             log_forget = torch.where(real[..., None], log_forget, 0.0)
         query = query * self.head_dim**-0.5
-        read, memory, exponent = _memory(query, key, value, log_input, log_forget, *state)
-        read = self.norm(read.to(x.dtype).flatten(0, 1).flatten(1)).view(*x.shape[:2], -1)
+        with without_autocast(x):
+            read, memory, exponent = _memory(query, key, value, log_input, log_forget, *state)
+        read = self.norm(read.to(x.dtype))
         if self.output_gate is not None:
             read = read * self.output_gate(x).sigmoid()
         return self.output(read), (memory, exponent)

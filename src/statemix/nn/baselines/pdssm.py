@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from .base import Baseline, check_sizes, wide
+from .base import Baseline, check_sizes, wide, without_autocast
 
 
 class PDSSM(Baseline):
@@ -75,33 +75,39 @@ class PDSSM(Baseline):
     def _mix(
         self, x: Tensor, state: tuple[Tensor, ...], real: Tensor | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        one_hot = self._one_hot(x)
+        share = wide(self.choice(x)).softmax(-1)
         size, angle = self.magnitude(x).sigmoid(), 2 * math.pi * self.phase(x).sigmoid()
         diagonal = torch.stack([wide(size * angle.cos()), wide(size * angle.sin())], 2)
         inputs = wide(self.value(x)).unflatten(-1, (2, -1))
-        h, hidden = state[0], []
-        # Unbound once: a slice a step would make backward write whole tensors a step.
-        for t, (P, D, u) in enumerate(
-            zip(one_hot.unbind(1), diagonal.unbind(1), inputs.unbind(1), strict=True)
-        ):
-            after = _times(D, h) @ P + u
-            h = after if real is None else torch.where(real[:, t, None, None], after, h)
-            hidden.append(h)
-        read = torch.stack(hidden, 1).flatten(2).to(x.dtype)
+        with without_autocast(x):
+            hidden, h = _scan(self._one_hot(share), diagonal, inputs, state[0], real)
+        read = hidden.flatten(2).to(x.dtype)
         return self.norm(self.output(read) + self.skip * x), (h,)
 
-    def _one_hot(self, x: Tensor) -> Tensor:
+    def _one_hot(self, share: Tensor) -> Tensor:
         """P_t transposed, (B, T, N, N): the row of a state says where it goes.
 
         Gradients are those of a softmax over the row.
         """
-        share = wide(self.choice(x)).softmax(-1)
         mixed = share @ wide(self.dictionary).flatten(1)
         soft = mixed.unflatten(-1, (self.hidden_size, -1)).softmax(-1)
-        places = torch.arange(self.hidden_size, device=x.device)
+        places = torch.arange(self.hidden_size, device=share.device)
         hard = (soft.argmax(-1, keepdim=True) == places).to(soft.dtype)
         # The value of the first, the gradient of the second.
         return hard + (soft - soft.detach())
+
+
+def _scan(
+    one_hot: Tensor, diagonal: Tensor, inputs: Tensor, h: Tensor, real: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Every state (B, T, 2, N), and the last."""
+    hidden = []
+    # Unbound once: a slice a step would make backward write whole tensors a step.
+    for t, (P, D, u) in enumerate(zip(one_hot.unbind(1), diagonal.unbind(1), inputs.unbind(1), strict=True)):
+        after = _times(D, h) @ P + u
+        h = after if real is None else torch.where(real[:, t, None, None], after, h)
+        hidden.append(h)
+    return torch.stack(hidden, 1), h
 
 
 def _times(diagonal: Tensor, h: Tensor) -> Tensor:

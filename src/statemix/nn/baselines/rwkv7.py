@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ._convolution import last_steps
 from ._diagonal_plus_low_rank import diagonal_plus_low_rank
 from ._fla import BACKENDS
-from ._heads import heads_for
+from ._heads import HeadLayerNorm, heads_for
 from .base import Baseline, check_choice, wide
 
 
@@ -84,7 +84,7 @@ class RWKV7(Baseline):
         self.removal = nn.Parameter(torch.empty(inner))
         self.lean = nn.Parameter(torch.empty(inner))
         self.bonus = nn.Parameter(torch.empty(self.num_heads, self.head_dim))
-        self.norm = nn.GroupNorm(self.num_heads, inner, eps=1e-5 * self.head_dim)
+        self.norm = HeadLayerNorm(self.num_heads, inner, eps=1e-5 * self.head_dim)
         self.output = nn.Linear(inner, d_model, bias=False)
         self._complete()
 
@@ -123,8 +123,7 @@ class RWKV7(Baseline):
         read, end = diagonal_plus_low_rank(
             r, written, value, left, -removal, log_decay, state[0], backend=self.backend
         )
-        read = self.norm(read.flatten(0, 1).flatten(1)).view(*x.shape[:2], -1)
-        read = read + ((r * self.bonus * key).sum(-1, keepdim=True) * value).flatten(2)
+        read = self.norm(read) + ((r * self.bonus * key).sum(-1, keepdim=True) * value).flatten(2)
         window = last_steps(whole, 1, real).to(state[1].dtype)
         return self.output(read * self.gate(of_g)), (end, window)
 
