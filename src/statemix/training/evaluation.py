@@ -19,7 +19,7 @@ from .text_scores import score_text
 EVALUATION_SEED = 0
 """Every run is tested on the same examples, whatever its own seed."""
 
-_TOKENS_AT_ONCE = 32768
+_TOKENS_AT_ONCE = {"cuda": 2**18}
 _TEXT_ROWS = 16
 _LENGTHS_IN_BIN = 32
 
@@ -86,7 +86,7 @@ def task_accuracy(model: nn.Module, task: Task, examples: int, split: str = "tes
     device = next(model.parameters()).device
     inputs, targets = task.sample(examples, EVALUATION_SEED, split=split)
     right = asked = 0
-    rows = max(1, _TOKENS_AT_ONCE // task.length)
+    rows = max(1, _TOKENS_AT_ONCE.get(device.type, 2**15) // task.length)
     for some_inputs, some_targets in zip(inputs.split(rows), targets.split(rows), strict=True):
         answers = model(some_inputs.to(device)).argmax(-1).cpu()
         is_asked = some_targets != IGNORED

@@ -72,9 +72,12 @@ class _Chunks(Dataset):
         source = self._source = self._source or open_source(self.configs[0].data)
         shapes, pieces = [], []
         for step in range(number * self.steps, min((number + 1) * self.steps, self.configs[0].steps)):
-            batches = [
-                source.batch(step, batch_size=c.batch_size, seed=c.seed, steps=c.steps) for c in self.configs
-            ]
+            # Replicas that differ in their optimizer alone read the same batch.
+            made = {
+                c.seed: source.batch(step, batch_size=c.batch_size, seed=c.seed, steps=c.steps)
+                for c in {c.seed: c for c in self.configs}.values()
+            }
+            batches = [made[c.seed] for c in self.configs]
             shapes.append((len(batches), *batches[0].inputs.shape))
             pieces += [torch.stack([b.inputs for b in batches]), torch.stack([b.targets for b in batches])]
         return shapes, torch.cat([piece.flatten().to(torch.int32) for piece in pieces])

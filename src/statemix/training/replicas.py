@@ -9,16 +9,16 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor
 
 from statemix.models import LanguageModel, make_model
 
+from .capture import CapturedStep, stream_for
 from .checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
 from .config import RunConfig, differences, to_json
 from .data import open_source
@@ -66,7 +66,7 @@ def train_replicas(
             one for all. ``accumulate`` and ``compile`` change nothing here.
         out: a folder for metrics, checkpoints and results of the group. Nothing is written without it.
         resume: go on with the group in ``out``.
-        capture: replay each step as a CUDA graph. Default: on a GPU yes; on a CPU it cannot be.
+        capture: replay each step as a CUDA graph. Default: on a GPU where the model can be captured.
         workers: processes that make batches. Default: some on a GPU, none on a CPU.
         time_limit: seconds after which training stops, to be resumed: status "interrupted".
         observers: hear a row of means over the replicas, see :class:`Observer`.
@@ -197,10 +197,10 @@ class _Group:
             return "finished"
         update = self.state.update
         if device.type == "cuda" and capture is not False:
-            update = _Captured(update, device)
+            update = CapturedStep(update, device, required=capture is True)
         began, before = time.perf_counter(), self.seconds
         batches = stacked_batches(self.configs, self.step, device, workers=workers)
-        with contextlib.closing(batches), _stream_for(device):
+        with contextlib.closing(batches), stream_for(device):
             for inputs, targets in batches:
                 update(inputs, targets)
                 self.step += 1
@@ -302,45 +302,3 @@ class _Group:
     def _save(self, folder: Path) -> None:
         progress = {n: getattr(self, n) for n in ("tokens", "summed_steps", "seconds", "row_began")}
         save_checkpoint(folder / CHECKPOINTS, self.state, self.optimizer, self.step, progress)
-
-
-class _Captured:
-    """A step that is captured as a CUDA graph, one for each shape of its batch.
-
-    The first step of a shape runs eagerly, which compiles kernels and fills caches; the second is captured.
-    """
-
-    def __init__(self, update: Callable[[Tensor, Tensor], None], device: torch.device) -> None:
-        self._update, self._device = update, device
-        self._pool = torch.cuda.graph_pool_handle()
-        self._graphs: dict[torch.Size, tuple[torch.cuda.CUDAGraph, Tensor, Tensor] | None] = {}
-
-    def __call__(self, inputs: Tensor, targets: Tensor) -> None:
-        shape = inputs.shape
-        if shape not in self._graphs:
-            self._graphs[shape] = None
-            self._update(inputs, targets)
-            return
-        captured = self._graphs[shape]
-        if captured is None:
-            captured = self._graphs[shape] = self._capture(shape)
-        graph, some_inputs, some_targets = captured
-        some_inputs.copy_(inputs)
-        some_targets.copy_(targets)
-        graph.replay()
-
-    def _capture(self, shape: torch.Size) -> tuple[torch.cuda.CUDAGraph, Tensor, Tensor]:
-        tokens = torch.zeros(2, *shape, dtype=torch.int64, device=self._device)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-            self._update(tokens[0], tokens[1])
-        return graph, tokens[0], tokens[1]
-
-
-def _stream_for(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """A stream of its own on a GPU: the default one cannot be captured."""
-    if device.type != "cuda":
-        return contextlib.nullcontext()
-    stream = torch.cuda.Stream(device)
-    stream.wait_stream(torch.cuda.current_stream(device))
-    return torch.cuda.stream(stream)
