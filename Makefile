@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 # Without a GPU, hold torch to the version whose CPU build is meant; with one, take what pip finds.
 CONSTRAINTS := $(shell nvidia-smi -L >/dev/null 2>&1 || echo "-c constraints-cpu.txt")
 
-.PHONY: setup demo test lint format bench docs kernels-check clean
+.PHONY: setup demo reproduce test lint format bench docs kernels-check clean
 
 setup: $(INSTALLED)
 
@@ -17,6 +17,10 @@ $(INSTALLED): pyproject.toml constraints-cpu.txt
 
 demo: $(INSTALLED)
 	$(BIN)/statemix demo
+
+# All claims of the paper at the smallest budget: minutes on two cores.
+reproduce: $(INSTALLED)
+	$(BIN)/statemix reproduce --budget minutes
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
