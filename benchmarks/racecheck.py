@@ -1,7 +1,7 @@
 """Runs every hand-over of the CUDA kernels once on small tensors, for NVIDIA's compute-sanitizer.
 
     compute-sanitizer --tool memcheck python benchmarks/racecheck.py kernels
-    compute-sanitizer --tool racecheck python benchmarks/racecheck.py kernels
+    compute-sanitizer --tool racecheck python benchmarks/racecheck.py kernels | kernels-sync
     compute-sanitizer --tool racecheck python benchmarks/racecheck.py arrive | sync | fresh
 
 racecheck reports races in the kernels' hand-over. The other three words run the hand-over alone, in a ring
@@ -20,7 +20,7 @@ os.environ["STATEMIX_CACHE_DIR"] = tempfile.mkdtemp()
 
 import torch
 
-from statemix.kernels.cuda import launch, scan
+from statemix.kernels.cuda import compiler, launch, scan
 
 CASES = (
     ("bdlru", 4, 2, 200, 64),  # a relay in one thread block
@@ -55,7 +55,11 @@ extern "C" __global__ void statemix_kernel(const __grid_constant__ Arguments arg
 """
 
 
-def run_kernels() -> None:
+def run_kernels(*, full_barriers: bool) -> None:
+    compiler._OPTIONS = (*compiler._OPTIONS, "--generate-line-info")
+    if full_barriers:
+        files = compiler.headers()
+        files["relay.cuh"] = files["relay.cuh"].replace("bar.arrive %0, 64;", "bar.sync %0, 64;")
     for family, m, batch, steps, width in CASES:
         rows = (m,) if family == "bdlru" else ()
         logits = torch.randn(batch, steps, *rows, m + 1, width, device="cuda").bfloat16()
@@ -85,10 +89,10 @@ def run_ring(kind: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("kernels", "arrive", "sync", "fresh"))
+    parser.add_argument("what", choices=("kernels", "kernels-sync", "arrive", "sync", "fresh"))
     what = parser.parse_args().what
-    if what == "kernels":
-        run_kernels()
+    if what.startswith("kernels"):
+        run_kernels(full_barriers=what == "kernels-sync")
     else:
         run_ring(what)
 
