@@ -86,3 +86,21 @@ def test_it_runs_on_a_bare_install_and_the_demo_says_what_it_needs():
     assert found["demo"].returncode == 2
     assert "pip install 'statemix[train]'" in found["demo"].stderr
     assert "Traceback" not in found["demo"].stderr
+
+
+def test_portable_kernels_are_a_note_where_nothing_faster_could_run(monkeypatch, capsys):
+    monkeypatch.setattr(doctor, "backend_for", lambda *_, **__: "triton")
+    monkeypatch.setattr(doctor, "devices", list)
+    monkeypatch.setattr(doctor, "present_devices", lambda: [torch.device("xpu")])
+    assert doctor.main([]) == 0
+    assert "on xpu the portable Triton kernels run, slower than CUDA C++" in capsys.readouterr().out
+    monkeypatch.setattr(doctor, "present_devices", lambda: [torch.device("cuda", 0)])
+    monkeypatch.setattr(torch.version, "hip", None)
+    assert doctor.main([]) == 1
+
+
+def test_the_cache_of_triton_is_where_its_environment_says(monkeypatch, tmp_path):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    (tmp_path / "hash").mkdir()
+    (tmp_path / "hash" / "kernel.cubin").write_bytes(bytes(2**20))
+    assert dict(doctor.caches())["triton"] == f"{tmp_path} (1 files, 1.0 MiB)"
