@@ -70,15 +70,7 @@ def main(argv: list[str]) -> int:
         return 2
     try:
         return _run(options)
-    except (
-        ModelFileError,
-        RunFolderError,
-        CheckpointError,
-        ShardError,
-        SourceError,
-        OSError,
-        ValueError,
-    ) as error:
+    except (RunFolderError, CheckpointError, ShardError, OSError, ValueError) as error:
         print(f"statemix evaluate: {error}", file=sys.stderr)
         return 1
     except ModuleNotFoundError as error:

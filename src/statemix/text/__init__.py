@@ -4,7 +4,7 @@ from .compression import baselines
 from .corpora import Corpus, open_corpus, standard_library, text_files
 from .documents import ReadOptions, SourceError
 from .packing import Packed, pack, permuted
-from .prepare import PrepareOptions, prepare
+from .preparation import PrepareOptions, prepare
 from .shards import ShardError, TokenShards, TokenSplit
 from .tokenizers import ByteTokenizer, FileTokenizer, Tokenizer, train_bpe
 from .windows import parallel_rows, random_windows

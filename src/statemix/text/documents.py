@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -239,7 +240,7 @@ def _open(path: Path) -> BinaryIO:
     if path.suffix.lower() == ".gz":
         return gzip.open(path, "rb")  # type: ignore[return-value]
     if path.suffix.lower() == ".zst":
-        return _optional("zstandard").open(path, "rb")
+        return io.BufferedReader(_optional("zstandard").open(path, "rb"))
     return open(path, "rb")
 
 

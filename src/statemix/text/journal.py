@@ -19,7 +19,9 @@ def identity(sources: list[str], options: dict[str, Any], parts: list[Part]) -> 
     """What decides the bytes of the shards."""
     unused = () if options["tokenizer"] == "train-bpe" else ("vocab_size", "training_bytes")
     kept = {name: value for name, value in options.items() if name not in unused}
-    return {"sources": sources, "options": kept, "parts": digest_of_parts(parts)}
+    found = {"sources": sources, "options": kept, "parts": digest_of_parts(parts)}
+    # As it will be read back, where tuples are lists.
+    return json.loads(json.dumps(found))
 
 
 def check_same(folder: Path, journal: dict[str, Any], identity: dict[str, Any], parts: list[Part]) -> None:

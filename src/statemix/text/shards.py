@@ -71,7 +71,7 @@ class TokenSplit:
             piece = self._tokens[shard][inside : inside + stop - start]
             pieces.append(piece)
             start += len(piece)
-        return np.concatenate(pieces) if len(pieces) != 1 else np.asarray(pieces[0])
+        return pieces[0] if len(pieces) == 1 else np.concatenate([*pieces, self._tokens[0][:0]])
 
     def starts(self, start: int, stop: int) -> np.ndarray:
         """The places in [start, stop) at which a document begins, counted on where it goes round."""

@@ -87,11 +87,12 @@ class RunConfig:
         sizes: dict[str, int] = {}
         for name in ("vocab_size", "output_size"):
             given, wanted = getattr(self.model, name), getattr(self.data, name)
-            # Text may leave rows of a vocabulary unused, as one that was padded for fast products.
-            fits = given in (None, wanted) or (isinstance(self.data, ShardData) and given > wanted)
-            if not fits:
+            if isinstance(self.data, ShardData):
+                # Text may leave rows of a vocabulary unused, as of one that is padded for fast products.
+                wanted = max(wanted, self.model.vocab_size or 0)
+            if given not in (None, wanted):
                 raise ValueError(f"config: model.{name} is {given}, but the data has {wanted}; leave it out")
-            sizes[name] = given or wanted
+            sizes[name] = wanted
         return replace(self, model=replace(self.model, **sizes))
 
 

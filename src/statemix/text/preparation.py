@@ -150,6 +150,7 @@ class _Job:
         self.writers = {
             name: SplitWriter(folder, name, self.tokenizer.dtype, options.shard_tokens) for name in SPLITS
         }
+        self._began = self._said = self._journaled = time.monotonic()
         if journal is None:
             # Learning a vocabulary left its own count.
             self.left_out = _nothing_left_out()
@@ -161,7 +162,6 @@ class _Job:
             for name, writer in self.writers.items():
                 writer.restore(journal["splits"][name])
             say(f"{folder}: going on after {self._total('documents'):,} documents")
-        self._began = self._said = time.monotonic()
         self._bytes_before = self._total("bytes")
 
     def run(self) -> None:
