@@ -1,11 +1,15 @@
 """Every mixer keeps one interface: pieces, steps, packing and padding all mean the same sequence."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from statemix.models import MIXERS, MixerConfig, make_mixer
+from statemix.models.mixers import options_of
 from statemix.nn.baselines import CausalAttention, Recurrent
 
 WIDTH = 8
@@ -72,6 +76,21 @@ def assert_same(one, other):
 
 def test_every_name_in_the_table_is_tested():
     assert {config.name for config in CONFIGS.values()} == set(MIXERS)
+
+
+def test_the_table_of_the_documentation_names_every_baseline_and_its_options():
+    text = (Path(__file__).parents[2] / "docs" / "baselines.md").read_text()
+    rows = {
+        name: line
+        for line in text.splitlines()
+        for name in re.findall(r"`([^`]+)`", line.split("|")[1] if line.startswith("|") else "")
+    }
+    for name in set(MIXERS) - {"bdlru", "hlru"}:
+        said = rows[name]
+        if "the same" in said:
+            said += rows["deltanet"]
+        for option in set(options_of(name)) - {"initial_state"}:
+            assert f"`{option}`" in said, (name, option)
 
 
 def test_pieces_of_any_length_make_the_whole(mixer):

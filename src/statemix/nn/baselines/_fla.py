@@ -15,13 +15,15 @@ from statemix.ops.counters import count
 from .base import is_transformed
 
 BACKENDS = ("auto", "torch", "fla")
+SHORTEST = 16
 
 
 def takes_fla(operation: str, backend: str, x: Tensor) -> bool:
     """Whether fla's kernel runs on ``x`` (B, T, ...), and count what does.
 
-    "auto" takes it for half-precision sequences on a CUDA device where the package is installed, outside
-    torch.func transforms; single steps stay with PyTorch. fla's kernels refuse float32.
+    "auto" takes it for half-precision sequences of 16 steps or more on a CUDA device where the package is
+    installed, outside torch.func transforms; for less a launch costs more than the work. fla's kernels
+    refuse float32.
 
     Raises:
         ValueError: "fla" where it cannot run, with the reason.
@@ -35,7 +37,7 @@ def takes_fla(operation: str, backend: str, x: Tensor) -> bool:
             f"{x.device}"
         )
         raise ValueError(f"{operation}: backend 'fla' cannot run: {reason}")
-    takes = backend == "fla" or (backend == "auto" and fits and x.shape[1] > 1 and _installed())
+    takes = backend == "fla" or (backend == "auto" and fits and x.shape[1] >= SHORTEST and _installed())
     if not torch.compiler.is_compiling():
         count(operation, "forward", "fla" if takes else "torch")
     return takes
