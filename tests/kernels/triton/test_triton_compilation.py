@@ -17,17 +17,18 @@ pytestmark = pytest.mark.skipif(
 )
 HOPPER, MI300 = GPUTarget("cuda", 90, 32), GPUTarget("hip", "gfx942", 64)
 FLOAT32 = ("initial", "final", "grad_final", "carried", "grad_initial")
-ABSENT = ("cu_seqlens", "sequence_of")  # None: sequences are not packed
+UNPACKED = ("cu_seqlens", "sequence_of")
+WITHOUT_STATES = ("initial", "grad_final", "grad_hidden")
 
 
-def source(kernel, constants):
-    """What Triton compiles at a call with aligned bfloat16 tensors, unit stride along N, and these constants."""
+def source(kernel, constants, absent):
+    """What Triton compiles at a call with aligned bfloat16 tensors and these constants; ``absent`` are None."""
     signature, fixed, known = {}, dict(constants), {}
     for place, parameter in enumerate(kernel.params):
         name = parameter.name
         if name.endswith("_lane"):
             fixed[name] = 1
-        elif name in ABSENT:
+        elif name in absent:
             fixed[name] = None
         if name in fixed:
             signature[name] = "constexpr"
@@ -43,10 +44,11 @@ def source(kernel, constants):
 @pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION:UserWarning")  # of Triton 3.9
 @pytest.mark.parametrize("name", ["_forward", "_carry", "_gate_gradient"])
 @pytest.mark.parametrize(
-    ("family", "target", "binary"), [("bdlru", HOPPER, "cubin"), ("hlru", MI300, "hsaco")]
+    ("family", "target", "binary", "absent"),
+    [("bdlru", HOPPER, "cubin", UNPACKED), ("hlru", MI300, "hsaco", WITHOUT_STATES)],
 )
 def test_kernels_compile_and_a_lane_holds_its_block_whole(
-    family, target, binary, name, monkeypatch, tmp_path
+    family, target, binary, absent, name, monkeypatch, tmp_path
 ):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(scan, "_warp_size", lambda device: target.warp_size)
@@ -54,7 +56,7 @@ def test_kernels_compile_and_a_lane_holds_its_block_whole(
     constants = scan._constants(tile(family, 3, 1000, torch.device("cuda")), 3, "tanh")
     warps = constants.pop("num_warps")
     kernel = getattr(importlib.import_module(f"statemix.kernels.triton.{family}"), name)
-    compiled = triton.compile(source(kernel, constants), target=target, options={"num_warps": warps})
+    compiled = triton.compile(source(kernel, constants, absent), target=target, options={"num_warps": warps})
     assert len(compiled.asm[binary]) > 1000
     assert compiled.metadata.shared == 0  # nothing passes between lanes
 
