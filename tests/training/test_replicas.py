@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from statemix.models import MixerConfig
+from statemix.models import MIXERS, MixerConfig, make_model
 from statemix.tasks import Permutation
 from statemix.training import (
     OptimizerConfig,
@@ -18,6 +18,7 @@ from statemix.training import (
     train_replicas,
 )
 from statemix.training.prefetch import stacked_batches
+from statemix.training.stacked import StackedModels
 
 from .small import numbers, small
 from .test_loop import At, terminate
@@ -56,7 +57,7 @@ def assert_alike(group, alone, rel=2e-4):
     [
         MixerConfig(block_size=2, num_blocks=4, initial_state="learned"),
         MixerConfig(name="hlru", block_size=3, num_blocks=4),
-        MixerConfig(name="lstm", block_size=1, num_blocks=8),  # without a batching rule: one after the other
+        MixerConfig(name="lstm", block_size=1, num_blocks=8),
         MixerConfig(name="attention", num_heads=2),
     ],
     ids=lambda mixer: mixer.name,
@@ -65,6 +66,32 @@ def assert_alike(group, alone, rel=2e-4):
 def test_a_group_is_what_its_runs_are_alone(mixer):
     configs = [replace(c, model=replace(c.model, mixer=mixer, num_layers=2)) for c in unlike()]
     assert_alike(train_replicas(configs, progress=False), [train(c, progress=False) for c in configs])
+
+
+@pytest.mark.parametrize("bfloat16", [False, True])
+@pytest.mark.parametrize("name", MIXERS)
+@pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
+def test_every_mixer_can_be_mapped_over_replicas(name, bfloat16):
+    config = small().resolved()
+    mixer = replace(config.model.mixer.named(name), num_blocks=None)
+    config = replace(config, model=replace(config.model, mixer=mixer))
+    models = [make_model(config.model) for _ in range(2)]
+    stack = StackedModels(models, [config] * 2, bfloat16=bfloat16)
+    assert stack.vectorized
+    tokens = torch.randint(2, (2, 3, 9))
+    with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+        alone = torch.stack([model(some) for model, some in zip(models, tokens, strict=True)])
+    tolerance = 2e-2 if bfloat16 else 1e-5
+    torch.testing.assert_close(stack(tokens).float(), alone.float(), rtol=tolerance, atol=tolerance)
+
+
+def test_projections_in_bfloat16_are_those_of_each_run():
+    configs = unlike(precision="bfloat16", steps=4)
+    group, alone = train_replicas(configs, progress=False), [train(c, progress=False) for c in configs]
+    for one, other in zip(group, alone, strict=True):
+        losses = [[row["loss"] for row in result.history] for result in (one, other)]
+        assert losses[0] == pytest.approx(losses[1], rel=5e-3)
+        assert {p.dtype for p in one.model.parameters()} == {torch.float32}
 
 
 def test_lengths_that_grow_and_are_drawn_and_training_sets_are_those_of_each_run():

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from statemix.tasks import Counting, Permutation
+from statemix.tasks import IGNORED, Counting, Permutation, make
 from statemix.training import TaskData, evaluate, from_json, open_source, task_accuracy, to_json, train
 
 from .small import numbers, small
@@ -105,3 +105,14 @@ def test_a_run_on_a_training_set_goes_on_as_if_it_never_stopped(tmp_path):
     train(config, out=tmp_path / "run", observers=[At(5, terminate)], progress=False)
     resumed = train(config, out=tmp_path / "run", resume=True, progress=False)
     assert numbers(resumed.history) == numbers(whole.history)
+
+
+def test_labels_at_every_step_are_for_training_alone():
+    task = make("cycle-navigation", length=9)
+    data = TaskData(task=task, labels="every", test_lengths=(9,))
+    batch = open_source(data).batch(3, batch_size=5, seed=0, steps=9)
+    assert bool((batch.targets == (batch.inputs - 1).cumsum(1) % 5).all())
+    assert bool((task.sample(5, split="test").targets[:, :-1] == IGNORED).all())
+    assert data.task == task
+    with pytest.raises(ValueError, match="has no answer at every step"):
+        TaskData(task=make("in-context-recall"), labels="every")

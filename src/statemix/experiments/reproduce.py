@@ -25,6 +25,11 @@ from .claims.claim import Tell, Values
 from .claims.statistics import LEVEL, mean_interval
 from .sweep import Launch
 
+_SMALLEST = (
+    "At the smallest budget models are small and stop early: the numbers say who learns fast, "
+    "not who learns most."
+)
+
 VERDICTS, REPORT = "claims.json", "report.html"
 
 
@@ -83,7 +88,7 @@ def judged(
         "intervals": {model: mean_interval(numbers) for model, numbers in values.items()},
         "comparisons": [asdict(comparison) for comparison in comparisons],
         "interval": f"{LEVEL:.0%}: Student's t over seeds for means, Welch's for differences",
-        "notes": list(notes),
+        "notes": [*notes, *([_SMALLEST] if budget == "minutes" else [])],
         "command": command,
         "device": device_name(device),
         "versions": f"statemix {statemix.__version__}, torch {torch.__version__}, "

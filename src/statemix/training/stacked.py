@@ -79,6 +79,11 @@ class StackedModels(nn.Module):
         self.register_buffer("alive", torch.ones(count, dtype=torch.bool, device=device))
         self.register_buffer("last_step", torch.zeros(count, dtype=torch.int64, device=device))
         self.register_buffer("sums", torch.zeros(count, 4, dtype=torch.float64, device=device))
+        self._linear_biases = {
+            f"{name}.bias".lstrip(".")
+            for name, module in models[0].named_modules()
+            if isinstance(module, nn.Linear) and module.bias is not None
+        }
         self._settings(models[0], configs, device)
         self.vectorized = self._can_be_vectorized()
 
@@ -137,6 +142,9 @@ class StackedModels(nn.Module):
         return state
 
     def _one(self, parameters: dict[str, Tensor], tokens: Tensor) -> Tensor:
+        if self._bfloat16:
+            # Autocast sees a mapped linear layer as a product and a sum, of which it casts the product only.
+            parameters = {n: p.bfloat16() if n in self._linear_biases else p for n, p in parameters.items()}
         return functional_call(self.template, parameters, (tokens,))
 
     def _view(self, matrix: Tensor, name: str) -> Tensor:
@@ -188,14 +196,19 @@ class StackedModels(nn.Module):
         self._decay = column([o.weight_decay for o in optimizers]) * decaying
 
     def _can_be_vectorized(self) -> bool:
-        """Whether every operation of the model has a batching rule; cuDNN's LSTM and GRU have none."""
+        """Whether the model can be mapped over replicas: every operation in it needs a batching rule."""
         tokens = torch.zeros(len(self), 1, 2, dtype=torch.int64, device=self.weights.device)
         try:
-            with warnings.catch_warnings(), torch.no_grad():
+            with warnings.catch_warnings(), torch.no_grad(), self.precision():
                 warnings.simplefilter("ignore")
                 torch.vmap(self._one, randomness="different")(self._leaves, tokens)
-        except RuntimeError as error:
-            if "atching rule" not in str(error) and "vmap" not in str(error):
-                raise
+        except (RuntimeError, TypeError) as error:
+            reason = str(error).splitlines()[0]
+            warnings.warn(
+                f"train_replicas: this model cannot be mapped over its replicas, which are run one after the "
+                f"other: {reason}",
+                RuntimeWarning,
+                stacklevel=4,
+            )
             return False
         return True
