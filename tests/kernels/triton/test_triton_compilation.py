@@ -33,8 +33,14 @@ def source(kernel, constants, absent):
         if name in fixed:
             signature[name] = "constexpr"
             continue
-        tensor = name in FLOAT32 or name in ("logits", "values", "hidden") or name.startswith("grad_")
-        signature[name] = ("*fp32" if name in FLOAT32 else "*bf16") if tensor else "i32"
+        if name in UNPACKED:
+            signature[name] = "*i32"
+        elif name in FLOAT32:
+            signature[name] = "*fp32"
+        elif name in ("logits", "values", "hidden") or name.startswith("grad_"):
+            signature[name] = "*bf16"
+        else:
+            signature[name] = "i32"
         if not (parameter.do_not_specialize or parameter.do_not_specialize_on_alignment):
             known[(place,)] = [["tt.divisibility", 16]]
     places = {(kernel.arg_names.index(name),): value for name, value in fixed.items()}
