@@ -1,10 +1,10 @@
 """What K runs trained as one cost against one run: python benchmarks/replicas.py [--out FILE.csv]
 
-Three timings of one config, each over the same steps after a warm-up that compiles and captures:
+Timings of one config, each over the same steps after a warm-up that compiles and captures:
 
     train             one run by statemix.training.train
     replicas, K = 1   one run on the path of groups (captured as a CUDA graph on a GPU)
-    replicas, K = 6   six runs: two seeds and three learning rates
+    replicas, K = 6   six runs: two seeds and three learning rates; and K = 24
 
 The promise is that six cost less than twice one (the faster of the first two).
 """
