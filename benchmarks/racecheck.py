@@ -4,17 +4,18 @@
     compute-sanitizer --tool racecheck python benchmarks/racecheck.py kernels | kernels-sync
     compute-sanitizer --tool racecheck python benchmarks/racecheck.py arrive | sync | fresh
 
-racecheck reports races in the kernels' hand-over. The other three words run the hand-over alone, in a ring
-of four warps that pass a number on: ``arrive`` as the kernels do it (the sender signals with ``bar.arrive``
-and goes on), ``sync`` with ``bar.sync`` on both sides, ``fresh`` with ``bar.sync`` and a new slot for every
-turn, so that nothing is ever overwritten. In ``sync`` all accesses to a slot are ordered by a chain of full
-barriers, round the ring: what racecheck reports there and not in ``fresh`` is no race, but an order that it
-cannot follow.
+racecheck reports races in the kernels' hand-over. The other words show what it can follow. ``arrive`` is
+the hand-over alone, in a ring of four warps that pass a number on, as the kernels do it: the sender signals
+with ``bar.arrive`` and goes on. ``sync`` is the same ring with ``bar.sync`` on both sides, ``fresh`` has a
+new slot for every turn too, so that nothing is ever overwritten. ``kernels-sync`` compiles the kernels with
+``bar.sync`` on both sides and keeps each ring in one thread block: the order of accesses is the same, and
+full barriers alone make it.
 """
 
 import argparse
 import os
 import tempfile
+from dataclasses import replace
 
 os.environ["STATEMIX_CACHE_DIR"] = tempfile.mkdtemp()
 
@@ -60,6 +61,8 @@ def run_kernels(*, full_barriers: bool) -> None:
     if full_barriers:
         files = compiler.headers()
         files["relay.cuh"] = files["relay.cuh"].replace("bar.arrive %0, 64;", "bar.sync %0, 64;")
+        choose = scan.choose
+        scan.choose = lambda *given, **named: replace(choose(*given, **named), cluster=1)
     for family, m, batch, steps, width in CASES:
         rows = (m,) if family == "bdlru" else ()
         logits = torch.randn(batch, steps, *rows, m + 1, width, device="cuda").bfloat16()
