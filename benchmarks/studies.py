@@ -151,6 +151,8 @@ def modular_arithmetic(seeds: int) -> Iterator[Trial]:
         "blocks of 4": with_mixer(base, block_size=4, num_blocks=32),
         "H-LRU below": with_model(base, pattern=("hlru", "bdlru")),
         "width 256": with_model(with_mixer(base, num_blocks=32), d_model=256),
+        "tanh": with_mixer(base, normalization="tanh"),
+        "gates start at identity": with_mixer(base, gate_init="identity"),
         "30,000 steps": replace(base, steps=30_000),
     }.items():
         yield from over(changed, f"modular-arithmetic, {model}", seeds=seeds)
@@ -226,7 +228,7 @@ STUDIES: dict[str, tuple[Callable[[int], Iterator[Trial]], float]] = {
     "regular": (regular, 2.0),
     "generators": (generators, 1.5),
     "what-helps-on-s4": (what_helps_on_s4, 1.0),
-    "modular-arithmetic": (modular_arithmetic, 2.0),
+    "modular-arithmetic": (modular_arithmetic, 3.0),
     "mad": (mad, 9.0),
     "baselines": (baselines, 9.0),
 }
