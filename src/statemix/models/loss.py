@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -145,23 +146,18 @@ class _InPieces(torch.autograd.Function):
         wants_rows, wants_weight = ctx.needs_input_grad[:2]
         row_gradients: list[Tensor] = []
         weight_gradient = torch.zeros(weight.shape if wants_weight else (0,), dtype=wide, device=rows.device)
+        rows_of = _fused_rows if _fuses(rows, dtype) else _rows
         with torch.autocast(rows.device.type, enabled=False):
             for some, some_wanted in zip(rows.split(piece), wanted.split(piece), strict=True):
                 some = some.to(dtype)
-                logits = some @ head.T
-                right = right + (logits.argmax(-1) == some_wanted).sum()
-                asked = some_wanted != ignore_index
-                place = torch.where(asked, some_wanted, 0)[:, None]
-                log_p = logits.log_softmax(-1, dtype=wide)
-                total = total - torch.where(asked, log_p.gather(1, place)[:, 0], 0.0).sum()
-                if not (wants_rows or wants_weight):
-                    continue
-                # softmax minus one at the target, taken in float32; rows that are not asked get no gradient.
-                gradient = log_p.exp_().scatter_add_(1, place, log_p.new_full(place.shape, -1.0)).to(dtype)
-                gradient = gradient.masked_fill_(~asked[:, None], 0.0)
-                if wants_rows:
+                loss, hits, gradient = rows_of(
+                    some @ head.T, some_wanted, ignore_index, wide, wants_rows or wants_weight
+                )
+                total = total + loss
+                right = right + hits
+                if wants_rows and gradient is not None:
                     row_gradients.append((gradient @ head).to(rows.dtype))
-                if wants_weight:
+                if wants_weight and gradient is not None:
                     weight_gradient.add_(_product(gradient.T, some, wide))
         ctx.wants_rows, ctx.wants_weight, ctx.weight_dtype = wants_rows, wants_weight, weight.dtype
         ctx.save_for_backward(
@@ -177,6 +173,39 @@ class _InPieces(torch.autograd.Function):
         of_rows = row_gradient * total_gradient if ctx.wants_rows else None
         of_weight = (weight_gradient * total_gradient).to(ctx.weight_dtype) if ctx.wants_weight else None
         return of_rows, of_weight, None, None, None, None
+
+
+def _rows(
+    logits: Tensor, wanted: Tensor, ignore_index: int, wide: torch.dtype, wants_gradient: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Loss and right answers of a piece, and the gradient of its logits, summed and taken in ``wide``."""
+    right = (logits.argmax(-1) == wanted).sum()
+    asked = wanted != ignore_index
+    place = torch.where(asked, wanted, 0)[:, None]
+    log_p = logits.log_softmax(-1, dtype=wide)
+    loss = -torch.where(asked, log_p.gather(1, place)[:, 0], 0.0).sum()
+    if not wants_gradient:
+        return loss, right, None
+    # softmax minus one at the target; rows that are not asked get no gradient, whatever they hold.
+    error = log_p.exp_().scatter_add_(1, place, log_p.new_full(place.shape, -1.0)).to(logits.dtype)
+    return loss, right, error.masked_fill_(~asked[:, None], 0.0)
+
+
+def _fused_rows(
+    logits: Tensor, wanted: Tensor, ignore_index: int, wide: torch.dtype, wants_gradient: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The same in one kernel, the gradient in the place of the logits."""
+    from statemix.kernels.triton.cross_entropy import cross_entropy_
+
+    losses, right = cross_entropy_(logits, wanted, ignore_index, gradient=wants_gradient)
+    return losses.sum(), right.sum(), logits if wants_gradient else None
+
+
+def _fuses(rows: Tensor, dtype: torch.dtype) -> bool:
+    """Whether the kernel runs here; a compiler fuses the plain operations by itself."""
+    if not rows.is_cuda or dtype == torch.float64 or torch.compiler.is_compiling():
+        return False
+    return find_spec("triton") is not None
 
 
 def _product(left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
