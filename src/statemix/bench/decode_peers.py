@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -51,7 +52,6 @@ class Llama:
         if self.cache == "dynamic":
             cache = DynamicCache(config=config)
         if time == context:
-            self.model(tokens, past_key_values=cache, use_cache=True, logits_to_keep=1)
             state = "read"
         else:
             state = "noise in a cache of full length"
@@ -65,6 +65,8 @@ class Llama:
                 for index in range(self.sizes.layers):
                     cache.update(torch.randn(shape, **place), torch.randn(shape, **place), index)
         session = _Cached(self.model, "past_key_values", cache, state)
+        if time == context:
+            session.read(tokens)
         if self.cache == "static":
             session.capture(batch, self.device)
         return session
@@ -111,9 +113,9 @@ class Mamba2:
         # Read in plain PyTorch it takes 0.2 MB a token and sequence; more tokens would not change a step.
         few = tokens[:, -64:]
         cache = DynamicCache(config=self.model.config)
-        self.model(few, cache_params=cache, use_cache=True, logits_to_keep=1)
         state = "read" if few.shape[1] == context else f"injected, of {few.shape[1]} tokens"
         session = _Cached(self.model, "cache_params", cache, state)
+        session.read(few)
         session.path += f", {_mamba_kernels()}"
         session.capture(tokens.shape[0], self.device)
         return session
@@ -127,12 +129,18 @@ class _Cached:
     """A model of Transformers and its cache; on a GPU in one CUDA graph where it can be captured."""
 
     def __init__(self, model: Any, argument: str, cache: Any, state: str) -> None:
-        self._model, self._argument, self._cache, self.state = model, argument, cache, state
+        names = inspect.signature(model.forward).parameters
+        self._argument = "cache" if "cache" in names else argument  # newer versions have one name for all
+        self._model, self._cache, self.state = model, cache, state
         self._replay: Callable[[Tensor], Tensor] | None = None
         self.path = "eager"
 
     def step(self, tokens: Tensor) -> Tensor:
         return self._eager(tokens) if self._replay is None else self._replay(tokens)
+
+    def read(self, tokens: Tensor) -> None:
+        """Put the cache behind tokens (B, T)."""
+        self._model(tokens, use_cache=True, logits_to_keep=1, **{self._argument: self._cache})
 
     def _eager(self, tokens: Tensor) -> Tensor:
         return self._model(tokens[:, None], use_cache=True, **{self._argument: self._cache}).logits[:, -1]

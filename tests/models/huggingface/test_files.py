@@ -16,6 +16,7 @@ from statemix.models.huggingface import (
     from_huggingface,
     to_huggingface,
 )
+from statemix.models.huggingface.modeling import CACHE
 
 from .small import causal_lm
 
@@ -60,7 +61,7 @@ def test_half_precision_keeps_states_in_float32(tmp_path):
     model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
     output = model(torch.randint(256, (1, 4)))
     assert output.logits.dtype == torch.bfloat16
-    assert all(state.dtype == torch.float32 for state in output.past_key_values.states)
+    assert all(state.dtype == torch.float32 for state in getattr(output, CACHE).states)
 
 
 @pytest.mark.parametrize(

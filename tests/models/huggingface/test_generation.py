@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from statemix.models.huggingface import StatemixCache
+from statemix.models.huggingface.modeling import CACHE
 
 from .small import causal_lm, padded
 
@@ -42,7 +43,7 @@ def test_logits_of_steps_are_those_of_the_full_forward_pass(mixer):
     tokens = torch.randint(1, 256, (3, 40))
     whole = model(tokens, use_cache=False).logits
     cache = StatemixCache()
-    pieces = [model(some, past_key_values=cache).logits for some in tokens.split([11, 1, 20, 1, 7], 1)]
+    pieces = [model(some, cache=cache).logits for some in tokens.split([11, 1, 20, 1, 7], 1)]
     torch.testing.assert_close(torch.cat(pieces, 1), whole, atol=1e-4, rtol=0)
     assert cache.get_seq_length() == 40
 
@@ -89,11 +90,11 @@ def test_generation_goes_on_from_a_cache(mixer):
     batch = padded([[1, 2, 3, 4, 5], [9, 8]])
     whole = model.generate(**batch, max_new_tokens=24, **EXACT)
     cache = StatemixCache()
-    first = model.generate(**batch, max_new_tokens=10, past_key_values=cache, **EXACT)
+    first = model.generate(**batch, max_new_tokens=10, cache=cache, **EXACT)
     mask = torch.cat([batch["attention_mask"], torch.ones(2, 10, dtype=torch.long)], 1)
     kept = copy.deepcopy(cache)
     for some in (cache, kept):  # a copy may be gone on from as well
-        rest = model.generate(first, attention_mask=mask, max_new_tokens=14, past_key_values=some, **EXACT)
+        rest = model.generate(first, attention_mask=mask, max_new_tokens=14, cache=some, **EXACT)
         assert rest.tolist() == whole.tolist()
     assert cache.get_seq_length() == whole.shape[1] - 1
 
@@ -113,7 +114,7 @@ def test_the_state_does_not_grow_with_the_text():
     model = causal_lm(mixer=["bdlru", "hlru"])
     sizes = set()
     for length in (3, 300):
-        cache = model(torch.randint(256, (2, length))).past_key_values
+        cache = cache_after(model, torch.randint(256, (2, length)))
         sizes.add(sum(state.nbytes for state in cache.states))
     assert sizes == {4 * 2 * (2 * 4 * 8 + 2 * 8)}
 
@@ -121,9 +122,9 @@ def test_the_state_does_not_grow_with_the_text():
 def test_rows_of_a_cache_are_selected_and_repeated():
     model = causal_lm()
     tokens = torch.randint(256, (3, 5))
-    cache = model(tokens).past_key_values
+    cache = cache_after(model, tokens)
     cache.batch_select_indices(torch.tensor([2, 0]))
-    wanted = model(tokens[[2, 0]]).past_key_values
+    wanted = cache_after(model, tokens[[2, 0]])
     cache.batch_repeat_interleave(2)
     assert cache.batch_size == 4
     for got, want in zip(cache.states, wanted.states, strict=True):
@@ -138,11 +139,11 @@ def test_rows_of_a_cache_are_selected_and_repeated():
         (lambda m: m(torch.zeros(1, 0, dtype=torch.long)), "there are no tokens to read"),
         (lambda m: m(), "one of them"),
         (
-            lambda m: m(torch.zeros(3, 2, dtype=torch.long), past_key_values=cache_of(m, 2)),
+            lambda m: m(torch.zeros(3, 2, dtype=torch.long), cache=cache_of(m, 2)),
             "the cache holds the states of 2 sequences and input_ids has 3",
         ),
         (
-            lambda m: m(torch.zeros(2, 2, dtype=torch.long), past_key_values=cache_of(causal_lm(num_hidden_layers=1), 2)),
+            lambda m: m(torch.zeros(2, 2, dtype=torch.long), cache=cache_of(causal_lm(num_hidden_layers=1), 2)),
             "the cache is of a model of 1 layers, and this one has 3",
         ),
         (
@@ -162,10 +163,25 @@ def test_caches_of_others_are_refused_and_ours_cannot_forget():
 
     model = causal_lm()
     with pytest.raises(TypeError, match="must be a StatemixCache; got DynamicCache"):
-        model.generate(torch.ones(1, 2, dtype=torch.long), past_key_values=DynamicCache(), max_new_tokens=2)
+        model.generate(torch.ones(1, 2, dtype=torch.long), cache=DynamicCache(), max_new_tokens=2)
     with pytest.raises(NotImplementedError, match=r"copy\.deepcopy"):
         cache_of(model, 1).crop(1)
 
 
 def cache_of(model, batch: int) -> StatemixCache:
-    return model(torch.zeros(batch, 2, dtype=torch.long)).past_key_values
+    return cache_after(model, torch.zeros(batch, 2, dtype=torch.long))
+
+
+def cache_after(model, tokens) -> StatemixCache:
+    return getattr(model(tokens, use_cache=True), CACHE)
+
+
+def test_a_cache_goes_by_either_name_but_not_by_both():
+    model = causal_lm()
+    tokens = torch.randint(256, (1, 6))
+    wanted = model(tokens).logits[:, 3:]
+    for name in ("cache", "past_key_values"):
+        found = model(tokens[:, 3:], **{name: cache_after(model, tokens[:, :3])}).logits
+        torch.testing.assert_close(found, wanted, atol=1e-4, rtol=0)
+    with pytest.raises(ValueError, match="two names of one thing"):
+        model(tokens, cache=StatemixCache(), past_key_values=StatemixCache())

@@ -13,13 +13,13 @@ class StatemixCache(Cache):
     """The state of each layer and how many tokens made it; its size does not depend on their number.
 
     States are float32 (B, M, N) for recurrences, and whatever other mixers keep. ``generate`` makes one by
-    itself; pass one as ``past_key_values`` to go on from where it stands.
+    itself; pass one as ``cache`` (or ``past_key_values``) to go on from where it stands.
 
     Example:
         >>> from statemix.models.huggingface import StatemixConfig, StatemixForCausalLM
         >>> model = StatemixForCausalLM(StatemixConfig(hidden_size=16, num_hidden_layers=1, num_blocks=8))
         >>> cache = StatemixCache()
-        >>> _ = model(torch.randint(256, (2, 100)), past_key_values=cache)
+        >>> _ = model(torch.randint(256, (2, 100)), cache=cache)
         >>> cache.get_seq_length(), cache.batch_size, cache.states[0].shape
         (100, 2, torch.Size([2, 4, 8]))
     """
@@ -77,6 +77,11 @@ class StatemixCache(Cache):
     def is_compileable(self) -> bool:
         """False: the states are new tensors at every step. A compiled step is :class:`statemix.Decoder`'s."""
         return False
+
+    @property
+    def is_linear(self) -> list[bool]:
+        """No layer is taken for one that forgot how much it read: ``generate`` leaves out what was read."""
+        return [False]
 
     @property
     def is_initialized(self) -> bool:

@@ -64,7 +64,7 @@ class StatemixConfig(PreTrainedConfig):
     """
 
     model_type = "statemix"
-    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values", "cache"]
 
     vocab_size: int = 256
     hidden_size: int = 256

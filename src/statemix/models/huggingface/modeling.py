@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,13 @@ from statemix.models.mixers import make_mixer
 
 from .cache import StatemixCache
 from .configuration import StatemixConfig
+
+_generation: Any = GenerationMixin  # its methods are typed for models of their own
+
+CACHE = "past_key_values"
+"""What this version of Transformers calls the cache; newer ones say "cache"."""
+if "cache" in inspect.signature(_generation.prepare_inputs_for_generation).parameters:
+    CACHE = "cache"
 
 SIGNPOST = "modeling_statemix"
 """Module that is saved beside the weights and imports the classes from here."""
@@ -114,6 +122,7 @@ class StatemixModel(StatemixPreTrainedModel):
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
+        cache: StatemixCache | None = None,
         **kwargs: Any,
     ) -> Any:
         """Read tokens, from the start or from a cache.
@@ -121,7 +130,8 @@ class StatemixModel(StatemixPreTrainedModel):
         Args:
             attention_mask: (B, T) or, with a cache, (B, tokens read + T): 1 at real tokens, 0 at padding,
                 which leaves the states as they are. Padding may be anywhere.
-            past_key_values: the cache to go on from; it is changed to stand behind these tokens.
+            cache, past_key_values: the cache to go on from, by either name; it is changed to stand behind
+                these tokens.
             use_cache: return a cache, a new one if none is passed.
 
         Raises:
@@ -133,8 +143,9 @@ class StatemixModel(StatemixPreTrainedModel):
             return_dict = self.config.return_dict
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
+        cache = _one_of(cache, past_key_values)
         if use_cache is None:
-            use_cache = past_key_values is not None or (self.config.use_cache and not self.training)
+            use_cache = cache is not None or (self.config.use_cache and not self.training)
         if self.training and self.blocks.gradient_checkpointing:
             use_cache = False
         x = self.embedding(input_ids) if inputs_embeds is None else inputs_embeds
@@ -144,7 +155,7 @@ class StatemixModel(StatemixPreTrainedModel):
                 "Statemix: there are no tokens to read; a prompt needs at least one (with a cache, input_ids "
                 "is the whole sequence or comes with an attention_mask of the whole)"
             )
-        cache = _checked_cache(past_key_values, len(self.blocks), batch)
+        cache = _checked_cache(cache, len(self.blocks), batch)
         mask = _mask_of_new(attention_mask, cache, batch, time)
         each: list[Any] | None = [] if output_hidden_states else None
         wants_states = use_cache or cache is not None
@@ -157,8 +168,8 @@ class StatemixModel(StatemixPreTrainedModel):
             cache.update_states(states, time)
         found = BaseModelOutputWithPast(
             last_hidden_state=x,
-            past_key_values=cache if use_cache else None,
             hidden_states=None if each is None else (*each, x),
+            **cast(Any, {CACHE: cache if use_cache else None}),
         )
         return found if return_dict else found.to_tuple()
 
@@ -205,13 +216,14 @@ class StatemixForCausalLM(StatemixPreTrainedModel, GenerationMixin):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         logits_to_keep: int | Tensor = 0,
+        cache: StatemixCache | None = None,
         **kwargs: Any,
     ) -> Any:
         """As :meth:`StatemixModel.forward`, then logits: all, or the last ``logits_to_keep``."""
         found = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
-            past_key_values=past_key_values,
+            cache=_one_of(cache, past_key_values),
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             output_hidden_states=output_hidden_states,
@@ -225,11 +237,17 @@ class StatemixForCausalLM(StatemixPreTrainedModel, GenerationMixin):
         output = CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
-            past_key_values=found.past_key_values,
             hidden_states=found.hidden_states,
+            **cast(Any, {CACHE: getattr(found, CACHE)}),
         )
         wants_dict = self.config.return_dict if return_dict is None else return_dict
         return output if wants_dict else output.to_tuple()
+
+    def generate(self, *args: Any, cache: StatemixCache | None = None, **kwargs: Any) -> Any:
+        """As in Transformers; ``cache``, a :class:`StatemixCache` to go on from, in every version of it."""
+        if cache is not None:
+            kwargs[CACHE] = cache
+        return _generation.generate(self, *args, **kwargs)
 
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:
@@ -239,12 +257,18 @@ class StatemixForCausalLM(StatemixPreTrainedModel, GenerationMixin):
         self, generation_config: Any, model_kwargs: dict[str, Any], *arguments: Any, **options: Any
     ) -> None:
         """``generate`` starts with an empty cache of ours where none is passed."""
-        cache = model_kwargs.get("past_key_values")
+        cache = model_kwargs.get(CACHE)
         if cache is not None:
             _checked_cache(cache, len(self.model.blocks), None)
             cache._is_user_defined = True
         elif generation_config.use_cache is not False:
-            model_kwargs["past_key_values"] = StatemixCache()
+            model_kwargs[CACHE] = StatemixCache()
+
+
+def _one_of(cache: StatemixCache | None, past_key_values: StatemixCache | None) -> StatemixCache | None:
+    if cache is not None and past_key_values is not None:
+        raise ValueError("Statemix: give cache or past_key_values, not both: they are two names of one thing")
+    return past_key_values if cache is None else cache
 
 
 def _checked_cache(cache: Any, layers: int, batch: int | None) -> StatemixCache | None:
@@ -252,7 +276,7 @@ def _checked_cache(cache: Any, layers: int, batch: int | None) -> StatemixCache 
         return None
     if not isinstance(cache, StatemixCache):
         raise TypeError(
-            f"Statemix: past_key_values must be a StatemixCache; got {type(cache).__name__}: a recurrence "
+            f"Statemix: the cache must be a StatemixCache; got {type(cache).__name__}: a recurrence "
             f"keeps states, not keys and values"
         )
     cache.check_fits(layers, cache.batch_size if batch is None else batch)
