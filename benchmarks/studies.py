@@ -144,6 +144,8 @@ def modular_arithmetic(seeds: int) -> Iterator[Trial]:
     """What modular arithmetic needs: labels, block sizes, layers, a longer run."""
     base = replace(with_data(recipe(REGULAR[0]), test_examples=TEST_EXAMPLES), threads=0)
     for model, changed in {
+        "a convolution first": with_mixer(base, convolution=True),
+        "a convolution first, blocks of 5": with_mixer(base, convolution=True, block_size=5, num_blocks=25),
         "without MLP": with_model(base, mlp="none"),
         "answers at the end only": with_data(base, labels="asked"),
         "three layers": with_model(base, num_layers=3),

@@ -27,6 +27,8 @@ from statemix.nn.baselines import (
     Recurrent,
     SelectiveLRU,
 )
+from statemix.nn.convolved import Convolved
+from statemix.nn.layer import RecurrentLayer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +84,9 @@ class MixerConfig:
 
     convolution: bool | None = None
     """Whether a causal convolution over 4 steps comes before the recurrence. Default: as published."""
+
+    recompute_gates: bool = False
+    """Whether the backward pass makes the gate logits again instead of keeping them (bdlru, hlru)."""
 
     output_gate: bool | None = None
     """Whether what is read is gated by the input. Default: as published."""
@@ -216,9 +221,22 @@ def _gru(d_model: int, *, hidden_size: int, initial_state: str = "zeros", backen
     return Recurrent("gru", d_model, hidden_size=hidden_size, initial_state=initial_state, backend=backend)
 
 
+def _convolvable(layer: Callable[..., RecurrentLayer]) -> Callable[..., nn.Module]:
+    """A layer of statemix with one option more: ``convolution``, before its recurrence."""
+
+    def make(d_model: int, *, convolution: bool = False, **options: Any) -> nn.Module:
+        made = layer(d_model, **options)
+        return Convolved(made) if convolution else made
+
+    signature = inspect.signature(layer)
+    own = inspect.Parameter("convolution", inspect.Parameter.KEYWORD_ONLY, default=False)
+    make.__signature__ = signature.replace(parameters=[*signature.parameters.values(), own])  # type: ignore[attr-defined]
+    return make
+
+
 MIXERS: dict[str, Mixer] = {
-    "bdlru": Mixer(layer=BDLRU, sizes=_blocks, grows_with="num_blocks"),
-    "hlru": Mixer(layer=HLRU, sizes=_channels, grows_with="num_blocks"),
+    "bdlru": Mixer(layer=_convolvable(BDLRU), sizes=_blocks, grows_with="num_blocks"),
+    "hlru": Mixer(layer=_convolvable(HLRU), sizes=_channels, grows_with="num_blocks"),
     "lru": Mixer(layer=LRU, sizes=_hidden, grows_with="num_blocks"),
     "selective-lru": Mixer(layer=SelectiveLRU, sizes=_hidden, grows_with="num_blocks"),
     "rg-lru": Mixer(layer=RGLRU, sizes=_hidden, grows_with="num_blocks"),

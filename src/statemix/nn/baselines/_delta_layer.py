@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._convolution import ShortConvolution
+from ..convolution import ShortConvolution
 from ._delta_rule import delta_rule
 from ._fla import BACKENDS
 from ._heads import HeadNorm, decay_parameters, heads_for, log_decay, reset_decay
@@ -34,7 +34,7 @@ class DeltaRuleLayer(Baseline):
     State: S (B, H, K, K), and with a convolution its past inputs (B, 3, (1 + 2 factors) H K).
     """
 
-    no_weight_decay = ("initial_state", "decay_rate", "decay_bias")
+    no_weight_decay = (*Baseline.no_weight_decay, "decay_rate", "decay_bias")
 
     def __init__(
         self,

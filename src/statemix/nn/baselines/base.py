@@ -27,7 +27,7 @@ class Baseline(nn.Module):
     """
 
     # Parameters that weight decay would only pull towards an arbitrary point.
-    no_weight_decay: tuple[str, ...] = ("initial_state",)
+    no_weight_decay: tuple[str, ...] = ("initial_state.0", "initial_state.1")
     # Per sequence: what the recurrence holds, and what a convolution or a token shift must remember.
     recurrent_shapes: tuple[tuple[int, ...], ...] = ()
     window_shapes: tuple[tuple[int, ...], ...] = ()

@@ -35,7 +35,7 @@ class LRU(Baseline):
     Source: Orvieto et al. 2023, arXiv 2303.06349, section 3 and appendix A.
     """
 
-    no_weight_decay = ("initial_state", "log_rate", "phase", "log_scale", "skip")
+    no_weight_decay = (*Baseline.no_weight_decay, "log_rate", "phase", "log_scale", "skip")
 
     def __init__(
         self, d_model: int, *, hidden_size: int, initial_state: str = "zeros", backend: str = "auto"

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from statemix.ops.dispatch import BACKENDS
 
-from ._convolution import ShortConvolution
+from ..convolution import ShortConvolution
 from ._diagonal import decaying_scan
 from .base import Baseline, check_choice, check_sizes, wide, without_autocast
 
@@ -40,7 +40,7 @@ class Mamba(Baseline):
     Source: Gu and Dao 2023, arXiv 2312.00752, section 3 and algorithm 2.
     """
 
-    no_weight_decay = ("initial_state", "log_rate", "skip")
+    no_weight_decay = (*Baseline.no_weight_decay, "log_rate", "skip")
 
     def __init__(
         self,

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._convolution import ShortConvolution
+from ..convolution import ShortConvolution
 from ._fla import BACKENDS
 from ._heads import RMSNorm, decay_parameters, heads_for, reset_decay
 from ._linear_attention import linear_attention
@@ -42,7 +42,7 @@ class Mamba2(Baseline):
     Source: Dao and Gu 2024, arXiv 2405.21060, sections 6 and 7.
     """
 
-    no_weight_decay = ("initial_state", "decay_rate", "decay_bias", "skip")
+    no_weight_decay = (*Baseline.no_weight_decay, "decay_rate", "decay_bias", "skip")
 
     def __init__(
         self,

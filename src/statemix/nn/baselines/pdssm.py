@@ -34,7 +34,7 @@ class PDSSM(Baseline):
     a choice of states to read; here columns and P D, as in the paper.
     """
 
-    no_weight_decay = ("initial_state", "skip")
+    no_weight_decay = (*Baseline.no_weight_decay, "skip")
 
     def __init__(
         self, d_model: int, *, hidden_size: int, dictionary_size: int = 8, initial_state: str = "zeros"

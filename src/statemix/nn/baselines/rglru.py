@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from statemix.ops.dispatch import BACKENDS
 
-from ._convolution import ShortConvolution
+from ..convolution import ShortConvolution
 from ._diagonal import decaying_scan
 from .base import Baseline, check_choice, check_sizes, wide
 
@@ -38,7 +38,7 @@ class RGLRU(Baseline):
     Source: De et al. 2024, arXiv 2402.19427, section 2.4; gates with full matrices as written there.
     """
 
-    no_weight_decay = ("initial_state", "retention")
+    no_weight_decay = (*Baseline.no_weight_decay, "retention")
 
     def __init__(
         self,

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._convolution import last_steps
+from ..convolution import last_steps
 from ._diagonal_plus_low_rank import diagonal_plus_low_rank
 from ._fla import BACKENDS
 from ._heads import HeadLayerNorm, heads_for
@@ -55,7 +55,7 @@ class RWKV7(Baseline):
     Source: Peng et al. 2025, arXiv 2503.14456, section 4.
     """
 
-    no_weight_decay = ("initial_state", "shift", "removal", "lean", "bonus")
+    no_weight_decay = (*Baseline.no_weight_decay, "shift", "removal", "lean", "bonus")
 
     def __init__(
         self,
