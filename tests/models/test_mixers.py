@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from statemix.models import MIXERS, MixerConfig, make_mixer
 from statemix.models.mixers import options_of
 from statemix.nn.baselines import CausalAttention, Recurrent
+from statemix.training.optimizer import decays
 
 WIDTH = 8
 CLOSE = {"atol": 1e-9, "rtol": 1e-9}
@@ -93,6 +94,13 @@ def test_the_table_of_the_documentation_names_every_baseline_and_its_options():
             said += rows["deltanet"]
         for option in set(options_of(name)) - {"initial_state"}:
             assert f"`{option}`" in said, (name, option)
+
+
+def test_weight_decay_leaves_states_rates_and_phases_alone(mixer):
+    by_name = decays(mixer)
+    for name in by_name:
+        if "weight" not in name and name != "dictionary":
+            assert not by_name[name], name
 
 
 def test_pieces_of_any_length_make_the_whole(mixer):

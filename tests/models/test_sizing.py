@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from statemix.models import MIXERS, TIERS, MixerConfig, ModelConfig, fit, make_mixer, make_model
-from statemix.models.sizing import count_parameters, count_state, fit_tier
+from statemix.models import MIXERS, TIERS, MixerConfig, ModelConfig, fit, fit_tier, make_mixer, make_model
+from statemix.models.sizing import count_parameters, count_state
 
 GROWING_STATE = {"attention"}
 

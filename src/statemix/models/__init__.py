@@ -5,7 +5,7 @@ from .decoding import Decoder
 from .factory import make_model
 from .language_model import LanguageModel, ModelConfig
 from .mixers import MIXERS, MixerConfig, make_mixer
-from .sizing import TIERS, Fit, fit
+from .sizing import TIERS, Fit, fit, fit_tier
 
 __all__ = [
     "MIXERS",
@@ -17,6 +17,7 @@ __all__ = [
     "MixerConfig",
     "ModelConfig",
     "fit",
+    "fit_tier",
     "make_mixer",
     "make_model",
 ]

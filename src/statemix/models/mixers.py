@@ -44,7 +44,8 @@ class MixerConfig:
     """
 
     name: str = "bdlru"
-    """Kind of layer: bdlru, hlru, or a baseline of the table in docs/baselines.md."""
+    """Kind of layer: bdlru, hlru, lru, selective-lru, rg-lru, mingru, lstm, gru, mamba, mamba2, deltanet,
+    gated-deltanet, deltaproduct, pd-ssm, mlstm, rwkv7 or attention."""
 
     block_size: int = 4
     """Channels that mix: the block size of bdlru, the order of hlru. Others only count states with it."""

@@ -100,6 +100,18 @@ def test_rg_lru_starts_by_keeping_nine_tenths_or_more():
     assert 0.998 < kept.max() <= 0.9991
 
 
+@pytest.mark.parametrize("kind", [RGLRU, SelectiveLRU])
+def test_gates_that_close_fully_keep_gradients_finite(kind):
+    layer = kind(WIDTH, hidden_size=5)
+    with torch.no_grad():
+        # r = 0 to the last bit: |a| = 1, and nothing enters.
+        layer.gates.bias[:5] = -200.0
+    x = torch.randn(1, 9, WIDTH, requires_grad=True)
+    layer(x).square().sum().backward()
+    for tensor in (x, *layer.parameters()):
+        assert torch.isfinite(tensor.grad).all()
+
+
 def test_mingru():
     layer, x, y = outputs(MinGRU(WIDTH, hidden_size=5))
     h, wanted = torch.zeros(2, 5, dtype=x.dtype), []

@@ -45,3 +45,8 @@ def turning_scan(
     one = torch.ones_like(a)
     gates = torch.stack([torch.stack([a, -b, one], 2), torch.stack([b, a, one], 2)], 2)
     return bdlru_scan(gates, inputs, state, normalization="none", backend=backend)
+
+
+def input_scale(log_size: Tensor) -> Tensor:
+    """sqrt(1 - |a|^2) from log |a|, which keeps the size of h; its derivative stays finite at |a| = 1."""
+    return (-torch.expm1(2 * log_size)).clamp(min=1e-12).sqrt()

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from statemix.ops.dispatch import BACKENDS
 
-from ._diagonal import turning_scan
+from ._diagonal import input_scale, turning_scan
 from .base import Baseline, check_choice, check_sizes, wide
 
 
@@ -110,5 +110,5 @@ class SelectiveLRU(LRU):
         log_size = -2 * turn * wide(self.log_rate).exp()
         angle = 2 * turn * wide(self.phase)
         size = log_size.exp()
-        scale = (-torch.expm1(2 * log_size)).sqrt() * entering
+        scale = input_scale(log_size) * entering
         return (size * angle.cos(), size * angle.sin()), scale[:, :, None]

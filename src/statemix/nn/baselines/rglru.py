@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from statemix.ops.dispatch import BACKENDS
 
 from ..convolution import ShortConvolution
-from ._diagonal import decaying_scan
+from ._diagonal import decaying_scan, input_scale
 from .base import Baseline, check_choice, check_sizes, wide
 
 SHARPNESS = 8.0
@@ -83,7 +83,7 @@ class RGLRU(Baseline):
             windows = (window,)
         recurrence, entering = wide(self.gates(u)).sigmoid().chunk(2, -1)
         log_decay = SHARPNESS * recurrence * F.logsigmoid(wide(self.retention))
-        inputs = (-torch.expm1(2 * log_decay)).sqrt() * entering * wide(u)
+        inputs = input_scale(log_decay) * entering * wide(u)
         hidden, end = decaying_scan(log_decay.exp(), inputs, state[0], real, backend=self.backend)
         hidden = hidden.to(x.dtype)
         if self.output_gate is not None:
