@@ -17,11 +17,14 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import json
+import shlex
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
 
+import statemix
 from statemix.models import MixerConfig, ModelConfig
 from statemix.text import baselines, open_corpus
 from statemix.training import OptimizerConfig, RunConfig, ScheduleConfig, TextData, train
@@ -70,9 +73,7 @@ def config_of(options: Options, text: Path) -> RunConfig:
             mixer=MixerConfig(name="bdlru", block_size=4, num_blocks=32),
         ),
         data=TextData(corpus=str(text), length=256, evaluation_bytes=2**20),
-        optimizer=OptimizerConfig(
-            learning_rate=options.learning_rate, weight_decay=0.1, betas=(0.9, 0.95)
-        ),
+        optimizer=OptimizerConfig(learning_rate=options.learning_rate, weight_decay=0.1, betas=(0.9, 0.95)),
         schedule=ScheduleConfig(name="one-cycle", warmup_share=0.1),
         steps=options.steps,
         batch_size=options.batch_size,
@@ -102,6 +103,9 @@ def main() -> None:
         "bytes_read": options.steps * options.batch_size * 256,
         "seconds": round(result.seconds, 1),
         "device": options.device,
+        "command": shlex.join(["python", *sys.argv]),
+        "statemix": statemix.__version__,
+        "parameters": sum(p.numel() for p in result.model.parameters()),
         "bits_per_byte": {"this model": result.scores.get("bits_per_byte"), **baselines(corpus)},
     }
     (options.out / "example.json").write_text(json.dumps(found, indent=2) + "\n")

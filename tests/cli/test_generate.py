@@ -1,0 +1,211 @@
+"""``statemix generate`` writes what the model says, from folders of either format, or names what is wrong."""
+
+import json
+
+import pytest
+import torch
+
+from statemix.cli import main
+from statemix.cli._models import open_model
+from statemix.cli.convert import write_run
+from statemix.models import LanguageModel, MixerConfig, ModelConfig
+from statemix.training import RunConfig, ShardData, TaskData, TextData
+
+
+def write(folder, *, data=None, vocabulary=256, **settings):
+    """A run folder of a small model whose greedy text is made of letters."""
+    torch.manual_seed(0)
+    mixer = MixerConfig(block_size=2, num_blocks=6)
+    model = LanguageModel(ModelConfig(vocab_size=vocabulary, d_model=16, mixer=mixer, **settings)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(std=0.5)
+        model.head.weight[:97] = model.head.weight[123:] = 0
+    folder.mkdir()
+    write_run(folder, RunConfig(name="small", model=model.config, data=data or TextData()), model, 7)
+    return model
+
+
+def greedy(model, prompt: str, new: int) -> str:
+    tokens = model.generate(torch.tensor([list(prompt.encode())]), new, temperature=0)
+    return bytes(tokens[0].tolist()).decode(errors="replace")
+
+
+def test_both_formats_write_what_the_model_says(tmp_path, capsys):
+    model = write(tmp_path / "run")
+    assert main(["convert", str(tmp_path / "run"), str(tmp_path / "hf")]) == 0
+    capsys.readouterr()
+    wanted = greedy(model, "naïve", 40)
+    for folder in ("run", "hf"):
+        for stream in ((), ("--stream",)):
+            command = ["generate", str(tmp_path / folder), "--prompt", "naïve", "--temperature", "0"]
+            command += ["--max-new-tokens", "40", "--device", "cpu", "--ignore-end", *stream]
+            assert main(command) == 0
+            out, err = capsys.readouterr()
+            assert out == wanted + "\n"
+            assert "40 tokens" in err and "tokens/s on cpu, seed 0" in err
+
+
+def test_a_seed_decides_the_samples(tmp_path, capsys):
+    write(tmp_path / "run")
+    texts = []
+    for seed in ("1", "1", "2"):
+        command = ["generate", str(tmp_path / "run"), "--prompt", "a", "--seed", seed, "--ignore-end"]
+        assert (
+            main([*command, "--max-new-tokens", "30", "--device", "cpu", "--top-k", "20", "--top-p", "0.9"])
+            == 0
+        )
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_streaming_holds_back_half_a_character(tmp_path, capsys, monkeypatch):
+    from statemix.cli import generate
+    from statemix.text import ByteTokenizer
+
+    text = "a你\U0001f600b"
+    made: list[int] = []
+    pieces = list(generate._pieces(iter([*text.encode(), 0xE4]), ByteTokenizer(), made))
+    assert [p for p in pieces if p] == ["a", "你", "\U0001f600", "b", "\ufffd"]
+    assert made == [*text.encode(), 0xE4]
+
+
+def test_writing_ends_with_the_text(tmp_path, capsys):
+    model = write(tmp_path / "run")
+    with torch.no_grad():
+        model.head.weight[0] = (
+            100 * model.head.weight[int(model.generate(torch.tensor([[97]]), 1, temperature=0)[0, 1])]
+        )
+    (tmp_path / "ends").mkdir()
+    write_run(tmp_path / "ends", RunConfig(model=model.config, data=TextData()), model, 7)
+    command = ["generate", str(tmp_path / "ends"), "--prompt", "a", "--temperature", "0", "--device", "cpu"]
+    assert main(command) == 0
+    assert capsys.readouterr().out == "a\n"
+
+
+def test_the_shipped_model_says_something(capsys):
+    command = ["generate", "--max-new-tokens", "400", "--device", "cpu", "--seed", "3"]
+    assert main(command) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("And it came to pass") and len(text) > 350
+    words = text.lower().replace(",", " ").replace(".", " ").split()
+    common = {
+        "the",
+        "and",
+        "of",
+        "to",
+        "unto",
+        "in",
+        "that",
+        "he",
+        "shall",
+        "they",
+        "his",
+        "lord",
+        "for",
+        "is",
+    }
+    assert sum(word in common for word in words) > len(words) / 5
+
+
+def test_the_shipped_model_is_small_and_says_how_good_it_is():
+    from statemix.assets import EXAMPLE
+
+    assert sum(p.stat().st_size for p in EXAMPLE.rglob("*") if p.is_file()) < 5e6
+    told = json.loads((EXAMPLE / "example.json").read_text())
+    bits = told["bits_per_byte"]
+    assert bits["this model"] < bits["xz"] < bits["gzip"] < bits["unigram"]
+    config = json.loads((EXAMPLE / "config.json").read_text())
+    assert "/" not in config["data"]["corpus"]
+
+
+def run_of_a_task(path):
+    write(path / "m", data=TaskData(), vocabulary=200)
+
+
+def huggingface_of_another_kind(path):
+    (path / "m").mkdir()
+    (path / "m" / "config.json").write_text(json.dumps({"model_type": "llama"}))
+
+
+def broken_config(path):
+    (path / "m").mkdir()
+    (path / "m" / "config.json").write_text("{")
+
+
+def no_checkpoint(path):
+    import shutil
+
+    write(path / "m")
+    shutil.rmtree(path / "m" / "checkpoints")
+
+
+def fewer_tokens_than_the_tokenizer(path):
+    write(path / "m", vocabulary=200)
+
+
+def missing_weights(path):
+    from safetensors.torch import load_file, save_file
+
+    write(path / "run")
+    assert main(["convert", str(path / "run"), str(path / "m")]) == 0
+    weights = load_file(path / "m" / "model.safetensors")
+    del weights["model.blocks.0.mixer.value.weight"]
+    save_file(weights, path / "m" / "model.safetensors")
+
+
+def another_size(path):
+    write(path / "run")
+    assert main(["convert", str(path / "run"), str(path / "m")]) == 0
+    file = path / "m" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"num_blocks": 7}))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: None, "there is nothing there"),
+        (lambda path: (path / "m").mkdir(), "it holds no config.json"),
+        (broken_config, "it is no JSON"),
+        (huggingface_of_another_kind, "a model of another architecture, 'llama'"),
+        (run_of_a_task, "its tokens are no text"),
+        (no_checkpoint, "it has no checkpoint yet"),
+        (fewer_tokens_than_the_tokenizer, "its tokenizer has 256 tokens and its model reads 200"),
+        (missing_weights, "(1 differences): model.blocks.0.mixer.value.weight is missing"),
+        (another_size, "gate.bias is (36,) there and (42,) by its config"),
+    ],
+)
+def test_what_is_no_model_of_text_is_named(make, message, tmp_path, capsys):
+    make(tmp_path)
+    capsys.readouterr()
+    assert main(["generate", str(tmp_path / "m"), "--prompt", "a", "--device", "cpu"]) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and message in err and str(tmp_path / "m") in err and "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--prompt", ""], "the prompt is empty"),
+        ([], 'give one with --prompt "..."'),
+        (["--prompt", "a", "--temperature", "-1"], "temperature must be at least 0; got -1.0"),
+        (["--prompt", "a", "--top-p", "2"], "top_p must be above 0 and at most 1"),
+        (["--prompt", "a", "--max-new-tokens", "0"], "max-new-tokens must be at least 1; got 0"),
+    ],
+)
+def test_options_that_mean_nothing_are_refused(options, message, tmp_path, capsys):
+    write(tmp_path / "run")
+    assert main(["generate", str(tmp_path / "run"), "--device", "cpu", *options]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_tokenizer_of_prepared_text_is_found_beside_the_run(tmp_path):
+    write(tmp_path / "run", data=ShardData(path="elsewhere"))
+    from statemix.models.huggingface import byte_tokenizer
+
+    byte_tokenizer().save_pretrained(tmp_path / "run")
+    (tmp_path / "run" / "end_token.json").write_text("0")
+    opened = open_model(tmp_path / "run", device="cpu")
+    assert opened.tokenizer is not None and opened.tokenizer.end_token == 0
+    assert opened.tokenizer.encode([b"hi"])[0].tolist() == [104, 105]
