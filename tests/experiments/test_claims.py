@@ -197,7 +197,7 @@ def test_verdicts_of_other_claims_stay(tmp_path):
 def _verdict(name):
     values = {"a": [0.5, 0.6], "b": [0.7]}
     claim = tiny(name=name, judge=lambda v: [exceeds(v, "a", "b")])
-    return reproduce.judged(claim, values, "minutes", "statemix", ["Runs that diverged: a 1."], INLINE)
+    return reproduce.judged(claim, values, "minutes", "statemix", {"diverged": ["a"]}, INLINE)
 
 
 def test_the_report_shows_every_number_and_what_decided(tmp_path):

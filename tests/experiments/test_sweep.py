@@ -102,6 +102,31 @@ def test_a_group_that_ran_out_of_time_goes_on_from_its_checkpoint(tmp_path):
     assert not (folder.run_folder(group) / "checkpoints").exists()
 
 
+def test_a_sweep_of_a_version_with_fewer_fields_goes_on_and_repeats_nothing(tmp_path, monkeypatch):
+    folder = SweepFolder.begin(tmp_path, trials(), "statemix sweep")
+    first, second = folder.groups
+    sweep.runner.run_group(folder.path, first, device="cpu")
+    sweep.runner.run_group(folder.path, second, device="cpu", time_limit=0.0)
+    written = json.loads((tmp_path / "sweep.json").read_text())
+    for trial in written["trials"]:
+        del trial["config"]["accumulate"]
+        trial["id"] = trial["id"][::-1]  # named after another content
+    names = {t.id: t.id[::-1] for t in folder.trials}
+    written["groups"] = {g: [names[i] for i in members] for g, members in written["groups"].items()}
+    (tmp_path / "sweep.json").write_text(json.dumps(written))
+    for file in (tmp_path / "results").iterdir():
+        file.rename(file.with_stem(file.stem[::-1]))
+    replicas = tmp_path / "groups" / second / "replicas.json"
+    configs = json.loads(replicas.read_text())
+    replicas.write_text(json.dumps([{k: v for k, v in c.items() if k != "accumulate"} for c in configs]))
+    again = SweepFolder.begin(tmp_path, trials(), "again")
+    assert again.pending() == [second]
+    assert run_sweep(again, INLINE, lambda line: None).pending == 0
+    assert {row["attempts"] for row in table(again)} == {"1"}
+    steps = (again.run_folder(second) / "metrics.csv").read_text().splitlines()[1:]
+    assert len(steps) == 4 * 12
+
+
 def test_a_folder_with_anything_else_is_refused(tmp_path):
     SweepFolder.begin(tmp_path / "one", trials(), "statemix sweep one")
     with pytest.raises(SweepFolderError, match="with 8 trials that are not asked for and without 8"):

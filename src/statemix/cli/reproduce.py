@@ -45,7 +45,7 @@ class ReproduceOptions:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run claims; 0 with all verdicts written, 2 for wrong flags, 128 + n where it was stopped."""
+    """Run claims; 0 with all verdicts written, 1 where runs crashed, 2 for wrong flags, 128 + n where it was stopped."""
     options = tyro.cli(ReproduceOptions, args=argv, prog="statemix reproduce", description=_description())
     try:
         claims = [find_claim(name) for name in options.claims] or list(CLAIMS.values())
@@ -80,7 +80,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     console.print(f"\nThis took {(time.monotonic() - began) / 60:.1f} minutes. Verdicts and report:")
     for name in (VERDICTS, REPORT):
         console.print(str((out / name).resolve()), markup=False, highlight=False, soft_wrap=True)
-    return 0
+    crashed = sum(verdict["crashed"] for verdict in verdicts)
+    if crashed:
+        print(
+            f"statemix reproduce: {crashed} runs crashed; their errors are in {out / 'runs'}", file=sys.stderr
+        )
+    return 1 if crashed else 0
 
 
 def _launch(options: ReproduceOptions, minutes: float | None) -> Launch:

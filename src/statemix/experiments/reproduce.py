@@ -6,7 +6,7 @@ import datetime
 import json
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,7 @@ def reproduce(
         values = claim.collect(folder, budget, launch, command, tell)
         if values is None:
             raise Stopped(claim.name)
-        verdict = judged(claim, values, budget, command, claim.notes(folder), launch)
+        verdict = judged(claim, values, budget, command, claim.failures(folder), launch)
         tell(f"{claim.name}: {verdict['verdict']}")
         found.append(verdict)
         write_verdicts(out, found)
@@ -72,7 +72,12 @@ def reproduce(
 
 
 def judged(
-    claim: Claim, values: Values, budget: Budget, command: str, notes: Sequence[str], launch: Launch
+    claim: Claim,
+    values: Values,
+    budget: Budget,
+    command: str,
+    failures: Mapping[str, Sequence[str]],
+    launch: Launch,
 ) -> dict[str, Any]:
     """A verdict with all that it rests on, as claims.json holds it."""
     comparisons = claim.judge(values)
@@ -88,7 +93,8 @@ def judged(
         "intervals": {model: mean_interval(numbers) for model, numbers in values.items()},
         "comparisons": [asdict(comparison) for comparison in comparisons],
         "interval": f"{LEVEL:.0%}: Student's t over seeds for means, Welch's for differences",
-        "notes": [*notes, *([_SMALLEST] if budget == "minutes" else [])],
+        "notes": _notes(failures, budget),
+        "crashed": len(failures.get("crashed", ())),
         "command": command,
         "device": device_name(device),
         "versions": f"statemix {statemix.__version__}, torch {torch.__version__}, "
@@ -96,6 +102,14 @@ def judged(
         "date": datetime.date.today().isoformat(),
         "commit": _commit(),
     }
+
+
+def _notes(failures: Mapping[str, Sequence[str]], budget: Budget) -> list[str]:
+    notes = []
+    for status, names in failures.items():
+        counted = ", ".join(f"{name} {names.count(name)}" for name in dict.fromkeys(names))
+        notes.append(f"Runs that {status}: {counted}.")
+    return [*notes, *([_SMALLEST] if budget == "minutes" else [])]
 
 
 def read_verdicts(out: Path) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ from statemix.models import LanguageModel, make_model
 
 from .capture import CapturedStep, stream_for
 from .checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
-from .config import RunConfig, differences, to_json
+from .config import RunConfig, differences, from_json, to_json
 from .data import open_source
 from .evaluation import evaluate
 from .folder import CHECKPOINTS, RESULT, RunFolderError, prepare_folder, write_json
@@ -159,12 +159,11 @@ class _Group:
 
     def open(self, folder: Path, resume: bool) -> None:
         """Make or reopen the folder; go back to its last good checkpoint."""
-        written = [to_json(config) for config in self.configs]
         size = self.state.weights.numel() * self.state.weights.element_size()
         prepare_folder(folder, self.configs[0], resume=resume, bytes_needed=3 * 3 * size)
         if not resume:
-            write_json(folder / REPLICAS, written)
-        elif not (folder / REPLICAS).is_file() or written != json.loads((folder / REPLICAS).read_bytes()):
+            write_json(folder / REPLICAS, [to_json(config) for config in self.configs])
+        elif not (folder / REPLICAS).is_file() or self.configs != _read_replicas(folder):
             raise RunFolderError(
                 f"run folder {folder}: it holds other replicas; resume it with the configs in {REPLICAS}"
             )
@@ -302,3 +301,7 @@ class _Group:
     def _save(self, folder: Path) -> None:
         progress = {n: getattr(self, n) for n in ("tokens", "summed_steps", "seconds", "row_began")}
         save_checkpoint(folder / CHECKPOINTS, self.state, self.optimizer, self.step, progress)
+
+
+def _read_replicas(folder: Path) -> list[RunConfig]:
+    return [from_json(values) for values in json.loads((folder / REPLICAS).read_bytes())]

@@ -99,9 +99,9 @@ class Claim:
         """Rows that say what would be run: model, trials, steps, tokens."""
         raise NotImplementedError
 
-    def notes(self, folder: Path) -> list[str]:
-        """What else is to be said of the numbers in a folder."""
-        return []
+    def failures(self, folder: Path) -> dict[str, list[str]]:
+        """The models of runs that "diverged" and of runs that "crashed", one name a run."""
+        return {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,15 +138,12 @@ class TrainedClaim(Claim):
             row["tokens"] += config.steps * config.batch_size * length
         return list(rows.values())
 
-    def notes(self, folder: Path) -> list[str]:
-        results = SweepFolder(folder).results()
-        notes = []
-        for status in ("diverged", "crashed"):
-            names = [r["settings"]["model"] for r in results if r["status"] == status]
-            if names:
-                counted = ", ".join(f"{name} {names.count(name)}" for name in dict.fromkeys(names))
-                notes.append(f"Runs that {status}: {counted}.")
-        return notes
+    def failures(self, folder: Path) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for result in SweepFolder(folder).results():
+            if result["status"] != "finished":
+                found.setdefault(result["status"], []).append(result["settings"]["model"])
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)

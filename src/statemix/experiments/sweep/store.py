@@ -58,11 +58,14 @@ class SweepFolder:
                 f"sweep folder {self.path}: another version wrote it; choose another folder"
             )
         self.command: str = written["command"]
-        self.trials = [
-            Trial(model=t["model"], config=from_json(t["config"]), settings=t["settings"])
+        named = {
+            t["id"]: Trial(model=t["model"], config=from_json(t["config"]), settings=t["settings"])
             for t in written["trials"]
-        ]
-        self.groups = {group_id(g): g for g in groups(self.trials, written["most_replicas"])}
+        }
+        self.trials = list(named.values())
+        self.groups = {group: [named[i] for i in members] for group, members in written["groups"].items()}
+        # Names are those that were written down: another version, whose configs have more fields, finds them.
+        self._names = {id(trial): name for name, trial in named.items()}
 
     @classmethod
     def begin(
@@ -101,9 +104,14 @@ class SweepFolder:
                 {
                     "format": _FORMAT,
                     "command": command,
-                    "most_replicas": most_replicas,
+                    "groups": {group_id(g): [t.id for t in g] for g in groups(trials, most_replicas)},
                     "trials": [
-                        {"model": t.model, "settings": dict(t.settings), "config": to_json(t.config)}
+                        {
+                            "id": t.id,
+                            "model": t.model,
+                            "settings": dict(t.settings),
+                            "config": to_json(t.config),
+                        }
                         for t in trials
                     ],
                 },
@@ -118,8 +126,8 @@ class SweepFolder:
         return self.path / "groups" / group
 
     def result(self, trial: Trial) -> dict[str, Any] | None:
-        """What came out of a trial; None while it is not done."""
-        file = self.path / "results" / f"{trial.id}.json"
+        """What came out of a trial of :attr:`trials`; None while it is not done."""
+        file = self.path / "results" / f"{self._names[id(trial)]}.json"
         return json.loads(file.read_bytes()) if file.is_file() else None
 
     def results(self) -> list[dict[str, Any]]:
@@ -200,7 +208,7 @@ class SweepFolder:
             f"Python {platform.python_version()}",
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         }
-        write_json(self.path / "results" / f"{trial.id}.json", {**about, **found})
+        write_json(self.path / "results" / f"{self._names[id(trial)]}.json", {**about, **found})
 
     def _row(self, trial: Trial) -> dict[str, Any]:
         found = self.result(trial) or {"status": "pending"}
