@@ -45,7 +45,7 @@ class ReproduceOptions:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run claims; 0 with all verdicts written, 1 where runs crashed, 2 for wrong flags, 128 + n where it was stopped."""
+    """Run claims; 0 with all done, 1 where runs crashed, 2 for wrong flags, 128 + n where it was stopped."""
     options = tyro.cli(ReproduceOptions, args=argv, prog="statemix reproduce", description=_description())
     try:
         claims = [find_claim(name) for name in options.claims] or list(CLAIMS.values())
