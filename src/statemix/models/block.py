@@ -13,6 +13,9 @@ from torch.utils.checkpoint import checkpoint
 
 from statemix.shapes import Boundaries, Mask, Sequence, Token
 
+from .normalization import rms_norm
+from .swiglu import swiglu
+
 
 class MLP(nn.Module):
     """Two layers at every step: "gelu", or "swiglu" of the same number of weights.
@@ -38,8 +41,7 @@ class MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         hidden = self.up(x)
         if self.gated:
-            gate, value = hidden.chunk(2, -1)
-            return self.down(F.silu(gate) * value)
+            return self.down(swiglu(hidden))
         return self.down(F.gelu(hidden))
 
 
@@ -70,7 +72,7 @@ class Block(nn.Module):
             options["cu_seqlens"] = cu_seqlens
         if mask is not None:
             options["mask"] = mask
-        normed = self.mixer_norm(x)
+        normed = rms_norm(self.mixer_norm, x)
         if return_state:
             mixed, state = self.mixer(normed, state, return_state=True, **options)
         else:
@@ -85,7 +87,7 @@ class Block(nn.Module):
     def _mlp(self, x: Tensor) -> Tensor:
         if self.mlp is None or self.mlp_norm is None:
             return x
-        return x + self.mlp(self.mlp_norm(x))
+        return x + self.mlp(rms_norm(self.mlp_norm, x))
 
 
 class Blocks(nn.ModuleList):

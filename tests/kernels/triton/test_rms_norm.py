@@ -1,0 +1,103 @@
+"""The fused RMSNorm against its formula in float64, in Triton's interpreter; and it compiles for GPUs."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+triton = pytest.importorskip("triton")
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+runs = pytest.mark.skipif(not INTERPRETED and DEVICE == "cpu", reason="needs the interpreter or a GPU")
+
+
+@pytest.mark.skipif(INTERPRETED or DEVICE == "cuda", reason="runs them itself")
+@pytest.mark.skipif(triton.__version__ < "3.7", reason="an older interpreter cannot loop with new NumPy")
+def test_the_kernels_agree_with_the_formula_in_the_interpreter():
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__],
+        env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
+        cwd=Path(__file__).parents[3],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0 and " passed" in run.stdout, run.stdout[-4000:] + run.stderr[-2000:]
+
+
+def norm_and_input(shape):
+    torch.manual_seed(0)
+    norm = nn.RMSNorm(shape[-1], eps=1e-3, device=DEVICE)
+    nn.init.normal_(norm.weight)
+    return norm, (torch.randn(shape, device=DEVICE) * 0.3).requires_grad_()
+
+
+@runs
+@pytest.mark.parametrize("shape", [(5, 1), (2, 3, 7), (3, 64), (2, 1000), (0, 8)], ids=str)
+@pytest.mark.parametrize("half", [False, True], ids=["float32", "autocast"])
+def test_values_and_gradients(shape, half, monkeypatch):
+    from statemix.models import normalization as module
+
+    monkeypatch.setattr(module, "_fuses", lambda norm, x: True)
+    norm, x = norm_and_input(shape)
+    with torch.autocast(DEVICE, torch.bfloat16, enabled=half):
+        y = module.rms_norm(norm, x)
+    gradient = torch.randn_like(y)
+    found = torch.autograd.grad(y, [x, norm.weight], gradient)
+    exact, weight = x.detach().double().requires_grad_(), norm.weight.detach().double().requires_grad_()
+    wanted = exact / (exact.square().mean(-1, keepdim=True) + 1e-3).sqrt() * weight
+    of_exact = torch.autograd.grad(wanted, [exact, weight], gradient.double())
+    tolerance = 8e-3 if half else 1e-5
+    assert y.dtype == (torch.bfloat16 if half else torch.float32)
+    torch.testing.assert_close(y.double(), wanted.detach(), rtol=tolerance, atol=tolerance)
+    for one, other in zip(found, of_exact, strict=True):
+        # Only the output is rounded: gradients are those of the formula to the last digits of float32.
+        assert one.dtype == torch.float32
+        torch.testing.assert_close(one.double(), other, rtol=1e-4, atol=1e-5)
+
+
+@runs
+def test_more_rows_than_programs_and_a_second_derivative(monkeypatch):
+    from statemix.kernels.triton import rms_norm as kernels
+    from statemix.models import normalization as module
+
+    monkeypatch.setattr(module, "_fuses", lambda norm, x: True)
+    monkeypatch.setattr(kernels, "_PROGRAMS", 3)
+    norm, x = norm_and_input((11, 5))
+    fused, plain = module.rms_norm(norm, x), norm(x)
+    for one, other in zip(
+        *(torch.autograd.grad(y.square().sum(), [x, norm.weight], retain_graph=True) for y in (fused, plain)),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    seconds = []
+    for y in (fused, plain):
+        (first,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+        seconds.append(torch.autograd.grad(first.square().sum(), x)[0])
+    torch.testing.assert_close(seconds[0], seconds[1], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.skipif(INTERPRETED, reason="the interpreter compiles nothing")
+@pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION:UserWarning")  # of Triton 3.9
+@pytest.mark.parametrize("name", ["_forward", "_backward"])
+@pytest.mark.parametrize(
+    ("target", "binary"), [(("cuda", 90, 32), "cubin"), (("hip", "gfx942", 64), "hsaco")], ids=["cuda", "hip"]
+)
+def test_the_kernels_compile(name, target, binary, monkeypatch, tmp_path):
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from statemix.kernels.triton import rms_norm
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    kernel = getattr(rms_norm, name)
+    kinds = {"width": "i32", "rows": "i32", "eps": "fp32", "BLOCK": "constexpr"}
+    kinds |= {"y_pointer": "*bf16", "gradient_pointer": "*bf16"}
+    signature = {argument: kinds.get(argument, "*fp32") for argument in kernel.arg_names}
+    source = ASTSource(kernel, signature, {(len(signature) - 1,): 1024})
+    compiled = triton.compile(source, target=GPUTarget(*target), options={"num_warps": 4})
+    assert len(compiled.asm[binary]) > 1000

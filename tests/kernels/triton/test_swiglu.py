@@ -1,0 +1,88 @@
+"""The fused SwiGLU against its formula in float64, in Triton's interpreter; and it compiles for GPUs."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+triton = pytest.importorskip("triton")
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+runs = pytest.mark.skipif(not INTERPRETED and DEVICE == "cpu", reason="needs the interpreter or a GPU")
+
+
+@pytest.mark.skipif(INTERPRETED or DEVICE == "cuda", reason="runs them itself")
+@pytest.mark.skipif(triton.__version__ < "3.7", reason="an older interpreter cannot loop with new NumPy")
+def test_the_kernels_agree_with_the_formula_in_the_interpreter():
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__],
+        env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
+        cwd=Path(__file__).parents[3],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0 and " passed" in run.stdout, run.stdout[-4000:] + run.stderr[-2000:]
+
+
+@runs
+@pytest.mark.parametrize("shape", [(3, 2), (2, 3, 14), (2, 2 * 1024), (3, 2 * 1500), (0, 8)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_values_and_gradients(shape, dtype, monkeypatch):
+    from statemix.models import swiglu as module
+
+    monkeypatch.setattr(module, "_fuses", lambda hidden: True)
+    torch.manual_seed(0)
+    hidden = (4 * torch.randn(shape, device=DEVICE)).to(dtype).requires_grad_()
+    y = module.swiglu(hidden)
+    gradient = torch.randn_like(y)
+    (found,) = torch.autograd.grad(y, hidden, gradient)
+    exact = hidden.detach().double().requires_grad_()
+    gate, value = exact.chunk(2, -1)
+    wanted = gate / (1 + (-gate).exp()) * value
+    (of_exact,) = torch.autograd.grad(wanted, exact, gradient.double())
+    tolerance = 1e-5 if dtype == torch.float32 else 8e-3
+    assert y.dtype == found.dtype == dtype and y.shape == wanted.shape
+    torch.testing.assert_close(y.double(), wanted.detach(), rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(found.double(), of_exact, rtol=tolerance, atol=tolerance)
+
+
+@runs
+def test_it_can_be_differentiated_again_and_saves_the_hidden_vector_alone(monkeypatch):
+    from statemix.models import swiglu as module
+
+    monkeypatch.setattr(module, "_fuses", lambda hidden: True)
+    hidden = torch.randn(2, 6, device=DEVICE, requires_grad=True)
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+        y = module.swiglu(hidden)
+    assert [t.data_ptr() for t in saved] == [hidden.data_ptr()]
+    (first,) = torch.autograd.grad(y.sum(), hidden, create_graph=True)
+    (second,) = torch.autograd.grad(first.square().sum(), hidden)
+    plain = module._plain(hidden)
+    (first,) = torch.autograd.grad(plain.sum(), hidden, create_graph=True)
+    torch.testing.assert_close(second, torch.autograd.grad(first.square().sum(), hidden)[0])
+
+
+@pytest.mark.skipif(INTERPRETED, reason="the interpreter compiles nothing")
+@pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION:UserWarning")  # of Triton 3.9
+@pytest.mark.parametrize("name", ["_forward", "_backward"])
+@pytest.mark.parametrize(
+    ("target", "binary"), [(("cuda", 90, 32), "cubin"), (("hip", "gfx942", 64), "hsaco")], ids=["cuda", "hip"]
+)
+def test_the_kernels_compile(name, target, binary, monkeypatch, tmp_path):
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from statemix.kernels.triton import swiglu
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    kernel = getattr(swiglu, name)
+    kinds = {"width": "i32", "BLOCK": "constexpr"}
+    signature = {argument: kinds.get(argument, "*bf16") for argument in kernel.arg_names}
+    source = ASTSource(kernel, signature, {(len(signature) - 1,): 1024})
+    compiled = triton.compile(source, target=GPUTarget(*target), options={"num_warps": 4})
+    assert len(compiled.asm[binary]) > 1000
