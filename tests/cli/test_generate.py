@@ -192,6 +192,9 @@ def test_what_is_no_model_of_text_is_named(make, message, tmp_path, capsys):
         (["--prompt", "a", "--temperature", "-1"], "temperature must be at least 0; got -1.0"),
         (["--prompt", "a", "--top-p", "2"], "top_p must be above 0 and at most 1"),
         (["--prompt", "a", "--max-new-tokens", "0"], "max-new-tokens must be at least 1; got 0"),
+        (["--prompt", "a", "--threads", "-1"], "threads must be at least 0; got -1"),
+        (["--prompt", "a", "--device", "gpu"], "device 'gpu': there is no such kind"),
+        (["--prompt", "a", "--device", "cuda:99"], "device 'cuda:99': this machine has"),
     ],
 )
 def test_options_that_mean_nothing_are_refused(options, message, tmp_path, capsys):

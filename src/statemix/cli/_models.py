@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from statemix.assets import EXAMPLE
 from statemix.models import LanguageModel
 from statemix.text import ByteTokenizer, FileTokenizer, Tokenizer
@@ -38,10 +40,12 @@ def open_model(path: Path | None, *, device: str = "auto") -> OpenedModel:
 
     Raises:
         ModelFileError: no model there, one of another architecture, or weights that do not fit its config.
+        ValueError: a device that is not here.
     """
     folder = EXAMPLE if path is None else path
+    place = _device(device)
     if format_of(folder) == "run":
-        model: Any = load_run(folder, device=device)
+        model: Any = load_run(folder, device=str(place))
         if not isinstance(model, LanguageModel):
             raise ModelFileError(f"{folder}: it holds an {type(model).__name__.lower()}, no language model")
         tokenizer = tokenizer_of_run(folder)
@@ -49,7 +53,7 @@ def open_model(path: Path | None, *, device: str = "auto") -> OpenedModel:
         from statemix.models.huggingface import from_huggingface
 
         theirs = load_huggingface(folder)
-        model = from_huggingface(theirs).to(choose_device(device)).eval()
+        model = from_huggingface(theirs).to(place).eval()
         tokenizer = tokenizer_of_huggingface(folder, theirs.config)
     reads = model.embedding.num_embeddings
     if tokenizer is not None and tokenizer.vocab_size > reads:
@@ -155,6 +159,16 @@ def quiet() -> Iterator[None]:
     finally:
         logging.set_verbosity(level)
         logging.enable_progress_bar()
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = choose_device(name)
+    except RuntimeError:
+        raise ValueError(f"device {name!r}: there is no such kind; give auto, cpu, cuda or cuda:1") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device {name!r}: this machine has {torch.cuda.device_count()} GPUs; give cpu")
+    return device
 
 
 def _end_token(folder: Path) -> int | None:

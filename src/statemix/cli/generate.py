@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import sys
 import time
@@ -22,6 +23,9 @@ from statemix.training import CheckpointError, RunFolderError
 from ._models import ModelFileError, OpenedModel, open_model
 
 DEFAULT_PROMPT = "And it came to pass"
+
+SMALL = 8_000_000
+"""Parameters below which one thread is taken."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +62,11 @@ class Options:
     device: str = "auto"
     """"auto" takes a GPU where there is one; or cpu, cuda, cuda:1."""
 
+    threads: int = 0
+    """CPU threads; 0 takes one for models so small that threads would only wait for each other."""
+
     compile: bool = False
-    """Fuse a step with torch.compile: slow to start, faster on long texts."""
+    """Compile a step with torch.compile before it runs: slow to start."""
 
 
 def main(argv: list[str]) -> int:
@@ -80,6 +87,8 @@ def main(argv: list[str]) -> int:
 
 
 def _generate(options: Options) -> None:
+    if options.threads < 0:
+        raise ValueError(f"threads must be at least 0; got {options.threads}")
     if options.max_new_tokens < 1:
         raise ValueError(f"max-new-tokens must be at least 1; got {options.max_new_tokens}")
     opened = open_model(options.model, device=options.device)
@@ -90,6 +99,11 @@ def _generate(options: Options) -> None:
             f"missing: put its tokenizer.json there)"
         )
     prompt = _prompt(options, tokenizer)
+    with _threads(options.threads, opened):
+        _write(opened, tokenizer, prompt, options)
+
+
+def _write(opened: OpenedModel, tokenizer: Tokenizer, prompt: np.ndarray, options: Options) -> None:
     stops = () if options.ignore_end else (tokenizer.end_token,)
     sampler = Sampler(
         temperature=options.temperature, top_k=options.top_k, top_p=options.top_p, stop_tokens=stops
@@ -114,6 +128,17 @@ def _generate(options: Options) -> None:
         f"[{len(made)} tokens, {len(made) / seconds:,.0f} tokens/s on {device}, seed {options.seed}]",
         file=sys.stderr,
     )
+
+
+@contextlib.contextmanager
+def _threads(wanted: int, opened: OpenedModel) -> Iterator[None]:
+    before = torch.get_num_threads()
+    small = sum(p.numel() for p in opened.model.parameters()) < SMALL
+    torch.set_num_threads(wanted or (1 if small else before))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _prompt(options: Options, tokenizer: Tokenizer) -> np.ndarray:
