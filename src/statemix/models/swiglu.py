@@ -11,6 +11,8 @@ from torch import Tensor
 
 from statemix.nn.baselines.base import is_transformed
 
+from .normalization import FUSED_FROM
+
 
 def swiglu(hidden: Tensor) -> Tensor:
     """silu(gate) * value for ``hidden`` (..., 2 H) = [gate, value]: (..., H).
@@ -33,9 +35,11 @@ def _plain(hidden: Tensor) -> Tensor:
 
 
 def _fuses(hidden: Tensor) -> bool:
-    if not hidden.is_cuda or hidden.dtype == torch.float64 or torch.compiler.is_compiling():
+    if not hidden.is_cuda or hidden.dtype == torch.float64 or hidden.numel() < FUSED_FROM:
         return False
-    return not is_transformed() and find_spec("triton") is not None
+    if torch.compiler.is_compiling() or is_transformed():
+        return False
+    return find_spec("triton") is not None
 
 
 class _Fused(torch.autograd.Function):
