@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -72,12 +73,12 @@ class Llama:
         return session
 
     def _check_memory(self, batch: int, places: int) -> None:
-        """Raise before a machine without a GPU's clear limit begins to swap."""
+        """Raise where the cache cannot fit; a CPU is left half of what is free, so that nothing swaps."""
         size = 2 * self.sizes.layers * batch * places * self.sizes.d * self.sizes.dtype.itemsize
         if self.device.type == "cuda":
             free, _ = torch.cuda.mem_get_info(self.device)
         else:
-            free = 4 * 2**30
+            free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
         if size > free:
             raise MemoryError(f"its cache takes {size / 2**30:.1f} GiB and {free / 2**30:.1f} are free")
 
