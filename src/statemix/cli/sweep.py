@@ -34,7 +34,7 @@ class SweepOptions:
     """A field and its values, as often as wanted: --grid model.mixer.block-size=1,2,4."""
 
     variants: str | None = None
-    """A named list of models in place of the recipe's own: see the list below."""
+    """A named list of models in place of the recipe's own, as statemix sweep --help lists them."""
 
     seeds: int = 3
     """Runs of each combination, with seeds counted from --seed."""

@@ -33,7 +33,7 @@ class Launch:
     """inline: in this process; local: a process for each device; ray, slurm: a cluster (extra "cluster")."""
 
     devices: tuple[str, ...] = ()
-    """Devices of "inline" (its first) and "local". Default: all GPUs, else the CPU."""
+    """Devices of "inline" (its first) and "local". Default: what the configs say, all GPUs, or the CPU."""
 
     minutes_at_most: float | None = None
     """Stop cleanly after so long; the same command goes on. Default: no limit. For slurm, of each job."""
@@ -131,7 +131,7 @@ def _told(names: str, results: Sequence[dict[str, Any]]) -> str:
 
 def _inline(folder: SweepFolder, launch: Launch, tell: Tell) -> int | None:
     progress = _Progress(folder, launch, tell)
-    device = _devices(launch)[0]
+    device = _devices(folder, launch)[0]
     with StopRequests() as stop:
         while stop.signal is None and (group := progress.take()) is not None:
             try:
@@ -147,7 +147,9 @@ def _inline(folder: SweepFolder, launch: Launch, tell: Tell) -> int | None:
 def _local(folder: SweepFolder, launch: Launch, tell: Tell) -> int | None:
     """A worker process for each device; one that dies takes only its group with it."""
     progress = _Progress(folder, launch, tell)
-    workers = [_Worker(folder.path, device, progress) for device in _devices(launch)[: len(progress.queue)]]
+    workers = [
+        _Worker(folder.path, device, progress) for device in _devices(folder, launch)[: len(progress.queue)]
+    ]
     with StopRequests() as stop:
         for worker in workers:
             worker.start()
@@ -271,9 +273,12 @@ def _package(name: str, launcher: str) -> Any:
         ) from None
 
 
-def _devices(launch: Launch) -> tuple[str, ...]:
+def _devices(folder: SweepFolder, launch: Launch) -> tuple[str, ...]:
     if launch.devices:
         return launch.devices
+    configured = {trial.config.device for trial in folder.trials}
+    if "auto" not in configured and len(configured) == 1:
+        return tuple(configured)
     return tuple(f"cuda:{i}" for i in range(torch.cuda.device_count())) or ("cpu",)
 
 
