@@ -19,8 +19,9 @@ demo: $(INSTALLED)
 	$(BIN)/statemix demo
 
 # All claims of the paper at the smallest budget: minutes on two cores.
+reproduce: OUT ?= reproduce/minutes
 reproduce: $(INSTALLED)
-	$(BIN)/statemix reproduce --budget minutes
+	$(BIN)/statemix reproduce --budget minutes --out $(OUT)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
