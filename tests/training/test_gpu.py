@@ -47,6 +47,7 @@ def test_packed_text_trains_without_waiting_for_the_gpu(tmp_path):
     data = ShardData(path=str(tmp_path / "out"), length=64)
     config = RunConfig(model=model, data=data, steps=9, batch_size=8, accumulate=2, device="cuda").resolved()
     source, device = open_source(config.data), torch.device("cuda")
+    torch.manual_seed(config.seed)
     net = make_model(config.model).to(device)
     run = Run(config, net, make_optimizer(net, config.optimizer), device)
     losses = []
