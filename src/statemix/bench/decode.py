@@ -125,6 +125,8 @@ class Ours:
         else:
             if self._decoder is None or self._decoder.batch_size != tokens.shape[0]:
                 self._decoder = None
+                if self.mode == "compiled":
+                    torch.compiler.reset()  # else models and batches before it count against a limit
                 self._decoder = Decoder(self.model, tokens.shape[0], compile=self.mode == "compiled")
             self._decoder.load(states)
             session = _Decoded(self._decoder, self.mode)
