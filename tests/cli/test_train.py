@@ -137,3 +137,35 @@ def test_a_finished_run_can_be_asked_again(tmp_path, capsys):
     assert main(["train", "--resume", str(tmp_path)]) == 0
     assert main([*arguments, "--resume"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == first
+
+
+def test_a_language_model_is_trained_on_prepared_text_with_any_mixer(tmp_path, capsys):
+    (tmp_path / "song.txt").write_text("la la la, " * 300)
+    assert main(["text", "prepare", str(tmp_path / "song.txt"), "--out", str(tmp_path / "shards")]) == 0
+    out = tmp_path / "run"
+    flags = [
+        "--data.path",
+        str(tmp_path / "shards"),
+        "--data.length",
+        "16",
+        "--steps",
+        "3",
+        "--batch-size",
+        "2",
+    ]
+    assert (
+        main(["train", "lm/hlru-2", "--out", str(out), *flags, "--accumulate", "2", "--no-tensorboard"]) == 0
+    )
+    config = read_config(out)
+    assert config.model.mixer.name == "hlru" and config.data.length == 16 and config.accumulate == 2
+    assert {"bits_per_byte", "perplexity"} == set(read_result(out)["scores"])
+    assert main(["train", "lm/hlru-3", "--out", str(out)]) == 2
+    assert "no mixer 'hlru-3'; nearest: hlru-" in capsys.readouterr().err
+    assert main(["train", "lm", "--out", str(tmp_path / "no"), "--data.path", str(tmp_path)]) == 1
+    assert "statemix text prepare SOURCE --out" in capsys.readouterr().err
+
+
+def test_of_several_workers_the_first_one_speaks(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "1")
+    assert main(["train", "parity", "--out", str(tmp_path), *SMALL]) == 0
+    assert f"in {tmp_path}" not in capsys.readouterr().out

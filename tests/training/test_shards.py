@@ -228,3 +228,12 @@ def test_fewer_tokens_are_whole_documents(folder):
     assert 60 < some.tokens <= 150 and 1 < some.documents < split.documents
     one = score_text(model, split, length=16, tokens=3)
     assert (one.documents, one.tokens) == (1, 3) and one.bytes == pytest.approx(3)
+
+
+def test_runs_on_shards_are_no_replicas_of_one_group(folder):
+    from statemix.training import groupable, train_replicas
+
+    one, other = config(folder), config(folder, seed=1)
+    assert not groupable(one, other) and groupable(small(), small(seed=1))
+    with pytest.raises(ValueError, match="train a run on shards with train"):
+        train_replicas([one, other])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import sys
 from dataclasses import dataclass
@@ -43,7 +45,11 @@ def main(argv: list[str]) -> int:
     except (RunFolderError, CheckpointError, OSError, ValueError) as error:
         print(f"statemix train: {error}", file=sys.stderr)
         return 1
-    return _report(result, out)
+    if os.environ.get("RANK", "0") == "0":
+        return _report(result, out)
+    # Of several workers the first one speaks.
+    with contextlib.redirect_stdout(None), contextlib.redirect_stderr(None):
+        return _report(result, out)
 
 
 @dataclass(frozen=True, kw_only=True)

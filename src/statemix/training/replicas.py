@@ -45,7 +45,8 @@ def groupable(one: RunConfig, other: RunConfig) -> bool:
         >>> groupable(RunConfig(), RunConfig(seed=1)), groupable(RunConfig(), RunConfig(steps=7))
         (True, False)
     """
-    return not _other_differences(one, other)
+    # Packed documents have their own boundaries in every run.
+    return not isinstance(one.data, ShardData) and not _other_differences(one, other)
 
 
 def train_replicas(
