@@ -51,7 +51,8 @@ class CapturedStep:
             if self._required:
                 raise
             self._can = False
-            reason = str(error).splitlines()[0]
+            # The end of a capture fails with words of its own over what went wrong inside.
+            reason = str(error.__context__ or error).splitlines()[0]
             warnings.warn(
                 f"train_replicas: this model's step cannot be captured and runs kernel by kernel, which "
                 f"is slower: {reason}",

@@ -164,7 +164,9 @@ class StackedModels(nn.Module):
         clip = (self._clip_norm / (norm[:, None] + 1e-6)).clamp(max=1.0)
         # Selected, not multiplied: what is no number must not reach moments and weights.
         gradient = torch.where(alive, gradient * clip, 0.0)
-        rate = torch.where(alive, self._rates[self.step.clamp(max=len(self._rates) - 1)][:, None], 0.0)
+        # index_select, since indexing with a tensor of no dimensions would bring it to the host.
+        step = self.step.clamp(max=len(self._rates) - 1).view(1)
+        rate = torch.where(alive, self._rates.index_select(0, step).T, 0.0)
         count = (self.step + 1).double()
         first, second = (1 - beta**count for beta in (self._beta1, self._beta2))
         self.weights.mul_(1 - rate * self._decay)
