@@ -28,7 +28,7 @@ SPLITS = ("train", "validation")
 _CHECKED_AT_OPENING = 2**30
 
 
-class ShardError(RuntimeError):
+class ShardError(ValueError):
     """Prepared text that cannot be used; the message has the file, the reason and what to do."""
 
 
