@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from statemix.models.sizing import fit
+from statemix.training import ScheduleConfig
 
 from ..mad import mad_recipe
 from ..sweep import Trial
@@ -26,15 +27,16 @@ _QUICK = (HIGHER, "BD-LRU m=4", "BD-LRU m=1", "LSTM")
 
 def trials(budget: Budget) -> list[Trial]:
     """MAD's compression task at equal parameters of the mixers."""
-    sizes = {"minutes": (24_000,), "hour": (66_000, 200_000), "paper": (66_000, 200_000, 600_000)}[budget]
+    sizes = {"minutes": (10_000,), "hour": (66_000, 200_000), "paper": (66_000, 200_000, 600_000)}[budget]
     epochs = {"minutes": 0, "hour": 40, "paper": 200}[budget]
     base = mad_recipe("compression", epochs=max(epochs, 1))
     if budget == "minutes":
-        task = replace(base.data.task, length=16)  # type: ignore[union-attr]
-        base = with_data(base, task=task, test_lengths=(16,), test_examples=512)
-        model = replace(base.model, d_model=48, num_layers=1, max_length=16)
-        optimizer = replace(base.optimizer, learning_rate=3e-3)
-        base = replace(base, model=model, optimizer=optimizer, steps=400, batch_size=64, threads=1)
+        task = replace(base.data.task, length=8, vocabulary=8)  # type: ignore[union-attr]
+        base = with_data(base, task=task, examples=None, test_lengths=(8,), test_examples=512)
+        model = replace(base.model, d_model=32, num_layers=1, max_length=8, embedding_std=1.0)
+        optimizer = replace(base.optimizer, learning_rate=1e-2, weight_decay=0.0)
+        base = replace(base, model=model, optimizer=optimizer, schedule=ScheduleConfig())
+        base = replace(base, steps=400, batch_size=64, threads=1)
     models = having({n: m for n, m in _MODELS.items() if budget != "minutes" or n in _QUICK})
     vocabulary = {"vocab_size": base.data.vocab_size, "output_size": base.data.output_size}
     made = []
