@@ -7,6 +7,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from statemix import Decoder, LanguageModel, MixerConfig, ModelConfig
 from statemix.models.sampling import Sampler
 
+NEEDS_A_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
 
 def model_of(**settings) -> LanguageModel:
     torch.manual_seed(0)
@@ -171,7 +173,7 @@ def test_a_compiler_sees_a_step_as_plain_operations(name):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@NEEDS_A_GPU
 @pytest.mark.parametrize("name", ["bdlru", "hlru", "lstm", "attention"])
 @pytest.mark.parametrize("batch", [1, 3])
 @torch.no_grad()
@@ -215,3 +217,18 @@ def begun(batch: int) -> Decoder:
     decoder = Decoder(model_of(), batch)
     decoder.prefill(torch.zeros(batch, 3, dtype=torch.long))
     return decoder
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, NEEDS_A_GPU])])
+@pytest.mark.parametrize("name", ["bdlru", "hlru"])
+@torch.no_grad()
+def test_500_greedy_tokens_are_those_of_the_full_forward_pass_padding_included(name, device):
+    model = model_of(mixer=MixerConfig(name=name, block_size=3, num_blocks=5)).to(device)
+    prompt = torch.tensor([[0, 0, 0, 0, 5], [9, 8, 7, 3, 1]], device=device)
+    mask = torch.tensor([[False] * 4 + [True], [True] * 5], device=device)
+    made = Decoder(model, 2).generate(prompt, 500, Sampler(temperature=0), mask=mask)
+    assert model.generate(prompt, 500, mask=mask, temperature=0).tolist() == made.tolist()
+    for tokens, real in zip(made, mask, strict=True):
+        tokens = torch.cat([tokens[:5][real], tokens[5:]])
+        likeliest = model(tokens[None])[0].argmax(-1)
+        assert tokens[-500:].tolist() == likeliest[-501:-1].tolist()

@@ -185,3 +185,22 @@ def test_a_cache_goes_by_either_name_but_not_by_both():
         torch.testing.assert_close(found, wanted, atol=1e-4, rtol=0)
     with pytest.raises(ValueError, match="two names of one thing"):
         model(tokens, cache=StatemixCache(), past_key_values=StatemixCache())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("mixer", ["bdlru", "hlru"])
+@torch.no_grad()
+def test_a_gpu_writes_what_its_forward_pass_says(mixer):
+    model = causal_lm(mixer=mixer, initial_state="learned").cuda()
+    batch = {name: tensor.cuda() for name, tensor in padded([[1, 2, 3, 4, 5, 6, 7], [9, 8, 7]]).items()}
+    made = model.generate(**batch, max_new_tokens=500, **EXACT)
+    for length, tokens in zip((7, 3), made, strict=True):
+        tokens = tokens[-500 - length :]
+        logits = model(tokens[None], use_cache=False).logits[0]
+        assert tokens[length:].tolist() == logits[length - 1 : -1].argmax(-1).tolist()
+    beams = [
+        model.generate(**batch, max_new_tokens=20, num_beams=3, use_cache=use, **EXACT).tolist()
+        for use in (True, False)
+    ]
+    assert beams[0] == beams[1]
