@@ -100,3 +100,10 @@ def test_what_is_no_model_is_said(tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
         main(["evaluate", str(tmp_path), "--lenght", "3"])
     assert ended.value.code == 2
+    for flag in ("--length", "--tokens"):
+        try:
+            code = main(["evaluate", str(tmp_path), flag, "0"])
+        except SystemExit as ended:
+            code = ended.code
+        shown = capsys.readouterr()
+        assert code == 2 and "must be at least 1; got 0" in shown.err + shown.out

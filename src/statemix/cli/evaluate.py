@@ -57,8 +57,9 @@ class Options:
 
     def __post_init__(self) -> None:
         for name in ("length", "tokens"):
-            if (getattr(self, name) or 1) < 1:
-                raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1; got {value}")
 
 
 def main(argv: list[str]) -> int:
