@@ -149,3 +149,19 @@ def test_what_cannot_be_converted_is_named_and_leaves_nothing(case, tmp_path, ca
     assert main(["convert", *arguments]) == 1
     assert message in capsys.readouterr().err
     assert sorted(str(p) for p in tmp_path.rglob("*")) == before
+
+
+def test_without_transformers_the_extra_is_named(tmp_path, capsys, monkeypatch):
+    import sys
+
+    trained(tmp_path / "run")
+    for name in [n for n in sys.modules if n.startswith("statemix.models.huggingface")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    assert main(["convert", str(tmp_path / "run"), str(tmp_path / "hf")]) == 2
+    assert "needs transformers" in (told := capsys.readouterr().err) and "pip install 'statemix[hf]'" in told
+    assert not (tmp_path / "hf").exists()
+    assert (
+        main(["generate", str(tmp_path / "run"), "--prompt", "a", "--max-new-tokens", "2", "--device", "cpu"])
+        == 0
+    )

@@ -39,7 +39,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"statemix: no command {name!r}{hint}\n\n{_usage()}", file=sys.stderr)
         return 2
     try:
-        command = importlib.import_module(f"statemix.cli.{name}")
+        # What is needed for some options only is imported when they are met.
+        return importlib.import_module(f"statemix.cli.{name}").main(arguments[1:])
     except ModuleNotFoundError as missing:
         extra = _EXTRA_OF.get((missing.name or "").partition(".")[0])
         if extra is None:
@@ -50,7 +51,6 @@ def main(argv: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
-    return command.main(arguments[1:])
 
 
 _EXTRA_OF = {"tyro": "train", "rich": "train", "tensorboard": "train"}
