@@ -194,15 +194,15 @@ COMPARED = {
 
 
 def baselines(seeds: int) -> Iterator[Trial]:
-    """The baselines on S5 and A5, at their usual sizes, with the same curriculum and a start token."""
-    for name in ("a5-composition", "s5-composition"):
-        config = with_data(recipe(name), test_lengths=(8, 32, 128), test_examples=TEST_EXAMPLES)
-        config = started(replace(config, threads=0))
-        for model, mixer in COMPARED.items():
-            if mixer is not None:
-                yield from over(
-                    with_mixer(config, mixer), f"{name}, {model}", seeds=seeds, rates=(1e-3, 2e-3)
-                )
+    """The baselines on S5 and A5, with the same curriculum, with a start token and without."""
+    for token in (True, False):
+        for name in ("a5-composition", "s5-composition"):
+            config = with_data(recipe(name), test_lengths=(8, 32, 128), test_examples=TEST_EXAMPLES)
+            config = replace(started(config) if token else config, threads=0)
+            for kind, mixer in COMPARED.items():
+                if mixer is not None:
+                    model = f"{name}, {kind}{', start token' if token else ''}"
+                    yield from over(with_mixer(config, mixer), model, seeds=seeds, rates=(1e-3, 2e-3))
 
 
 def mad(seeds: int, epochs: int = 40) -> Iterator[Trial]:
