@@ -101,7 +101,8 @@ def _teller(console: Console):
     began = time.monotonic()
 
     def tell(line: str) -> None:
-        console.print(f"{time.monotonic() - began:5.0f} s  {line}", markup=False, highlight=False)
+        words = f"{time.monotonic() - began:5.0f} s  {line}"
+        console.print(words, markup=False, highlight=False, soft_wrap=True)
 
     return tell
 
