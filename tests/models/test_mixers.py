@@ -47,6 +47,7 @@ CONFIGS = {
     "gated-deltanet": MixerConfig(name="gated-deltanet", num_heads=2, initial_state="learned"),
     "deltaproduct": MixerConfig(name="deltaproduct", head_dim=3, householder_steps=3, output_gate=False),
     "attention": MixerConfig(name="attention", num_heads=2),
+    "attention, rotary": MixerConfig(name="attention", num_heads=2, rotary=True),
     "attention, learned state": MixerConfig(name="attention", head_dim=3, initial_state="learned"),
 }
 
@@ -229,6 +230,20 @@ def test_attention_weighs_the_past_by_softmax():
             heads.append(sum(scores[s] * value[s, h] for s in range(t + 1)))
         rows.append(torch.cat(heads) @ layer.output.weight.T)
     torch.testing.assert_close(layer(x)[0], torch.stack(rows), **CLOSE)
+
+
+def test_rotary_scores_depend_on_distance_alone():
+    torch.manual_seed(0)
+    layer = make_mixer(MixerConfig(name="attention", num_heads=2, rotary=True), WIDTH)
+    x = torch.randn(1, 6, WIDTH)
+    same = layer(x[:, :1].expand(-1, 6, -1), return_state=True)[1][0]
+    scores = same @ same.transpose(2, 3)
+    for distance in range(6):
+        diagonal = scores.diagonal(distance, 2, 3)
+        torch.testing.assert_close(diagonal, diagonal[..., :1].expand_as(diagonal), **CLOSE)
+    assert not torch.allclose(scores[..., 0, 1], scores[..., 0, 5])
+    with pytest.raises(ValueError, match="rotary needs an even head_dim; got 3"):
+        make_mixer(MixerConfig(name="attention", head_dim=3, rotary=True), WIDTH)
 
 
 def test_an_unknown_mixer_lists_the_nearest():

@@ -51,7 +51,7 @@ LANGUAGE_MIXERS: dict[str, dict[str, Any]] = {
     "deltanet": {"name": "deltanet"},
     "gated-deltanet": {"name": "gated-deltanet"},
     "mamba2": {"name": "mamba2"},
-    "attention": {"name": "attention"},
+    "attention": {"name": "attention", "rotary": True},
     "lstm": {"name": "lstm", "block_size": 1},
 }
 """Mixers by the name that follows a recipe's: ``lm-10m/hlru-2``."""

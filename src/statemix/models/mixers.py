@@ -74,6 +74,9 @@ class MixerConfig:
     head_dim: int | None = None
     """Width of a head. Default: the layer's own."""
 
+    rotary: bool = False
+    """Whether attention rotates queries and keys by their places; it has no other positional code."""
+
     state_size: int | None = None
     """States a channel (mamba), or columns of a head's state (mamba2). Default: 16 and 64."""
 

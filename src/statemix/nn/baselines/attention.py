@@ -10,7 +10,7 @@ from .base import Baseline, check_sizes, is_transformed
 
 
 class CausalAttention(Baseline):
-    """Multi-head softmax attention over the past, without positional code.
+    """Multi-head softmax attention over the past, without positional code unless ``rotary``.
 
     Its state is the cache (keys, values, real), with keys and values (B, heads, T, head_dim) and
     ``real`` (B, T) telling padded places: it grows by one place a step, unlike a recurrence's.
@@ -20,6 +20,7 @@ class CausalAttention(Baseline):
         num_heads: heads, a divisor of D unless ``head_dim`` is given.
         head_dim: width of a head. Default: D / num_heads.
         initial_state: "learned" puts one learned key and value a head before every sequence.
+        rotary: rotate queries and keys by their places, so that scores depend on distances.
 
     Example:
         >>> layer = CausalAttention(8, num_heads=2)
@@ -27,13 +28,19 @@ class CausalAttention(Baseline):
         >>> y.shape, keys.shape
         (torch.Size([2, 5, 8]), torch.Size([2, 2, 5, 4]))
 
-    Source: Vaswani et al. 2017, arXiv 1706.03762.
+    Source: Vaswani et al. 2017, arXiv 1706.03762; rotary places: Su et al. 2021, arXiv 2104.09864.
     """
 
     state_grows = True
 
     def __init__(
-        self, d_model: int, *, num_heads: int = 4, head_dim: int | None = None, initial_state: str = "zeros"
+        self,
+        d_model: int,
+        *,
+        num_heads: int = 4,
+        head_dim: int | None = None,
+        initial_state: str = "zeros",
+        rotary: bool = False,
     ) -> None:
         super().__init__(d_model, initial_state=initial_state)
         check_sizes("CausalAttention", num_heads=num_heads, head_dim=head_dim or 1)
@@ -43,6 +50,12 @@ class CausalAttention(Baseline):
                 f"it, or give head_dim"
             )
         self.num_heads, self.head_dim = num_heads, head_dim or d_model // num_heads
+        if rotary and self.head_dim % 2:
+            raise ValueError(
+                f"CausalAttention: rotary needs an even head_dim; got {self.head_dim}: change num_heads, or "
+                f"give head_dim"
+            )
+        self.rotary = rotary
         inner = self.num_heads * self.head_dim
         if initial_state == "learned":
             self.recurrent_shapes = ((num_heads, 1, self.head_dim),) * 2
@@ -69,6 +82,9 @@ class CausalAttention(Baseline):
         plain = real is None and past == 0
         if real is None:
             real = torch.ones(batch, time, dtype=torch.bool, device=x.device)
+        if self.rotary:
+            place = state[2].sum(1, keepdim=True) + real.cumsum(1) - 1
+            query, key = _rotated(query, place), _rotated(key, place)
         key = torch.cat([state[0].to(key.dtype), key], 2)
         value = torch.cat([state[1].to(value.dtype), value], 2)
         real = torch.cat([state[2], real], 1)
@@ -78,6 +94,16 @@ class CausalAttention(Baseline):
             y = _attend(query, key, value, real)
         y = self.output(y.transpose(1, 2).reshape(batch, time, -1))
         return y, (key, value, real)
+
+
+def _rotated(x: Tensor, place: Tensor) -> Tensor:
+    """x (B, heads, T, C) with each pair of numbers turned by its own speed times ``place`` (B, T)."""
+    half = x.shape[3] // 2
+    speed = 10_000.0 ** (-torch.arange(half, device=x.device) / half)
+    angle = (place[:, None, :, None] * speed).to(torch.promote_types(x.dtype, torch.float32))
+    cosine, sine = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+    first, second = x[..., :half], x[..., half:]
+    return torch.cat([first * cosine - second * sine, second * cosine + first * sine], 3)
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, real: Tensor) -> Tensor:
