@@ -93,10 +93,10 @@ def main() -> int:
     arguments = parser.parse_args()
     rows = []
     for name, config in cases(arguments.steps).items():
-        times = {
-            (kind, count): measure(config, kind, count)
-            for kind, count in (("train", 1), ("replicas", 1), ("replicas", 6), ("replicas", 24))
-        }
+        times = {}
+        for kind, count in (("train", 1), ("replicas", 1), ("replicas", 6), ("replicas", 24)):
+            times[kind, count] = measure(config, kind, count)
+            print(f"{name}: {kind}, {count} runs: {times[kind, count]:.3g} ms a step", flush=True)
         one = min(times["train", 1], times["replicas", 1])
         for (kind, count), milliseconds in times.items():
             rows.append(
@@ -109,9 +109,7 @@ def main() -> int:
                     "over_fastest_single": milliseconds / one,
                 }
             )
-            print(
-                ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in rows[-1].items())
-            )
+        print(f"{name}: six runs cost {times['replicas', 6] / one:.2f} x one", flush=True)
         if arguments.out is not None:
             device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
             write_csv(arguments.out, rows, describe(device, " ".join(["python", *sys.argv])))
