@@ -152,6 +152,9 @@ def modular_arithmetic(seeds: int) -> Iterator[Trial]:
         "blocks of 5": with_mixer(base, block_size=5, num_blocks=25),
         "blocks of 4": with_mixer(base, block_size=4, num_blocks=32),
         "H-LRU below": with_model(base, pattern=("hlru", "bdlru")),
+        "no weight decay, twice the rate": replace(
+            base, optimizer=replace(base.optimizer, weight_decay=0.0, learning_rate=4e-3)
+        ),
         "width 256": with_model(with_mixer(base, num_blocks=32), d_model=256),
         "tanh": with_mixer(base, normalization="tanh"),
         "gates start at identity": with_mixer(base, gate_init="identity"),
