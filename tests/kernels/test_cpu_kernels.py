@@ -17,9 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from statemix.kernels.cpu import _layout, _memory, bdlru, hlru
-
-sys.path.insert(0, os.path.dirname(__file__))
-import cpu_truth as truth
+from tests.kernels import cpu_truth as truth
 
 KERNELS = {"bdlru": bdlru, "hlru": hlru}
 FAMILIES = tuple(KERNELS)

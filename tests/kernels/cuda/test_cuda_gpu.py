@@ -3,9 +3,10 @@
 import importlib
 import itertools
 
-import float64_loops
 import pytest
 import torch
+
+from tests.kernels.cuda import float64_loops
 
 pytestmark = [
     pytest.mark.gpu,
