@@ -131,8 +131,12 @@ def test_a_run_can_train_in_a_thread(tmp_path):
 
 
 def test_without_a_folder_ctrl_c_ends_the_program():
-    with pytest.raises(KeyboardInterrupt):
-        train(small(), observers=[At(3, interrupt)], progress=False)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train(small(), observers=[At(3, interrupt)], progress=False)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class Crash(RuntimeError):
