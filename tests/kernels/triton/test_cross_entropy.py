@@ -1,32 +1,12 @@
 """The fused cross entropy against its formula in float64, in Triton's interpreter; and it compiles for GPUs."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 import torch.nn.functional as F
 
+from tests.kernels.triton.interpreter import DEVICE, INTERPRETED, runs
+
 triton = pytest.importorskip("triton")
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-runs = pytest.mark.skipif(not INTERPRETED and DEVICE == "cpu", reason="needs the interpreter or a GPU")
-
-
-@pytest.mark.skipif(INTERPRETED or DEVICE == "cuda", reason="runs them itself")
-@pytest.mark.skipif(triton.__version__ < "3.7", reason="an older interpreter cannot loop with new NumPy")
-def test_the_kernel_agrees_with_the_formula_in_the_interpreter():
-    run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__],
-        env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
-        cwd=Path(__file__).parents[3],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 0 and " passed" in run.stdout, run.stdout[-4000:] + run.stderr[-2000:]
 
 
 def case(rows, vocabulary, dtype):

@@ -1,12 +1,7 @@
 """Runs the tests of the Triton kernels without a GPU, and says what a machine without one is told."""
 
-import importlib.metadata
 import importlib.util
-import os
-import subprocess
-import sys
 import warnings
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,47 +9,21 @@ import torch
 from statemix import backend_for, bdlru_scan
 from statemix.kernels import cuda, triton
 from statemix.ops import dispatch
+from tests.kernels.triton.interpreter import INTERPRETED, TRITON, interpret
 
-HERE = Path(__file__).parent
-needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs triton")
-
-
-def version(package):
-    return tuple(map(int, importlib.metadata.version(package).split(".")[:2]))
+needs_triton = pytest.mark.skipif(not TRITON, reason="needs triton")
 
 
-@needs_triton
-@pytest.mark.skipif(
-    importlib.util.find_spec("triton") is not None
-    and version("triton") < (3, 7)
-    and version("numpy") >= (2, 4),
-    reason="the interpreter of Triton 3.6 cannot loop with NumPy 2.4",
-)
-def test_the_kernels_agree_with_float64_loops_in_the_interpreter():
-    run = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-q",
-            "-p",
-            "no:cacheprovider",
-            "-p",
-            "no:xdist",
-            str(HERE / "test_triton_kernels.py"),
-        ],
-        env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
-        cwd=HERE.parents[2],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 0, run.stdout[-6000:] + run.stderr[-2000:]
-    assert " passed" in run.stdout
+def test_the_scans_agree_with_float64_loops_in_the_interpreter():
+    interpret("test_triton_kernels.py")
+
+
+def test_the_fused_layers_agree_with_their_formulas_in_the_interpreter():
+    interpret("test_rms_norm.py", "test_swiglu.py", "test_cross_entropy.py")
 
 
 @needs_triton
-@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="the interpreter was asked for")
+@pytest.mark.skipif(INTERPRETED, reason="the interpreter was asked for")
 def test_tensors_on_the_cpu_are_refused_with_the_remedy():
     with pytest.raises(
         ValueError,
