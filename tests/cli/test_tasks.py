@@ -65,7 +65,7 @@ def test_help_lists_every_setting_with_its_meaning(capsys):
         said = capsys.readouterr().out
         for field in fields(make(name)):
             assert f"--{field.name.replace('_', '-')}" in said
-        assert "Example:" not in said and ">>>" not in said
+        assert "Examples:" not in said and ">>>" not in said
     assert "Places on the circle" not in said
     assert statemix(["tasks", "--help"]) == 0
     assert "statemix tasks NAME" in capsys.readouterr().out

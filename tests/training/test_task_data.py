@@ -6,8 +6,18 @@ from dataclasses import replace
 import pytest
 import torch
 
+from statemix.models import ModelConfig
 from statemix.tasks import IGNORED, Counting, Permutation, make
-from statemix.training import TaskData, evaluate, from_json, open_source, task_accuracy, to_json, train
+from statemix.training import (
+    RunConfig,
+    TaskData,
+    evaluate,
+    from_json,
+    open_source,
+    task_accuracy,
+    to_json,
+    train,
+)
 
 from .small import numbers, small
 from .test_loop import At, terminate
@@ -116,3 +126,24 @@ def test_labels_at_every_step_are_for_training_alone():
     assert data.task == task
     with pytest.raises(ValueError, match="has no answer at every step"):
         TaskData(task=make("in-context-recall"), labels="every")
+
+
+def test_lengths_that_a_task_does_not_have_are_refused_before_training():
+    task = make("stack-manipulation", length=20)
+    shortest = task.minimum_length
+    for settings in (
+        {"min_length": shortest - 1},
+        {"test_lengths": (shortest - 1, 40)},
+        {"test_bins": ((1, 40),)},
+    ):
+        with pytest.raises(ValueError, match=f"no sequences shorter than {shortest}; got length"):
+            TaskData(task=task, **{"test_lengths": (40,), **settings})
+
+
+def test_a_task_of_one_vector_asks_for_an_autoencoder():
+    data = TaskData(task=make("compression", length=8), test_lengths=(8,))
+    with pytest.raises(
+        ValueError, match="Compression is read back from one vector.*architecture to autoencoder"
+    ):
+        RunConfig(data=data)
+    assert RunConfig(data=data, model=ModelConfig(architecture="autoencoder")).data is data

@@ -32,7 +32,7 @@ def gradient_reach(
     Raises:
         ValueError: the output does not have the batch and the time of x.
 
-    Example:
+    Examples:
         >>> reach = gradient_reach(lambda x: x.cumsum(1), torch.randn(4, 10, 3))
         >>> torch.allclose(reach, reach[0])
         True

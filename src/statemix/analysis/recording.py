@@ -19,7 +19,7 @@ def record_inputs(model: nn.Module, *arguments: Any) -> dict[str, tuple[Recurren
     Raises:
         ValueError: the model holds no recurrent layer of statemix, or none of them ran.
 
-    Example:
+    Examples:
         >>> from statemix.nn import BDLRU
         >>> stack = nn.Sequential(BDLRU(8, num_blocks=4, block_size=2), nn.GELU())
         >>> [(name, x.shape) for name, (_, x) in record_inputs(stack, torch.zeros(2, 5, 8)).items()]

@@ -51,7 +51,7 @@ def transition_spectra(model: nn.Module, *arguments: Any) -> dict[str, Spectrum]
     Raises:
         ValueError: the model holds no recurrent layer of statemix.
 
-    Example:
+    Examples:
         >>> from statemix.nn import BDLRU
         >>> layer = BDLRU(8, num_blocks=4, block_size=3)
         >>> spectrum = transition_spectra(layer, torch.randn(2, 5, 8))[""]
@@ -73,7 +73,7 @@ def summarize(eigenvalues: Complex[Tensor, "*blocks M"], *, tolerance: float = T
     Raises:
         ValueError: there are no blocks.
 
-    Example:
+    Examples:
         >>> swap = torch.linalg.eigvals(torch.tensor([[0.0, 1.0], [1.0, 0.0]]))
         >>> summarize(swap).negative_share
         1.0
@@ -94,7 +94,7 @@ def summarize(eigenvalues: Complex[Tensor, "*blocks M"], *, tolerance: float = T
 def memory_lengths(magnitudes: Float[Tensor, "*modes"]) -> Float[Tensor, "*modes"]:
     """Steps after which a mode has fallen to 1/e: -1 / log |eigenvalue|, infinite from 1 on, 0 at 0.
 
-    Example:
+    Examples:
         >>> memory_lengths(torch.tensor([0.0, 0.5, 1.0]))
         tensor([0.0000, 1.4427,    inf])
     """

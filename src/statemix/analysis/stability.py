@@ -42,7 +42,7 @@ def state_bound(layer: RecurrentLayer, x: Sequence, state: State | None = None) 
     Raises:
         ValueError: T is 0.
 
-    Example:
+    Examples:
         >>> from statemix.nn import BDLRU
         >>> state_bound(BDLRU(8, num_blocks=4, block_size=3), torch.randn(2, 100, 8)).holds
         True
@@ -62,7 +62,7 @@ def state_bound(layer: RecurrentLayer, x: Sequence, state: State | None = None) 
 def running_products(transitions: Float[Tensor, "B T N M M"]) -> Float[Tensor, "B T N M M"]:
     """A_t A_{t-1} ... A_1 at every step, in double precision: what became of the initial state.
 
-    Example:
+    Examples:
         >>> swap = torch.tensor([[0.0, 1.0], [1.0, 0.0]]).expand(1, 2, 1, 2, 2)
         >>> running_products(swap)[0, 1, 0]
         tensor([[1., 0.],
@@ -82,7 +82,7 @@ def contrast_left(products: Float[Tensor, "*steps M M"]) -> Float[Tensor, "*step
     What can still be told apart is what the product does to states whose entries sum to zero: this is
     its largest gain there. With M = 1 there is nothing to sum, and it is the gain itself.
 
-    Example:
+    Examples:
         >>> [round(contrast_left(p).item(), 5) for p in (torch.eye(3), torch.full((3, 3), 1 / 3))]
         [1.0, 0.0]
     """

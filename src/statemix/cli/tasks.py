@@ -83,7 +83,7 @@ def _what(task: Task) -> str:
     """The docstring of a task up to what concerns code."""
     paragraphs = inspect.cleandoc(type(task).__doc__ or "").split("\n\n")
     told = itertools.takewhile(
-        lambda text: not text.startswith(("Raises:", "Example:", "Source:")), paragraphs
+        lambda text: not text.startswith(("Raises:", "Examples:", "Source:")), paragraphs
     )
     return "\n\n".join(told)
 

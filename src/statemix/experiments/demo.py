@@ -83,7 +83,7 @@ def contenders(seed: int = 0, *, quick: bool = False) -> list[Contender]:
     All have one layer between an embedding and a linear readout, the same number of state numbers and
     the same training. ``quick`` trains them for a moment only, to see that everything runs.
 
-    Example:
+    Examples:
         >>> [contender.name for contender in contenders()]
         ['BD-LRU, m = 3', 'BD-LRU, m = 1', 'H-LRU, m = 3', 'LSTM']
     """
@@ -140,7 +140,7 @@ def contenders(seed: int = 0, *, quick: bool = False) -> list[Contender]:
 def language_run(seed: int = 0, *, quick: bool = False) -> RunConfig:
     """The byte-level language model on the source of Python's standard library.
 
-    Example:
+    Examples:
         >>> language_run().data.corpus
         'stdlib'
     """

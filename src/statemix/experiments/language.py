@@ -76,7 +76,7 @@ def language_run(
     Raises:
         ValueError: an unknown name (the nearest are listed).
 
-    Example:
+    Examples:
         >>> from statemix.models.sizing import count_mixer_parameters
         >>> runs = [language_run("lm-10m", mixer) for mixer in ("bdlru-2", "attention")]
         >>> counts = [count_mixer_parameters(run.model) for run in runs]

@@ -30,7 +30,7 @@ def mad_recipe(task: str, *, epochs: int = EPOCHS) -> RunConfig:
     Raises:
         ValueError: no such task.
 
-    Example:
+    Examples:
         >>> mad_recipe("compression").model.architecture
         'autoencoder'
     """

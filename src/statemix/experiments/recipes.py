@@ -47,7 +47,7 @@ def recipe(name: str) -> RunConfig:
     Raises:
         ValueError: an unknown name; the nearest are listed.
 
-    Example:
+    Examples:
         >>> recipe("s3-composition").model.mixer.block_size
         3
         >>> recipe("lm-10m/hlru-2").model.mixer.name

@@ -13,7 +13,7 @@ from statemix.training import RunConfig
 def mixers(base: RunConfig) -> dict[str, RunConfig]:
     """BD-LRU, H-LRU, LSTM, GRU and attention with equal states (an LSTM's cells are as many again).
 
-    Example:
+    Examples:
         >>> from .recipes import s3_composition
         >>> mixers(s3_composition())["BD-LRU m=2"].model.mixer.num_blocks
         24
@@ -34,7 +34,7 @@ def mixers(base: RunConfig) -> dict[str, RunConfig]:
 def normalizations(base: RunConfig) -> dict[str, RunConfig]:
     """The recipe's own mixer with each way to make coefficients of gate logits.
 
-    Example:
+    Examples:
         >>> from .recipes import s3_composition
         >>> list(normalizations(s3_composition()))
         ['softmax', 'sigmoid', 'relu', 'tanh', 'linear', 'none']

@@ -24,7 +24,7 @@ class Autoencoder(nn.Module):
     Raises:
         ValueError: ``config.vocab_size`` is None, tied embeddings, or a sequence too long or empty.
 
-    Example:
+    Examples:
         >>> model = Autoencoder(ModelConfig(vocab_size=11, d_model=16, max_length=8))
         >>> model(torch.randint(11, (2, 8))).shape
         torch.Size([2, 8, 11])

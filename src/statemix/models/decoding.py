@@ -28,7 +28,7 @@ class Decoder:
         batch_size: B, sequences side by side.
         compile: fuse a step with torch.compile before it is captured or run.
 
-    Example:
+    Examples:
         >>> from statemix import LanguageModel, ModelConfig
         >>> model = LanguageModel(ModelConfig(vocab_size=11, d_model=16)).eval()
         >>> decoder = Decoder(model, batch_size=2)

@@ -19,7 +19,7 @@ def make_model(config: ModelConfig) -> nn.Module:
     Raises:
         ValueError: an architecture that does not exist.
 
-    Example:
+    Examples:
         >>> type(make_model(ModelConfig(vocab_size=11, architecture="autoencoder"))).__name__
         'Autoencoder'
     """

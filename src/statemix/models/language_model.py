@@ -101,7 +101,7 @@ class LanguageModel(nn.Module):
     Raises:
         ValueError: ``config.vocab_size`` is None.
 
-    Example:
+    Examples:
         >>> model = LanguageModel(ModelConfig(vocab_size=11, d_model=16, mixer=MixerConfig(name="gru")))
         >>> tokens = torch.randint(11, (2, 7))
         >>> whole = model(tokens)
@@ -232,7 +232,7 @@ class LanguageModel(nn.Module):
 
         Options as in :meth:`stream`.
 
-        Example:
+        Examples:
             >>> model = LanguageModel(ModelConfig(vocab_size=11, d_model=16))
             >>> prompts = torch.tensor([[0, 0, 5], [1, 2, 3]])
             >>> mask = torch.tensor([[False, False, True], [True, True, True]])

@@ -64,7 +64,7 @@ def linear_cross_entropy(
     Raises:
         ValueError, TypeError: shapes or dtypes that do not fit.
 
-    Example:
+    Examples:
         >>> hidden, weight = torch.randn(6, 8), torch.randn(50, 8)
         >>> targets = torch.tensor([3, 1, -100, 4, 1, 49])
         >>> whole = linear_cross_entropy(hidden, weight, targets)
@@ -94,7 +94,7 @@ def next_token_loss(
 
     Options as the model's own: ``cu_seqlens`` for documents packed in a batch of 1, ``mask`` for padding.
 
-    Example:
+    Examples:
         >>> from statemix.models import LanguageModel, ModelConfig
         >>> model = LanguageModel(ModelConfig(vocab_size=11, d_model=16))
         >>> tokens = torch.randint(11, (2, 8))

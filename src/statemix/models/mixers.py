@@ -121,7 +121,7 @@ class MixerConfig:
     def named(self, name: str) -> MixerConfig:
         """The config of another mixer, with those of these options that it has.
 
-        Example:
+        Examples:
             >>> MixerConfig(name="hlru", block_size=3, readout="latest").named("bdlru").block_size
             3
         """
@@ -134,7 +134,7 @@ class MixerConfig:
     def blocks_for(self, d_model: int) -> int:
         """The number of blocks or channels at width ``d_model``: as given, or so that states fill the width.
 
-        Example:
+        Examples:
             >>> MixerConfig(block_size=3).blocks_for(64)
             21
         """
@@ -174,7 +174,7 @@ class Mixer:
 def options_of(name: str) -> tuple[str, ...]:
     """Options of :class:`MixerConfig` that the named mixer has, without the sizes of blocks.
 
-    Example:
+    Examples:
         >>> options_of("lstm")
         ('initial_state', 'backend')
     """
@@ -191,7 +191,7 @@ def make_mixer(config: MixerConfig, d_model: int) -> nn.Module:
 
     A state is a tensor or a tuple of tensors. A new kind of layer is one more line in :data:`MIXERS`.
 
-    Example:
+    Examples:
         >>> type(make_mixer(MixerConfig(name="gru"), 16)).__name__
         'Recurrent'
     """

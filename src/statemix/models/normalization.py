@@ -22,7 +22,7 @@ def rms_norm(norm: nn.RMSNorm, x: Tensor) -> Tensor:
     Shapes: x, y (..., D). Eagerly on a GPU norm and cast are one Triton kernel each way, which sums in
     float32; elsewhere PyTorch's operations do the same.
 
-    Example:
+    Examples:
         >>> norm = nn.RMSNorm(4)
         >>> with torch.autocast("cpu", torch.bfloat16):
         ...     rms_norm(norm, torch.ones(2, 4)).dtype

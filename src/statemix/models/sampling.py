@@ -18,7 +18,7 @@ class Sampler:
     Raises:
         ValueError: a negative temperature, top_k below 1, or top_p outside (0, 1].
 
-    Example:
+    Examples:
         >>> sampler = Sampler(temperature=0, stop_tokens=(2,))
         >>> sampler.next(torch.tensor([[0.0, 1.0, 3.0]])), sampler.finished
         (tensor([2]), True)

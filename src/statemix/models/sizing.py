@@ -97,7 +97,7 @@ def fit(
         ValueError: not exactly one budget, a mixer without such a budget, or a budget that no size meets;
             the message says the nearest possible one.
 
-    Example:
+    Examples:
         >>> config = ModelConfig(vocab_size=16, d_model=128, num_layers=2, mixer=MixerConfig(block_size=3))
         >>> print(fit(config, parameters=1_000_000))
         bdlru num_blocks = 158: 1,000,784 parameters for 1,000,000 (+0.08%)
@@ -137,7 +137,7 @@ def fit_tier(
         of: whose parameters the tier counts: the whole model's or those of all mixers.
         options: as of :func:`fit`.
 
-    Example:
+    Examples:
         >>> config = ModelConfig(vocab_size=16, num_layers=2, mixer=MixerConfig(name="lstm", block_size=1))
         >>> fit_tier(config, "0.33M").config.d_model
         128
@@ -152,7 +152,7 @@ def fit_tier(
 def count_parameters(config: ModelConfig) -> int:
     """Parameters of the whole model, without making a weight.
 
-    Example:
+    Examples:
         >>> count_parameters(ModelConfig(vocab_size=16, d_model=8, mlp="none", mixer=MixerConfig(name="gru")))
         768
     """
@@ -170,7 +170,7 @@ def count_state(config: ModelConfig) -> int:
     Raises:
         ValueError: a mixer whose state grows with the sequence.
 
-    Example:
+    Examples:
         >>> count_state(ModelConfig(d_model=64, mixer=MixerConfig(name="lstm")))
         128
     """

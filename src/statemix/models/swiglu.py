@@ -20,7 +20,7 @@ def swiglu(hidden: Tensor) -> Tensor:
     Eagerly on a GPU, one Triton kernel each way, which keep ``hidden`` alone for backward. A compiler fuses
     the plain operations by itself, and transforms of ``torch.func`` need them.
 
-    Example:
+    Examples:
         >>> swiglu(torch.tensor([[0.0, 1.0, 5.0, 2.0]]))
         tensor([[0.0000, 1.4621]])
 

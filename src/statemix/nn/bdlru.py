@@ -40,7 +40,7 @@ class BDLRU(RecurrentLayer):
     Raises:
         ValueError: a size below 1 or an unknown choice.
 
-    Example:
+    Examples:
         >>> layer = BDLRU(64, num_blocks=16, block_size=3)
         >>> y, state = layer(torch.randn(2, 10, 64), return_state=True)
         >>> y_next, state = layer.step(torch.randn(2, 64), state)

@@ -20,7 +20,7 @@ class Convolved(Baseline):
 
     State: (state of the layer (B, M, N), the last inputs (B, 3, D)).
 
-    Example:
+    Examples:
         >>> import torch
         >>> from statemix import BDLRU
         >>> mixer = Convolved(BDLRU(16, num_blocks=5, block_size=3))

@@ -44,7 +44,7 @@ class HLRU(RecurrentLayer):
     Raises:
         ValueError: a size below 1 or an unknown choice.
 
-    Example:
+    Examples:
         >>> layer = HLRU(64, num_channels=48, order=3)
         >>> y, state = layer(torch.randn(2, 10, 64), return_state=True)
         >>> state.shape

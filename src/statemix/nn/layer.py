@@ -334,7 +334,7 @@ def padded_columns(columns: int, row: int) -> int:
     half rows lose a tenth of the scan alone, itself a seventh of a layer, while every further block costs
     its part of all products. Sizes under half a row stay near what they are.
 
-    Example:
+    Examples:
         >>> padded_columns(1000, 64), padded_columns(146, 64), padded_columns(16, 64)
         (1024, 160, 16)
     """

@@ -31,7 +31,7 @@ def window_product(
     Returns:
         (B, T, D), in the dtype of the hidden states.
 
-    Example:
+    Examples:
         >>> hidden, weight = torch.randn(2, 6, 5), torch.randn(4, 15)
         >>> window_product(hidden, None, weight).shape
         torch.Size([2, 6, 4])

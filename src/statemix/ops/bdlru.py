@@ -43,7 +43,7 @@ def bdlru_scan(
     Raises:
         ValueError, TypeError: inputs that do not fit, or an explicit backend that cannot run.
 
-    Example:
+    Examples:
         >>> logits, values = torch.randn(2, 16, 3, 4, 8), torch.randn(2, 16, 3, 8)
         >>> hidden, state = bdlru_scan(logits, values)
         >>> hidden.shape, state.shape

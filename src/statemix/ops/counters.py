@@ -15,7 +15,7 @@ def count(family: str, direction: str, backend: str) -> None:
 def kernel_counts() -> dict[str, int]:
     """Calls of every kernel since the last reset, by ``family.direction.backend``.
 
-    Example:
+    Examples:
         >>> reset_kernel_counts()
         >>> kernel_counts()
         {}

@@ -38,7 +38,7 @@ def backend_for(
     Raises:
         ValueError: an unknown family.
 
-    Example:
+    Examples:
         >>> backend_for("cpu")
         'cpu'
     """

@@ -43,7 +43,7 @@ def hlru_scan(
     Raises:
         ValueError, TypeError: inputs that do not fit, or an explicit backend that cannot run.
 
-    Example:
+    Examples:
         >>> logits, values = torch.randn(2, 16, 4, 8), torch.randn(2, 16, 8)
         >>> hidden, state = hlru_scan(logits, values)
         >>> hidden.shape, state.shape

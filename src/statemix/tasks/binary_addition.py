@@ -14,7 +14,7 @@ class BinaryAddition(BinaryTask):
     The sum is written lowest bit first, without zeros at its high end. The answer 2, ``$``, ends it;
     nothing is asked after it. Where the + stands is uniform. Tokens: 0, 1, +, then ``>``.
 
-    Example:
+    Examples:
         >>> task = BinaryAddition(length=12)
         >>> print(task.render(task.sample(1, seed=4)))
         tokens   0 1 + 0 1 0 > > > > > >

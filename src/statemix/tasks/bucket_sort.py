@@ -13,7 +13,7 @@ from .strings import SymbolStringTask
 class BucketSort(SymbolStringTask):
     """A string over a small alphabet comes in; asked are its symbols in rising order.
 
-    Example:
+    Examples:
         >>> inputs, targets = BucketSort(length=8).sample(4)
         >>> bool((inputs[:, :4].sort(1).values == targets[:, 4:]).all())
         True

@@ -259,7 +259,7 @@ def entry(name: str) -> Entry:
     Raises:
         ValueError: an unknown name; the nearest are listed.
 
-    Example:
+    Examples:
         >>> entry("noisy-recall").axes["noise"]
         (0.4, 0.6, 0.8)
     """
@@ -279,7 +279,7 @@ def make(name: str, **settings: Any) -> Task:
         ValueError: an unknown name (the nearest are listed) or a setting out of range.
         TypeError: a setting that the task does not have.
 
-    Example:
+    Examples:
         >>> task = make("permutation", group="S3", length=32)
         >>> task.vocab_size, task.sample(64, seed=0).inputs.shape
         (6, torch.Size([64, 32]))
@@ -293,7 +293,7 @@ def make(name: str, **settings: Any) -> Task:
 def name_of(task: Task) -> str:
     """The name of the task's class: with its fields, :func:`make` gives the same task again.
 
-    Example:
+    Examples:
         >>> name_of(Counting(modulus=3)), name_of(make("noisy-recall"))
         ('counting', 'in-context-recall')
     """

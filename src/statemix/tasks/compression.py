@@ -18,7 +18,7 @@ class Compression(MadTask):
     A task for an autoencoder: the answer at place t must be computed from the last vector and t alone. A
     model that answers step by step has only to repeat what it reads. Noise tokens are not asked for.
 
-    Example:
+    Examples:
         >>> task = Compression(length=6, vocabulary=4)
         >>> print(task.render(task.sample(1, seed=1)))
         tokens   1 0 2 2 1 >

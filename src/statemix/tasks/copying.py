@@ -19,7 +19,7 @@ class SelectiveCopying(Task):
     Raises:
         ValueError: a vocabulary below 4, nothing to copy, or a length without room for it.
 
-    Example:
+    Examples:
         >>> task = SelectiveCopying(length=12, num_copied=3)
         >>> print(task.render(task.sample(1)))
         tokens   _ _ _ 0 _ _ 0 8 > _ _ _

@@ -16,7 +16,7 @@ class Counting(StateTracking):
     Raises:
         ValueError: modulus or symbols below 2.
 
-    Example:
+    Examples:
         >>> inputs, targets = Counting(modulus=2, length=5, asked="last").sample(3)
         >>> bool((inputs.sum(1) % 2 == targets[:, -1]).all()), int(targets[0, 0])
         (True, -100)

@@ -17,7 +17,7 @@ class CycleNavigation(StateTracking):
     Raises:
         ValueError: a cycle of fewer than 2 places.
 
-    Example:
+    Examples:
         >>> inputs, targets = CycleNavigation(length=9).sample(4)
         >>> bool(((inputs - 1).sum(1) % 5 == targets[:, -1]).all())
         True

@@ -13,7 +13,7 @@ from .strings import SymbolStringTask
 class DuplicateString(SymbolStringTask):
     """A string comes in; asked is the string, twice.
 
-    Example:
+    Examples:
         >>> inputs, targets = DuplicateString(length=9).sample(4)
         >>> bool((inputs[:, :3] == targets[:, 3:6]).all() and (inputs[:, :3] == targets[:, 6:]).all())
         True

@@ -16,7 +16,7 @@ class EvenPairs(StateTracking):
 
     Counting is not needed: the string changes an odd number of times if it ends unlike it began.
 
-    Example:
+    Examples:
         >>> inputs, targets = EvenPairs(length=9).sample(4)
         >>> bool(((inputs[:, 0] != inputs[:, -1]) == targets[:, -1]).all())
         True

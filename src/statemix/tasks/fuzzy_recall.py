@@ -24,7 +24,7 @@ class FuzzyRecall(InContextRecall):
     Raises:
         ValueError: motifs with more tokens than there are, or sizes below 1.
 
-    Example:
+    Examples:
         >>> task = FuzzyRecall(length=16, vocabulary=7, key_size=2, value_size=2)
         >>> print(task.render(task.sample(1, seed=3)))
         tokens   _  _  _  k2 k0 v0 k0 k2 v0 v2 k0 v1 k1 v0 v1 k0

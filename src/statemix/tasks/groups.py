@@ -46,7 +46,7 @@ def group(name: str) -> Group:
     Raises:
         ValueError: no such group, or more than 1000 elements.
 
-    Example:
+    Examples:
         >>> group("S3").order, group("A5").order, group("Z7").order
         (6, 60, 7)
     """
@@ -86,7 +86,7 @@ def drawn_generators(name: str, count: int, seed: int) -> np.ndarray:
     Raises:
         ValueError: more than the group has, or too few to generate it.
 
-    Example:
+    Examples:
         >>> drawn_generators("A5", 2, seed=0)
         array([ 7, 29])
     """
@@ -108,7 +108,7 @@ def drawn_generators(name: str, count: int, seed: int) -> np.ndarray:
 def generates(table: Group, elements: np.ndarray) -> bool:
     """Whether every element of the group is a product of these.
 
-    Example:
+    Examples:
         >>> generates(group("Z6"), np.array([2])), generates(group("Z6"), np.array([2, 3]))
         (False, True)
     """

@@ -105,7 +105,7 @@ def noise_mask(share: float, shape: tuple[int, int], random: np.random.Generator
 def first_of_same(codes: np.ndarray) -> np.ndarray:
     """For each of (B, P) codes, the first place in its row that holds the same.
 
-    Example:
+    Examples:
         >>> first_of_same(np.array([[5, 3, 5, 3, 9]]))
         array([[0, 1, 0, 1, 4]])
     """

@@ -20,7 +20,7 @@ class Memorization(MadTask):
     seed alone: every split and every seed of samples has the same. Tokens: keys, values, noise, the sign.
     Targets are tokens.
 
-    Example:
+    Examples:
         >>> task = Memorization(vocabulary=9, length=6, dictionary_seed=2)
         >>> print(task.render(task.sample(1)))
         tokens   k0 >  k0 >  k2 >

@@ -19,7 +19,7 @@ class MissingDuplicate(FormalLanguage):
 
     A sequence of odd length ends with an empty token. Tokens: 0, 1, hidden ``?``, empty ``_``.
 
-    Example:
+    Examples:
         >>> task = MissingDuplicate(length=9)
         >>> print(task.render(task.sample(1, seed=1)))
         tokens   0 0 1 ? 0 0 1 1 _

@@ -24,7 +24,7 @@ class ModularArithmetic(StateTracking):
     Raises:
         ValueError: a modulus below 2, or operators that are not of + - *, each at most once.
 
-    Example:
+    Examples:
         >>> task = ModularArithmetic(length=7)
         >>> print(task.render(task.sample(1, seed=11)))
         tokens   4 * 0 - 3 * 3

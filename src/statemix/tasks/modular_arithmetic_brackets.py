@@ -20,7 +20,7 @@ class ModularArithmeticBrackets(FormalLanguage):
     Raises:
         ValueError: a modulus below 2.
 
-    Example:
+    Examples:
         >>> task = ModularArithmeticBrackets(length=11)
         >>> print(task.render(task.sample(1, seed=3)))
         tokens   ( ( 1 - ( 1 ) ) * 1 )

@@ -13,7 +13,7 @@ from .strings import SymbolStringTask
 class OddsFirst(SymbolStringTask):
     """A string comes in; asked are its symbols at places 1, 3, 5, ... (from 0), then at 0, 2, 4, ...
 
-    Example:
+    Examples:
         >>> inputs, targets = OddsFirst(length=6).sample(4)
         >>> bool((inputs[:, [1, 0, 2]] == targets[:, 3:]).all())
         True

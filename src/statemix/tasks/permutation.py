@@ -20,7 +20,7 @@ class Permutation(StateTracking):
     Raises:
         ValueError: no such group, or a number of generators that it cannot have.
 
-    Example:
+    Examples:
         >>> inputs, targets = Permutation(group="Z3", length=4).sample(2)
         >>> bool((inputs.cumsum(1) % 3 == targets).all())
         True

@@ -20,7 +20,7 @@ class InContextRecall(MadTask):
     are two noise tokens. Tokens: keys, values (half of the ordinary tokens each), noise, and where one
     query is asked the prefix ``>`` before it. Targets are tokens.
 
-    Example:
+    Examples:
         >>> task = InContextRecall(vocabulary=6, length=9)
         >>> print(task.render(task.sample(1)))
         tokens   k0 v1 k0 v1 k1 v0 k0 v1 k1

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 def render(rows: Mapping[str, Sequence[str]], width: int) -> str:
     """Named rows of equally many words, aligned in columns and broken at ``width`` characters.
 
-    Example:
+    Examples:
         >>> print(render({"tokens": ["a", "b", "10"], "answers": [".", "1", "2"]}, width=16))
         tokens   a  b
         answers  .  1

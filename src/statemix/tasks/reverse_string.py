@@ -13,7 +13,7 @@ from .strings import SymbolStringTask
 class ReverseString(SymbolStringTask):
     """A string comes in; asked is the string backwards.
 
-    Example:
+    Examples:
         >>> task = ReverseString(length=8)
         >>> inputs, targets = task.sample(4)
         >>> bool((inputs[:, :4].flip(1) == targets[:, 4:]).all())

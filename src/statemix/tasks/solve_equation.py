@@ -22,7 +22,7 @@ class SolveEquation(FormalLanguage):
     Raises:
         ValueError: a modulus below 2.
 
-    Example:
+    Examples:
         >>> task = SolveEquation(length=11)
         >>> print(task.render(task.sample(1, seed=1)))
         tokens   ( ( x ) + ( 4 ) ) = 2

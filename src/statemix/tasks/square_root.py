@@ -16,7 +16,7 @@ class SquareRoot(StringTask):
 
     Tokens: 0, 1, then ``>``.
 
-    Example:
+    Examples:
         >>> task = SquareRoot(length=12)
         >>> print(task.render(task.sample(1, seed=1)))
         tokens   0 0 1 1 0 0 0 0 > > > >

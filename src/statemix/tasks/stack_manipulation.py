@@ -22,7 +22,7 @@ class StackManipulation(StringTask):
     many tokens are the stack and how many are actions is uniform, with at least one of each.
     Tokens: the bits, pop ``-``, push ``+0`` and ``+1``, then ``>``.
 
-    Example:
+    Examples:
         >>> task = StackManipulation(length=11)
         >>> print(task.render(task.sample(1, seed=7)))
         tokens   1  +0 +0 -  -  >  >  >  >  >  >

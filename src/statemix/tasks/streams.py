@@ -18,7 +18,7 @@ def stream(seed: int, split: str = "train", step: int = 0) -> np.random.Generato
     Raises:
         ValueError: an unknown split, or a negative seed or step.
 
-    Example:
+    Examples:
         >>> int(stream(0, "train", 7).integers(100)) == int(stream(0, "train", 7).integers(100))
         True
 
@@ -38,7 +38,7 @@ def fixed_stream(seed: int) -> np.random.Generator:
 
     Its keys are those of no split.
 
-    Example:
+    Examples:
         >>> int(fixed_stream(1).integers(100)) == int(fixed_stream(1).integers(100))
         True
     """
@@ -49,7 +49,7 @@ def fixed_stream(seed: int) -> np.random.Generator:
 def choose(allowed: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """One place of each row of (B, P) among those that are allowed, uniformly: (B, 1).
 
-    Example:
+    Examples:
         >>> choose(np.array([[False, True], [True, False]]), stream(0)).tolist()
         [[1], [0]]
     """

@@ -54,7 +54,7 @@ class StringTask(FormalLanguage):
     def string_length(self, length: int) -> int:
         """Tokens of the strings in sequences of ``length``, the start token left out.
 
-        Example:
+        Examples:
             >>> from statemix.tasks import make
             >>> [make("duplicate-string").string_length(n) for n in (3, 4, 5, 6)]
             [1, 1, 1, 2]

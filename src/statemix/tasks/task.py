@@ -137,7 +137,7 @@ class Task(ABC):
         Args:
             width: Characters of a line at most; longer sequences go on below.
 
-        Example:
+        Examples:
             >>> from statemix.tasks import make
             >>> task = make("counting", length=6)
             >>> print(task.render(task.sample(1)))

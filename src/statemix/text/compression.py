@@ -13,7 +13,7 @@ from .corpora import Corpus
 def gzip_bits_per_byte(text: np.ndarray) -> float:
     """gzip at its strongest setting, which sees the text alone.
 
-    Example:
+    Examples:
         >>> gzip_bits_per_byte(np.zeros(100_000, dtype=np.uint8)) < 0.05
         True
     """

@@ -34,7 +34,7 @@ def pack(split: TokenSplit, starts: np.ndarray, length: int) -> Packed:
     Every token is a target once: a document's first token is predicted from the end token before it, from
     a state that knows nothing. A row that begins inside a document starts from such a state too.
 
-    Example:
+    Examples:
         >>> from pathlib import Path
         >>> from statemix.text import PrepareOptions, prepare
         >>> _ = Path("t.jsonl").write_text('{"text": "abc"}\\n{"text": "de"}\\n')
@@ -73,7 +73,7 @@ def permuted(places: np.ndarray, size: int, key: int) -> np.ndarray:
     Nothing of length ``size`` is made, so that the windows of a corpus of any size can be shuffled, and any
     step of a run finds its own without those before it.
 
-    Example:
+    Examples:
         >>> sorted(permuted(np.arange(10), 10, key=3).tolist()) == list(range(10))
         True
 

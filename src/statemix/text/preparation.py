@@ -87,7 +87,7 @@ def prepare(
         ShardError: the folder holds something else.
         FileNotFoundError: a source is not there.
 
-    Example:
+    Examples:
         >>> _ = Path("a.txt").write_text("to be or not to be")
         >>> shards = prepare(["a.txt"], "shards", progress=False)
         >>> shards.tokenizer().decode(shards.split("train").read(0, 5))

@@ -35,7 +35,7 @@ class ShardError(ValueError):
 class TokenSplit:
     """One split as one long row of tokens, read from its shards as if they were one array.
 
-    Example:
+    Examples:
         >>> from statemix.text import prepare
         >>> _ = Path("a.txt").write_text("to be or not to be")
         >>> split = prepare(["a.txt"], "shards", progress=False).split("train")

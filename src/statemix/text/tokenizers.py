@@ -50,7 +50,7 @@ class Tokenizer(ABC):
 class ByteTokenizer(Tokenizer):
     """A token for every byte; zero, which no text holds, ends a document.
 
-    Example:
+    Examples:
         >>> tokens = ByteTokenizer().encode(["né".encode()])[0]
         >>> tokens.tolist(), ByteTokenizer().decode(tokens)
         ([110, 195, 169], 'né')

@@ -15,7 +15,7 @@ def random_windows(
     Raises:
         ValueError: the text is no longer than one window.
 
-    Example:
+    Examples:
         >>> text = np.arange(100, dtype=np.uint8)
         >>> inputs, targets = random_windows(text, 8, 4, np.random.default_rng(0))
         >>> inputs.shape, bool((targets == inputs + 1).all())
@@ -39,7 +39,7 @@ def parallel_rows(text: np.ndarray, rows: int, tokens: int | None = None) -> tup
         (B, T) int64 each. Without ``tokens`` the stretches are neighbours and fewer than B tokens at the
         end of the text are left out.
 
-    Example:
+    Examples:
         >>> inputs, targets = parallel_rows(np.arange(9, dtype=np.uint8), 2)
         >>> inputs.tolist(), targets.tolist()
         ([[0, 1, 2, 3], [4, 5, 6, 7]], [[1, 2, 3, 4], [5, 6, 7, 8]])

@@ -77,6 +77,12 @@ class RunConfig:
         for name in ("seed", "evaluate_every", "threads"):
             if getattr(self, name) < 0:
                 raise ValueError(f"config: {name} must be at least 0; got {getattr(self, name)}")
+        needed = isinstance(self.data, TaskData) and self.data.task.needs_autoencoder
+        if needed and self.model.architecture != "autoencoder":
+            raise ValueError(
+                f"config: {type(self.data.task).__name__} is read back from one vector, and a "  # type: ignore[union-attr]
+                f"{self.model.architecture} sees what it is asked for; set model.architecture to autoencoder"
+            )
 
     def resolved(self) -> RunConfig:
         """The same config with the vocabulary sizes that its data has.
@@ -107,7 +113,7 @@ def from_json(values: dict[str, Any]) -> RunConfig:
     Raises:
         ValueError: unknown fields, as from another version, or values out of range.
 
-    Example:
+    Examples:
         >>> from_json(to_json(RunConfig(steps=7))) == RunConfig(steps=7)
         True
     """
@@ -117,7 +123,7 @@ def from_json(values: dict[str, Any]) -> RunConfig:
 def differences(one: RunConfig, other: RunConfig) -> list[str]:
     """The fields in which two configs differ, with both values.
 
-    Example:
+    Examples:
         >>> differences(RunConfig(steps=7), RunConfig(steps=8))
         ['steps: 7 and 8']
     """

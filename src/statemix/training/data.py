@@ -69,6 +69,14 @@ class TaskData:
                 f"data: min_length must lie between 1 and {self.shortest_longest}, the longest sequence that "
                 f"training begins with; got {self.min_length}"
             )
+        shortest = self.task.minimum_length
+        asked = [*self.test_lengths, *(first for first, _ in self.test_bins)]
+        asked += [length for length in (self.start_length, self.min_length) if length is not None]
+        if min(asked, default=shortest) < shortest:
+            raise ValueError(
+                f"data: {type(self.task).__name__} has no sequences shorter than {shortest}; got length "
+                f"{min(asked)} to train or test at"
+            )
         if any(not 1 <= first <= last for first, last in self.test_bins):
             raise ValueError(
                 f"data: test_bins must be (first, last) with 1 <= first <= last; got {self.test_bins}"
@@ -109,7 +117,7 @@ class TaskData:
 
         It depends on nothing else, so that runs with other seeds can be trained as one.
 
-        Example:
+        Examples:
             >>> data = TaskData(task=Permutation(length=8), start_length=2, growing_share=0.5)
             >>> [data.length_at(step, 100) for step in (0, 25, 50, 99)]
             [2, 5, 8, 8]

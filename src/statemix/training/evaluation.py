@@ -76,7 +76,7 @@ def _bin_accuracy(model: nn.Module, config: TaskData, ends: tuple[int, int], spl
 def task_accuracy(model: nn.Module, task: Task, examples: int, split: str = "test") -> float:
     """Share of right answers among all that are asked in ``examples`` sequences.
 
-    Example:
+    Examples:
         >>> from statemix.models import ModelConfig
         >>> from statemix.tasks import make
         >>> model = LanguageModel(ModelConfig(vocab_size=2, d_model=8))

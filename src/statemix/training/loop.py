@@ -85,7 +85,7 @@ def train(
         CheckpointError: no checkpoint there can be used.
         OSError: a checkpoint could not be written later; the earlier ones are kept.
 
-    Example:
+    Examples:
         >>> from statemix.models import MixerConfig, ModelConfig
         >>> model = ModelConfig(d_model=8, mixer=MixerConfig(name="gru"))
         >>> result = train(RunConfig(model=model, steps=2), progress=False)

@@ -42,7 +42,7 @@ def decays(model: nn.Module) -> dict[str, bool]:
     Matrices decay. Embeddings, vectors (norms, biases) and what a layer lists in ``no_weight_decay``
     do not.
 
-    Example:
+    Examples:
         >>> decays(nn.Sequential(nn.Embedding(4, 2), nn.Linear(2, 3)))
         {'0.weight': False, '1.weight': True, '1.bias': False}
     """

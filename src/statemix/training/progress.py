@@ -26,7 +26,7 @@ def make_progress() -> Observer:
 def describe_scores(row: Row) -> str:
     """Scores as words: shares as percent, other numbers as they are.
 
-    Example:
+    Examples:
         >>> describe_scores({"step": 8, "split": "test", "accuracy_at_32": 0.995, "bits_per_byte": 2.5})
         'accuracy at 32 99.5 %, bits per byte 2.500'
     """

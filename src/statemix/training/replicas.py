@@ -41,7 +41,7 @@ REPLICAS = "replicas.json"
 def groupable(one: RunConfig, other: RunConfig) -> bool:
     """Whether two runs can be replicas of one group: all that differs is in :data:`FREE_FIELDS`.
 
-    Example:
+    Examples:
         >>> groupable(RunConfig(), RunConfig(seed=1)), groupable(RunConfig(), RunConfig(steps=7))
         (True, False)
     """
@@ -82,7 +82,7 @@ def train_replicas(
         ValueError: no config, or configs that cannot be one group, with what differs.
         RunFolderError, CheckpointError, OSError: as in :func:`train`.
 
-    Example:
+    Examples:
         >>> from statemix.models import MixerConfig, ModelConfig
         >>> model = ModelConfig(d_model=8, mixer=MixerConfig(block_size=2))
         >>> configs = [RunConfig(model=model, steps=2, seed=seed) for seed in range(3)]

@@ -36,7 +36,7 @@ def rate_at(step: int, steps: int, config: ScheduleConfig) -> float:
 
     The defaults are those of PyTorch's OneCycleLR.
 
-    Example:
+    Examples:
         >>> cosine = ScheduleConfig(name="cosine", warmup_share=0.1, start_share=0.0, end_share=0.0)
         >>> [round(rate_at(step, 101, cosine), 3) for step in (0, 5, 10, 55, 100)]
         [0.0, 0.5, 1.0, 0.5, 0.0]

@@ -77,7 +77,7 @@ def score_text(model: nn.Module, split: TokenSplit, *, length: int, tokens: int 
         tokens: stop before the document that would exceed them; documents come in an order that is
             shuffled but always the same. Default: all. One document is read in any case, cut to fit.
 
-    Example:
+    Examples:
         >>> from pathlib import Path
         >>> from statemix.models import LanguageModel, ModelConfig
         >>> from statemix.text import prepare

@@ -58,7 +58,7 @@ class Workers:
 def join_workers(device: str) -> Iterator[tuple[Workers, str]]:
     """The workers that torchrun started, and this one's device: "cuda" becomes its own GPU.
 
-    Example:
+    Examples:
         >>> with join_workers("cpu") as (workers, device):
         ...     workers.size, workers.first, device
         (1, True, 'cpu')

@@ -18,7 +18,7 @@ class Html(str):
 def render(*children: Any) -> Html:
     """Join children: finished HTML as it is, anything else as escaped text, ``None`` as nothing.
 
-    Example:
+    Examples:
         >>> render("1 < 2", Html("<br>"))
         '1 &lt; 2<br>'
     """
@@ -42,7 +42,7 @@ def tag(name: str, /, *children: Any, **attributes: Any) -> Html:
 
     Numbers are rounded to two digits, which is finer than a screen shows.
 
-    Example:
+    Examples:
         >>> tag("a", "R & D", href="#x", class_="link")
         '<a href="#x" class="link">R &amp; D</a>'
     """

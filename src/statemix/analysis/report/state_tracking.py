@@ -82,7 +82,7 @@ class LearnedBlocks:
 def percent(share: float) -> str:
     """A share as people read it; only what is exactly whole says 100 %.
 
-    Example:
+    Examples:
         >>> percent(0.9999), percent(1.0), percent(0.16666)
         ('99.9 %', '100 %', '16.7 %')
     """

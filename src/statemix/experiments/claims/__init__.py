@@ -35,7 +35,7 @@ def find_claim(name: str) -> Claim:
     Raises:
         ValueError: an unknown name; the nearest are listed.
 
-    Example:
+    Examples:
         >>> find_claim("permutation-composition").metric
         'share of right answers at four times the trained length'
     """

@@ -17,7 +17,7 @@ _AS_GOOD_AS_NORMAL = 10_000
 def mean_interval(values: Sequence[float], level: float = LEVEL) -> Interval | None:
     """The t-interval of a mean; None for fewer than two values.
 
-    Example:
+    Examples:
         >>> low, high = mean_interval([0.9, 1.0, 1.1])
         >>> round(low, 3), round(high, 3)
         (0.752, 1.248)
@@ -55,7 +55,7 @@ def difference_interval(
 def t_quantile(share: float, freedom: float) -> float:
     """The value below which so large a share of Student's t distribution lies.
 
-    Example:
+    Examples:
         >>> round(t_quantile(0.975, 2), 4), round(t_quantile(0.975, 1e6), 3)
         (4.3027, 1.96)
     """

@@ -46,7 +46,7 @@ def grid(
     Raises:
         ValueError: no such field (the nearest are listed), or a value out of range.
 
-    Example:
+    Examples:
         >>> trials = grid(RunConfig(), {"model.mixer.block_size": [1, 2]}, seeds=2)
         >>> [(trial.model, trial.config.seed) for trial in trials]
         [('block_size=1', 0), ('block_size=1', 1), ('block_size=2', 0), ('block_size=2', 1)]
@@ -84,7 +84,7 @@ def with_field(config: Any, path: str, value: Any) -> Any:
     Raises:
         ValueError: no such field; the nearest are listed.
 
-    Example:
+    Examples:
         >>> with_field(RunConfig(), "optimizer.learning_rate", 0.1).optimizer.learning_rate
         0.1
     """

@@ -21,7 +21,7 @@ def normalize(gate_logits: Tensor, dim: int, normalization: str) -> Tensor:
     Raises:
         ValueError: the name is none of :data:`NORMALIZATIONS`.
 
-    Example:
+    Examples:
         >>> normalize(torch.tensor([1.0, -3.0]), 0, "linear")
         tensor([ 0.2500, -0.7500])
     """

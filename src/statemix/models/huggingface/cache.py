@@ -15,7 +15,7 @@ class StatemixCache(Cache):
     States are float32 (B, M, N) for recurrences, and whatever other mixers keep. ``generate`` makes one by
     itself; pass one as ``cache`` (or ``past_key_values``) to go on from where it stands.
 
-    Example:
+    Examples:
         >>> from statemix.models.huggingface import StatemixConfig, StatemixForCausalLM
         >>> model = StatemixForCausalLM(StatemixConfig(hidden_size=16, num_hidden_layers=1, num_blocks=8))
         >>> cache = StatemixCache()

@@ -56,7 +56,7 @@ class StatemixConfig(PreTrainedConfig):
     Raises:
         ValueError: an unknown mixer (the nearest are listed), or sizes below one.
 
-    Example:
+    Examples:
         >>> names = ["bdlru", "bdlru", "hlru"]
         >>> config = StatemixConfig(hidden_size=64, num_hidden_layers=3, mixer=names, order=2)
         >>> [(m.name, m.block_size) for m in config.mixers()]

@@ -19,7 +19,7 @@ def to_huggingface(model: LanguageModel, **config: Any) -> StatemixForCausalLM:
     Args:
         config: further fields of :class:`StatemixConfig`, such as ``eos_token_id``.
 
-    Example:
+    Examples:
         >>> from statemix import LanguageModel, ModelConfig
         >>> model = LanguageModel(ModelConfig(vocab_size=256, d_model=16)).eval()
         >>> tokens = torch.randint(256, (1, 9))

@@ -180,7 +180,7 @@ class StatemixForCausalLM(StatemixPreTrainedModel, GenerationMixin):
     Shapes: input_ids (B, T) -> logits (B, T, V); with labels (B, T) also the mean loss of predicting each
     next token, -100 left out.
 
-    Example:
+    Examples:
         >>> from statemix.models.huggingface import StatemixConfig
         >>> config = StatemixConfig(hidden_size=32, num_hidden_layers=2, mixer="hlru", order=2)
         >>> model = StatemixForCausalLM(config)

@@ -11,7 +11,7 @@ END = "\0"
 def byte_tokenizer() -> PreTrainedTokenizerFast:
     """Text to its UTF-8 bytes and back; token 0 ends a text and pads, on the left.
 
-    Example:
+    Examples:
         >>> tokenizer = byte_tokenizer()
         >>> tokenizer("naïve").input_ids == list("naïve".encode())
         True

@@ -16,7 +16,7 @@ WIDEST_HEAD = 64
 def heads_for(layer: str, width: int, num_heads: int | None, head_dim: int | None) -> tuple[int, int]:
     """The number of heads and their width, as given or so that heads of at most 64 fill ``width``.
 
-    Example:
+    Examples:
         >>> heads_for("DeltaNet", 96, None, None), heads_for("DeltaNet", 96, None, 16)
         ((2, 48), (6, 16))
     """

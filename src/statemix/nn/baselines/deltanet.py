@@ -11,7 +11,7 @@ class DeltaNet(DeltaRuleLayer):
     Arguments and state as of :class:`DeltaRuleLayer`; published with a convolution and without an output
     gate, b in (0, 1).
 
-    Example:
+    Examples:
         >>> layer = DeltaNet(32, head_dim=16, negative_eigenvalues=True)
         >>> y, (matrices, window) = layer(torch.randn(2, 10, 32), return_state=True)
         >>> matrices.shape

@@ -13,7 +13,7 @@ class GatedDeltaProduct(DeltaRuleLayer):
     after the last. Arguments and state as of :class:`DeltaRuleLayer`; published with a convolution, an
     output gate and b in (0, 2).
 
-    Example:
+    Examples:
         >>> GatedDeltaProduct(64, householder_steps=3)(torch.randn(2, 10, 64)).shape
         torch.Size([2, 10, 64])
 

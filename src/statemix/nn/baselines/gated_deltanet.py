@@ -11,7 +11,7 @@ class GatedDeltaNet(DeltaRuleLayer):
     a_t = exp(-A softplus(w x + c)), as in Mamba-2. Arguments and state as of :class:`DeltaRuleLayer`;
     published with a convolution and an output gate, b in (0, 1).
 
-    Example:
+    Examples:
         >>> GatedDeltaNet(64, num_heads=2)(torch.randn(2, 10, 64)).shape
         torch.Size([2, 10, 64])
 

@@ -26,7 +26,7 @@ class LRU(Baseline):
 
     State: (B, 2, N), real and imaginary parts.
 
-    Example:
+    Examples:
         >>> layer = LRU(8, hidden_size=16)
         >>> y, state = layer(torch.randn(2, 5, 8), return_state=True)
         >>> y.shape, state.shape
@@ -94,7 +94,7 @@ class SelectiveLRU(LRU):
 
     Arguments and state as of :class:`LRU`.
 
-    Example:
+    Examples:
         >>> SelectiveLRU(8, hidden_size=16)(torch.randn(2, 5, 8)).shape
         torch.Size([2, 5, 8])
 

@@ -33,7 +33,7 @@ class Mamba(Baseline):
 
     State: (B, 1, expand D n), and with a convolution its past inputs (B, 3, expand D).
 
-    Example:
+    Examples:
         >>> Mamba(8)(torch.randn(2, 5, 8)).shape
         torch.Size([2, 5, 8])
 

@@ -24,7 +24,7 @@ class MinGRU(Baseline):
 
     State: (B, 1, N).
 
-    Example:
+    Examples:
         >>> MinGRU(8, hidden_size=16)(torch.randn(2, 5, 8)).shape
         torch.Size([2, 5, 8])
 

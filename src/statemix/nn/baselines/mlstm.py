@@ -28,7 +28,7 @@ class MLSTM(Baseline):
 
     State: (C, n) as one (B, H, K, K + 1), and m (B, H).
 
-    Example:
+    Examples:
         >>> MLSTM(16, num_heads=2)(torch.randn(2, 5, 16)).shape
         torch.Size([2, 5, 16])
 

@@ -26,7 +26,7 @@ class PDSSM(Baseline):
 
     State: (B, 2, N), real and imaginary parts.
 
-    Example:
+    Examples:
         >>> PDSSM(8, hidden_size=4)(torch.randn(2, 5, 8)).shape
         torch.Size([2, 5, 8])
 

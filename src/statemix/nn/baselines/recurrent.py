@@ -51,7 +51,7 @@ class Recurrent(Baseline):
     The state is (hidden, cell) for an LSTM and hidden alone for a GRU, each (B, hidden_size). The weights
     start as PyTorch's own classes draw them: uniform in +-1/sqrt(hidden_size).
 
-    Example:
+    Examples:
         >>> layer = Recurrent("lstm", 8, hidden_size=16)
         >>> y, (hidden, cell) = layer(torch.randn(2, 5, 8), return_state=True)
         >>> y.shape, hidden.shape

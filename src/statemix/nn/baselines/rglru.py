@@ -31,7 +31,7 @@ class RGLRU(Baseline):
 
     State: (B, 1, N), and with a convolution its past inputs (B, 3, N).
 
-    Example:
+    Examples:
         >>> RGLRU(8, hidden_size=16)(torch.randn(2, 5, 8)).shape
         torch.Size([2, 5, 8])
 

@@ -48,7 +48,7 @@ class RWKV7(Baseline):
 
     State: S (B, H, K, K), and the input before (B, 1, D).
 
-    Example:
+    Examples:
         >>> RWKV7(16, num_heads=2)(torch.randn(2, 5, 16)).shape
         torch.Size([2, 5, 16])
 
