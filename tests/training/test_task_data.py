@@ -143,7 +143,7 @@ def test_lengths_that_a_task_does_not_have_are_refused_before_training():
 def test_a_task_of_one_vector_asks_for_an_autoencoder():
     data = TaskData(task=make("compression", length=8), test_lengths=(8,))
     with pytest.raises(
-        ValueError, match="Compression is read back from one vector.*architecture to autoencoder"
+        ValueError, match=r"Compression is read back from one vector.*architecture to autoencoder"
     ):
         RunConfig(data=data)
     assert RunConfig(data=data, model=ModelConfig(architecture="autoencoder")).data is data
