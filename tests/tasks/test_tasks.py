@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from statemix.models import ModelConfig
 from statemix.tasks import CATALOG, IGNORED, SPLITS, TASKS, Counting, entry, make, name_of, stream
 from statemix.tasks.streams import fixed_stream
 from statemix.training import RunConfig, TaskData
@@ -62,7 +63,8 @@ def test_a_start_token_stands_before_the_same_sequence(name):
 def test_a_task_survives_the_json_of_a_run(name):
     task = make(name, start_token=True)
     assert name_of(task) in TASKS
-    config = RunConfig(data=TaskData(task=task, test_lengths=task.test_lengths))
+    model = ModelConfig(architecture="autoencoder" if task.needs_autoencoder else "language-model")
+    config = RunConfig(model=model, data=TaskData(task=task, test_lengths=task.test_lengths))
     assert from_json(json.loads(json.dumps(to_json(config)))) == config
 
 
