@@ -17,7 +17,7 @@ BACKENDS = ("auto", "reference", "cpu", "cuda", "triton")
 
 # Best first. A device type that is not here has the reference alone.
 _CANDIDATES = {"cpu": ("cpu",), "cuda": ("cuda", "triton"), "xpu": ("triton",)}
-_SLOWER = {"triton": "portable Triton kernels, several times slower than CUDA C++,"}
+_SLOWER = {"triton": "portable Triton kernels, slower than CUDA C++,"}
 
 
 def backend_for(

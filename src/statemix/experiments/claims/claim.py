@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,7 +76,7 @@ def _against(interval: Interval | None, threshold: float) -> Answer:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Claim:
+class Claim(ABC):
     """A claim and the way to its verdict. Subclasses say where its numbers come from."""
 
     name: str
@@ -89,15 +90,15 @@ class Claim:
     judge: Callable[[Values], list[Comparison]]
     """the inequalities that make the claim"""
 
+    @abstractmethod
     def collect(
         self, folder: Path, budget: Budget, launch: Launch, command: str, tell: Tell
     ) -> Values | None:
         """The numbers, from wherever an earlier attempt had come to; None where it was stopped."""
-        raise NotImplementedError
 
+    @abstractmethod
     def plan(self, budget: Budget) -> list[dict[str, Any]]:
         """Rows that say what would be run: model, trials, steps, tokens."""
-        raise NotImplementedError
 
     def failures(self, folder: Path) -> dict[str, list[str]]:
         """The models of runs that "diverged" and of runs that "crashed", one name a run."""
