@@ -8,6 +8,7 @@ import torch
 from statemix import kernel_counts, reset_kernel_counts
 from statemix.models import MIXERS, MixerConfig, make_mixer
 from statemix.nn.baselines import RWKV7, DeltaNet, GatedDeltaNet, GatedDeltaProduct, Mamba2
+from statemix.nn.baselines._fla import _miscompiled
 from tests.truth import relative_error
 
 pytestmark = [
@@ -50,17 +51,17 @@ def test_stacked_replicas_map_on_the_gpu(name):
 
 @pytest.mark.skipif(importlib.util.find_spec("fla") is None, reason="needs flash-linear-attention")
 @pytest.mark.parametrize(
-    "make",
+    ("make", "gated"),
     [
-        lambda backend: DeltaNet(WIDTH, num_heads=2, negative_eigenvalues=True, backend=backend),
-        lambda backend: GatedDeltaNet(WIDTH, num_heads=2, initial_state="learned", backend=backend),
-        lambda backend: GatedDeltaProduct(WIDTH, num_heads=2, backend=backend),
-        lambda backend: Mamba2(WIDTH, state_size=32, head_dim=32, backend=backend),
-        lambda backend: RWKV7(WIDTH, num_heads=2, backend=backend),
+        (lambda backend: DeltaNet(WIDTH, num_heads=2, negative_eigenvalues=True, backend=backend), False),
+        (lambda backend: GatedDeltaNet(WIDTH, num_heads=2, initial_state="learned", backend=backend), True),
+        (lambda backend: GatedDeltaProduct(WIDTH, num_heads=2, backend=backend), True),
+        (lambda backend: Mamba2(WIDTH, state_size=32, head_dim=32, backend=backend), True),
+        (lambda backend: RWKV7(WIDTH, num_heads=2, backend=backend), False),
     ],
     ids=["deltanet", "gated-deltanet", "deltaproduct", "mamba2", "rwkv7"],
 )
-def test_fla_runs_and_agrees_with_plain_pytorch(make):
+def test_fla_runs_and_agrees_with_plain_pytorch(make, gated):
     torch.manual_seed(0)
     plain, fast = make("torch").cuda().bfloat16(), make("auto").cuda().bfloat16()
     fast.load_state_dict(plain.state_dict())
@@ -68,6 +69,8 @@ def test_fla_runs_and_agrees_with_plain_pytorch(make):
     cotangent = torch.randn_like(x)
     reset_kernel_counts()
     got = gradients(fast, x, cotangent)
-    assert any(name.endswith(".fla") for name in kernel_counts())
+    # Gated kernels are left alone where Triton makes wrong code of them.
+    ran = "torch" if gated and _miscompiled() else "fla"
+    assert any(name.endswith(f".{ran}") for name in kernel_counts())
     for one, other in zip(got, gradients(plain, x, cotangent), strict=True):
         assert relative_error(one.double(), other.double()) < 0.05

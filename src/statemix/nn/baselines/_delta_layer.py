@@ -95,33 +95,31 @@ class DeltaRuleLayer(Baseline):
         query = _unit(query.unflatten(-1, (self.num_heads, -1))) * self.head_dim**-0.5
         key, value = _unit(self._factors(key)), self._factors(value)
         strength = self.strongest * self._factors(self.strength(x))[..., 0].sigmoid()
-        decay = self._log_decay(x)
         if real is not None:
             strength = torch.where(
                 real.repeat_interleave(self.householder_steps, 1)[..., None], strength, 0.0
             )
-            decay = torch.where(real[..., None], decay, 0.0)
         read, end = delta_rule(
-            self._last(query), key, value, strength, self._first(decay), state[0], backend=self.backend
+            self._last(query), key, value, strength, self._log_decay(x, real), state[0], backend=self.backend
         )
         read = read[:, self.householder_steps - 1 :: self.householder_steps]
         gate = None if self.gate is None else self.gate(x).unflatten(-1, (self.num_heads, -1))
         return self.output(self.norm(read, gate).flatten(2)), (end, *windows)
 
-    def _log_decay(self, x: Tensor) -> Tensor:
+    def _log_decay(self, x: Tensor, real: Tensor | None) -> Tensor | None:
+        """Of every factor, (B, T factors, H): a token decays before its first one. None if nothing does."""
         if self.decay is None:
-            return x.new_zeros(*x.shape[:2], self.num_heads)
-        return log_decay(self.decay(x), self.decay_rate, self.decay_bias)
+            return None
+        decay = log_decay(self.decay(x), self.decay_rate, self.decay_bias)
+        if real is not None:
+            decay = torch.where(real[..., None], decay, 0.0)
+        if self.householder_steps == 1:
+            return decay
+        return F.pad(decay[:, :, None], (0, 0, 0, self.householder_steps - 1)).flatten(1, 2)
 
     def _factors(self, x: Tensor) -> Tensor:
         """(B, T, factors H C) -> (B, T factors, H, C): the factors of a token are steps of their own."""
         return x.unflatten(-1, (self.householder_steps, self.num_heads, -1)).flatten(1, 2)
-
-    def _first(self, x: Tensor) -> Tensor:
-        """A token's decay belongs to its first factor: (B, T, H) -> (B, T factors, H)."""
-        if self.householder_steps == 1:
-            return x
-        return F.pad(x[:, :, None], (0, 0, 0, self.householder_steps - 1)).flatten(1, 2)
 
     def _last(self, x: Tensor) -> Tensor:
         """A token is read after its last factor: (B, T, H, K) -> (B, T factors, H, K)."""

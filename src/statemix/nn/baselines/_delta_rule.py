@@ -15,7 +15,7 @@ def delta_rule(
     key: Tensor,
     value: Tensor,
     strength: Tensor,
-    log_decay: Tensor,
+    log_decay: Tensor | None,
     state: Tensor,
     *,
     backend: str = "auto",
@@ -28,7 +28,7 @@ def delta_rule(
     Args:
         query, key: (B, T, H, K), keys of length one. value: (B, T, H, V).
         strength: b, (B, T, H): eigenvalues along k are a (1 - b).
-        log_decay: log a, (B, T, H), at most 0.
+        log_decay: log a, (B, T, H), at most 0; None where nothing decays, a = 1.
         state: (B, H, K, V).
 
     Returns:
@@ -36,11 +36,16 @@ def delta_rule(
 
     Source: Yang et al. 2024, arXiv 2406.06484, section 3 and arXiv 2412.06464, section 3.3.
     """
-    if takes_fla("delta_rule", backend, value):
-        return kernel("gated_delta_rule", "chunk_gated_delta_rule")(
-            query.to(value.dtype), key.to(value.dtype), value, g=log_decay.float(),
-            beta=strength.to(value.dtype), scale=1.0, initial_state=state, output_final_state=True,
+    if takes_fla("delta_rule", backend, value, gated=log_decay is not None):
+        name, decay = "delta_rule", {}
+        if log_decay is not None:
+            name, decay = "gated_delta_rule", {"g": log_decay.float()}
+        return kernel(name, f"chunk_{name}")(
+            query.to(value.dtype), key.to(value.dtype), value, beta=strength.to(value.dtype), scale=1.0,
+            initial_state=state, output_final_state=True, **decay,
         )  # fmt: skip
+    if log_decay is None:
+        log_decay = torch.zeros_like(strength)
     with without_autocast(value):
         return _in_chunks(query, key, value, strength, log_decay, state)
 

@@ -37,7 +37,7 @@ def diagonal_plus_low_rank(
 
     Source: Peng et al. 2025, arXiv 2503.14456, section 4; Yang et al. 2024, arXiv 2406.06484 for chunks.
     """
-    if takes_fla("diagonal_plus_low_rank", backend, value):
+    if takes_fla("diagonal_plus_low_rank", backend, value, gated=False):
         half = value.dtype
         return kernel("generalized_delta_rule", "chunk_dplr_delta_rule")(
             query.to(half), key.to(half), value, right.to(half), left.to(half), log_decay.float(),
