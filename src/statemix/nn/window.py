@@ -1,7 +1,7 @@
 """The readout of the last M states of every channel, without laying the windows out in memory.
 
 Rows t, t+M, t+2M, ... of the window matrix lie one behind the other in the hidden states themselves, so
-that M products over views of them give every row. Near the start of a sequence, where a window would
+that products over views of them give every row. Near the start of a sequence, where a window would
 reach into the one before it, rows come from the initial state and are computed apart.
 """
 
@@ -70,7 +70,7 @@ class _WindowProduct(torch.autograd.Function):
     def forward(ctx, hidden, initial, weight, cu_seqlens):
         ctx.save_for_backward(hidden, initial, weight, cu_seqlens)
         edges = _Edges.of(hidden, weight, cu_seqlens)
-        flat = hidden.reshape(-1, hidden.shape[2])
+        flat = hidden.reshape(-1, hidden.shape[2]).contiguous()
         order = edges.order
         oldest_first = weight.unflatten(1, (order, -1)).flip(1).flatten(1)
         # One row more than there are: where rows go that no sequence has.
@@ -86,7 +86,7 @@ class _WindowProduct(torch.autograd.Function):
         if torch.is_grad_enabled():
             return _plain_gradients(hidden, initial, weight, cu_seqlens, grad)
         edges = _Edges.of(hidden, weight, cu_seqlens)
-        flat, flat_grad = hidden.reshape(-1, hidden.shape[2]), grad.reshape(-1, grad.shape[2])
+        flat, flat_grad = (x.reshape(-1, x.shape[2]).contiguous() for x in (hidden, grad))
         grad_hidden = grad_initial = grad_weight = None
         if ctx.needs_input_grad[0]:
             grad_hidden = edges.hidden_gradient(flat_grad, weight).unflatten(0, hidden.shape[:2])
@@ -111,11 +111,26 @@ def _plain_gradients(
 
 def _strided_products(rows: Tensor, matrix: Tensor, out: Tensor, order: int) -> None:
     """out[t] = (rows[t], ..., rows[t + order - 1]) @ matrix, for every t whose rows exist."""
-    for phase in range(order):
-        count = (rows.shape[0] - phase) // order
-        if count > 0:
-            windows = rows[phase : phase + count * order].view(count, -1)
-            torch.mm(windows, matrix, out=out[phase : phase + (count - 1) * order + 1 : order])
+    windows, last = _windows_by_phase(rows, order)
+    count = windows.shape[1]
+    by_phase = out[: order * count].unflatten(0, (count, order)).transpose(0, 1)
+    torch.bmm(windows, matrix.expand(order, -1, -1), out=by_phase)
+    start = order * count
+    torch.mm(last, matrix, out=out[start : start + last.shape[0]])
+
+
+def _windows_by_phase(rows: Tensor, order: int) -> tuple[Tensor, Tensor]:
+    """Windows of R rows of width D as views: phase p has those from p, p + M, ... on, (M, count, M*D).
+
+    The last windows, fewer than M that do not fill a row of every phase, are apart: (rest, M*D).
+    """
+    width = rows.shape[1]
+    total = max(0, rows.shape[0] - order + 1)
+    count = total // order
+    windows = rows.as_strided((order, count, order * width), (width, order * width, 1))
+    rest = rows[order * count :]
+    last = rest.as_strided((total - order * count, order * width), (width, 1), rest.storage_offset())
+    return windows, last
 
 
 @dataclass(frozen=True)
@@ -187,19 +202,25 @@ class _Edges:
         return found
 
     def weight_gradient(self, flat: Tensor, grad: Tensor, initial: Tensor | None) -> Tensor:
-        """One product for each lag over all rows at once, then the rows near a start put right."""
-        channels, total = flat.shape[1], self.total
-        found = grad.new_empty(grad.shape[1], self.order * channels)
-        for lag in range(self.order):
-            columns = slice(lag * channels, (lag + 1) * channels)
-            torch.mm(grad[lag:].T, flat[: total - lag], out=found[:, columns])
+        """One product for each phase over all whole windows, then the rows near a start put right."""
+        order = self.order
+        windows, last = _windows_by_phase(flat, order)
+        whole = order * windows.shape[1]
+        later = grad[order - 1 :]
+        by_phase = later[:whole].unflatten(0, (-1, order)).permute(1, 2, 0)
+        # Phases side by side fill the device, where one product with an output this small would not. Each
+        # is rounded once, and so is their sum.
+        wide = torch.promote_types(flat.dtype, torch.float32)
+        found = torch.bmm(by_phase, windows).sum(0, dtype=wide) + later[whole:].T @ last
+        found = found.unflatten(1, (order, -1)).flip(1).flatten(1)
         rows = self.first_rows
-        real = (rows < total)[:, None]
-        first = grad[rows.clamp(max=total - 1)].masked_fill(~real, 0.0)
-        return found.addmm_(first.T, self.windows(flat, initial) - self._taken(flat, rows))
+        real = (rows < self.total)[:, None]
+        first = grad[rows.clamp(max=self.total - 1)].masked_fill(~real, 0.0)
+        found += first.T @ (self.windows(flat, initial) - self._taken(flat, rows))
+        return found.to(flat.dtype)
 
     def _taken(self, flat: Tensor, rows: Tensor) -> Tensor:
-        """What the products over all rows took for the windows of the first rows, other sequences' states."""
-        lags = torch.arange(self.order, device=flat.device)
-        places = rows[:, None] - lags
-        return flat[places.clamp(0, self.total - 1)].masked_fill((places < 0)[..., None], 0.0).flatten(1)
+        """What the products over whole windows took for the first rows: states of the sequence before."""
+        places = rows[:, None] - torch.arange(self.order, device=flat.device)
+        found = flat[places.clamp(0, self.total - 1)]
+        return found.masked_fill((places < 0).any(1)[:, None, None], 0.0).flatten(1)
