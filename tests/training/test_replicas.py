@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -83,6 +84,17 @@ def test_every_mixer_can_be_mapped_over_replicas(name, bfloat16):
         alone = torch.stack([model(some) for model, some in zip(models, tokens, strict=True)])
     tolerance = 2e-2 if bfloat16 else 1e-5
     torch.testing.assert_close(stack(tokens).float(), alone.float(), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("device", ["cpu", GPU])
+@pytest.mark.filterwarnings("ignore")  # compilers warn of their own affairs
+def test_a_compiled_group_is_what_its_runs_are_alone(device, monkeypatch):
+    if device == "cpu":  # the program that is compiled, without half a minute of compiling it to C++
+        monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    configs = [replace(c, device=device, precision="float32") for c in unlike()]
+    group = train_replicas([replace(c, compile=True) for c in configs], progress=False)
+    alone = [train(c, progress=False) for c in configs]
+    assert_alike([replace(one, config=replace(one.config, compile=False)) for one in group], alone)
 
 
 def test_projections_in_bfloat16_are_those_of_each_run():

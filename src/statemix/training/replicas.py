@@ -64,7 +64,7 @@ def train_replicas(
 
     Args:
         configs: alike but for name, seed, optimizer and schedule. Of ``steps``, batches and the rest there is
-            one for all. ``accumulate`` and ``compile`` change nothing here.
+            one for all. ``compile`` compiles the whole step, ``accumulate`` changes nothing here.
         out: a folder for metrics, checkpoints and results of the group. Nothing is written without it.
         resume: go on with the group in ``out``.
         capture: replay each step as a CUDA graph. Default: on a GPU where the model can be captured.
@@ -195,7 +195,7 @@ class _Group:
             observer.started(config, self.step)
         if self.step == config.steps:
             return "finished"
-        update = self.state.update
+        update = torch.compile(self.state.update) if config.compile else self.state.update
         if device.type == "cuda" and capture is not False:
             update = CapturedStep(update, device, required=capture is True)
         began, before = time.perf_counter(), self.seconds

@@ -39,7 +39,8 @@ def takes_fla(operation: str, backend: str, x: Tensor, *, gated: bool = True) ->
         if not installed:
             reason = "flash-linear-attention is not installed: pip install flash-linear-attention"
         elif not fits:
-            reason = f"it needs bfloat16 or float16 on a CUDA device, outside torch.func; got {x.dtype} on {x.device}"
+            needed = "it needs bfloat16 or float16 on a CUDA device, outside torch.func"
+            reason = f"{needed}; got {x.dtype} on {x.device}"
         if reason is not None:
             raise ValueError(f"{operation}: backend 'fla' cannot run: {reason}")
     takes = backend == "fla" or (backend == "auto" and fits and x.shape[1] >= SHORTEST and installed)
