@@ -95,6 +95,26 @@ def test_a_gradient_that_nobody_wants_is_not_taken(which):
     torch.testing.assert_close(wanted.grad.double(), expected, rtol=1e-5, atol=1e-5)
 
 
+class Products(TorchDispatchMode):
+    """How many matrix products were made."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten.mm.default
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_measurement_takes_no_gradients():
+    hidden, weight, targets = case(tokens=32)
+    with Products() as with_gradients:
+        found = linear_cross_entropy(hidden, weight, targets, piece=8)
+    with Products() as alone, torch.no_grad():
+        measured = linear_cross_entropy(hidden, weight, targets, piece=8)
+    assert (with_gradients.count, alone.count) == (3 * 4, 4)
+    assert measured.total == found.total and not measured.total.requires_grad
+
+
 def test_logits_of_a_large_vocabulary_never_stand_in_memory_whole():
     tokens, vocabulary, width = 2048, 50_000, 4
     hidden, weight, targets = case(tokens, width, vocabulary)

@@ -78,6 +78,8 @@ def linear_cross_entropy(
     if rows.shape[0] <= piece:
         total, right = _plain(rows, weight, wanted, ignore_index)
     else:
+        if not torch.is_grad_enabled():  # autograd tells a function what could have a gradient, not what will
+            rows, weight = rows.detach(), weight.detach()
         total, right = _InPieces.apply(rows, weight, wanted, ignore_index, piece, _dtype(hidden))  # pyright: ignore[reportGeneralTypeIssues]
     return CrossEntropy(total, right, (wanted != ignore_index).sum())
 
