@@ -10,6 +10,7 @@ Needs the extra "hf".
 """
 
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from .cache import StatemixCache
 from .configuration import StatemixConfig
@@ -20,6 +21,8 @@ from .tokenizer import byte_tokenizer
 AutoConfig.register("statemix", StatemixConfig, exist_ok=True)
 AutoModel.register(StatemixConfig, StatemixModel, exist_ok=True)
 AutoModelForCausalLM.register(StatemixConfig, StatemixForCausalLM, exist_ok=True)
+# Trainer's label smoothing looks here, and not among what is registered, for models whose labels are shifted.
+MODEL_FOR_CAUSAL_LM_MAPPING_NAMES["statemix"] = "StatemixForCausalLM"
 
 __all__ = [
     "StatemixCache",

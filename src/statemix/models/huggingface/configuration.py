@@ -52,6 +52,7 @@ class StatemixConfig(PreTrainedConfig):
         mlp, mlp_ratio: kind of the MLP, and its hidden width over hidden_size.
         embedding_std: standard deviation of the first embeddings.
         rms_norm_eps: added to the mean square in every RMSNorm.
+        skip_logits: whether labels give the loss alone, without logits. Default: in training mode.
 
     Raises:
         ValueError: an unknown mixer (the nearest are listed), or sizes below one.
@@ -86,6 +87,7 @@ class StatemixConfig(PreTrainedConfig):
     embedding_std: float = 0.02
     rms_norm_eps: float = 1e-5
     use_cache: bool = True
+    skip_logits: bool | None = None
     tie_word_embeddings: bool = False
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None

@@ -18,6 +18,7 @@ from statemix.models.mixers import make_mixer
 
 from .cache import StatemixCache
 from .configuration import StatemixConfig
+from .loss import needs_no_logits, next_label_loss
 
 _generation: Any = GenerationMixin  # its methods are typed for models of their own
 
@@ -178,7 +179,8 @@ class StatemixForCausalLM(StatemixPreTrainedModel, GenerationMixin):
     """A language model for ``generate``, ``pipeline("text-generation")`` and ``Trainer``.
 
     Shapes: input_ids (B, T) -> logits (B, T, V); with labels (B, T) also the mean loss of predicting each
-    next token, -100 left out.
+    next token, -100 left out. In training mode labels give the loss alone and ``logits`` is None: those of
+    a large vocabulary would take more memory than all else (``skip_logits=False`` makes them).
 
     Examples:
         >>> from statemix.models.huggingface import StatemixConfig
@@ -217,9 +219,26 @@ class StatemixForCausalLM(StatemixPreTrainedModel, GenerationMixin):
         return_dict: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         cache: StatemixCache | None = None,
+        skip_logits: bool | None = None,
         **kwargs: Any,
     ) -> Any:
-        """As :meth:`StatemixModel.forward`, then logits: all, or the last ``logits_to_keep``."""
+        """As :meth:`StatemixModel.forward`, then logits: all, or the last ``logits_to_keep``.
+
+        Args:
+            labels: (B, T), the tokens themselves; -100 is not asked. With ``num_items_in_batch`` the loss is
+                the sum over that number, as gradient accumulation needs it.
+            skip_logits: with labels, make the loss in pieces and no logits. Default: the config's, else
+                whether the model is in training mode. Logits are there all the same where the loss needs
+                them: a ``loss_function`` of one's own, a head that adapters, hooks or sharding wrap.
+
+        Raises:
+            ValueError: as there, or ``skip_logits=True`` without labels.
+        """
+        if skip_logits and labels is None:
+            raise ValueError(
+                "StatemixForCausalLM: skip_logits=True makes the loss alone, and there are no labels to take "
+                "it of: give labels, or leave skip_logits out"
+            )
         found = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -230,18 +249,27 @@ class StatemixForCausalLM(StatemixPreTrainedModel, GenerationMixin):
             return_dict=True,
         )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.lm_head(found.last_hidden_state[:, kept])
-        loss = None
-        if labels is not None:
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.vocab_size, **kwargs)
+        hidden = found.last_hidden_state[:, kept]
+        logits = loss = None
+        if labels is not None and self._skips(skip_logits, hidden):
+            loss = next_label_loss(hidden, self.lm_head.weight, labels, **kwargs)
+        else:
+            logits = self.lm_head(hidden)
+            if labels is not None:
+                loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.vocab_size, **kwargs)
         output = CausalLMOutputWithPast(
-            loss=loss,
-            logits=logits,
+            **cast(Any, {"loss": loss, "logits": logits, CACHE: getattr(found, CACHE)}),
             hidden_states=found.hidden_states,
-            **cast(Any, {CACHE: getattr(found, CACHE)}),
         )
         wants_dict = self.config.return_dict if return_dict is None else return_dict
         return output if wants_dict else output.to_tuple()
+
+    def _skips(self, asked: bool | None, hidden: Tensor) -> bool:
+        """Whether labels give the loss alone: the argument, else the config, else the mode decides."""
+        if asked is None:
+            asked = self.config.skip_logits
+        wanted = self.training if asked is None else asked
+        return wanted and needs_no_logits(self.lm_head, self.loss_function, hidden)
 
     def generate(self, *args: Any, cache: StatemixCache | None = None, **kwargs: Any) -> Any:
         """As in Transformers; ``cache``, a :class:`StatemixCache` to go on from, in every version of it."""
