@@ -1,10 +1,13 @@
 """A decoder says what the forward pass says, in memory that is allocated once."""
 
+import copy
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from statemix import Decoder, LanguageModel, MixerConfig, ModelConfig
+from statemix.models.fused_step import FusedStep
 from statemix.models.sampling import Sampler
 
 NEEDS_A_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -182,11 +185,54 @@ def test_a_graph_on_a_gpu_says_what_the_forward_pass_says(name, batch, monkeypat
     model = model_of(mixer=MixerConfig(name=name, block_size=3)).cuda()
     tokens = torch.randint(23, (batch, 30), device="cuda")
     decoder = Decoder(model, batch)
-    assert decoder.kind == ("growing" if name == "attention" else "graph")
-    for _ in range(2):
-        found = [decoder.prefill(tokens[:, :9])]
-        found += [decoder.step(tokens[:, t]).clone() for t in range(9, 30)]
+    kinds = {"attention": "growing", "lstm": "graph"}
+    assert decoder.kind == kinds.get(name, "streamed" if batch == 1 else "fused")
+    unfused = [] if name in kinds else [Decoder(model, batch, fused=False)]
+    assert all(other.kind == "graph" for other in unfused)
+    for some in (decoder, decoder, *unfused):
+        found = [some.prefill(tokens[:, :9])]
+        found += [some.step(tokens[:, t]).clone() for t in range(9, 30)]
         torch.testing.assert_close(torch.stack(found, 1), model(tokens)[:, 8:], atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.gpu
+@NEEDS_A_GPU
+@pytest.mark.parametrize("name", ["bdlru", "hlru"])
+@pytest.mark.parametrize("batch", [1, 5, 17])
+@torch.no_grad()
+def test_bfloat16_on_a_gpu_is_the_forward_pass_to_rounding(name, batch):
+    mixer = MixerConfig(name=name, block_size=4, num_blocks=50)
+    model = model_of(mixer=mixer, d_model=200).cuda()
+    for parameter in model.parameters():
+        parameter.mul_(0.2)
+    tokens = torch.randint(23, (batch, 60), device="cuda")
+    model = model.to(torch.bfloat16)
+    wanted = copy.deepcopy(model).double().cpu()(tokens.cpu())[:, 8:].cuda()
+    decoder = Decoder(model, batch, fused=True)
+    assert decoder.kind == ("streamed" if batch < 17 else "fused")
+    found = [decoder.prefill(tokens[:, :9])]
+    found += [decoder.step(tokens[:, t]).clone() for t in range(9, 60)]
+    forward = model(tokens)[:, 8:]
+    error = [(x.double() - wanted).norm() / wanted.norm() for x in (torch.stack(found, 1), forward)]
+    assert error[0] < 2 * error[1] + 1e-3
+
+
+@pytest.mark.gpu
+@NEEDS_A_GPU
+@pytest.mark.parametrize("name", ["bdlru", "hlru"])
+@pytest.mark.parametrize("batch", [1, 5])
+@torch.no_grad()
+def test_kernels_that_start_early_give_the_bits_of_those_that_wait(name, batch):
+    model = model_of(mixer=MixerConfig(name=name, block_size=4, num_blocks=50), d_model=200, num_layers=6)
+    model = model.to(device="cuda", dtype=torch.bfloat16)
+    tokens = torch.randint(23, (batch, 300), device="cuda")
+    _, start = model(tokens[:, :9], return_states=True)
+    found = []
+    for early in (False, True):
+        states = tuple(state.clone() for state in start)
+        step = FusedStep(model, states, early=early)
+        found.append([step(tokens[:, t]) for t in range(9, 300)] + list(states))
+    assert all(torch.equal(late, early) for late, early in zip(*found, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -194,6 +240,7 @@ def test_a_graph_on_a_gpu_says_what_the_forward_pass_says(name, batch, monkeypat
     [
         (lambda: Decoder(model_of(), 0), ValueError, "batch_size must be at least 1; got 0"),
         (lambda: Decoder(model_of().train(), 1), ValueError, "in training mode"),
+        (lambda: Decoder(model_of(), 1, fused=True), ValueError, "fused=True needs BD-LRU or H-LRU layers"),
         (lambda: Decoder(model_of(), 1).step(torch.zeros(1)), RuntimeError, r"call prefill\(prompt\)"),
         (
             lambda: Decoder(model_of(), 2).prefill(torch.zeros(3, 4, dtype=torch.long)),

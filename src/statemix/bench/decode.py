@@ -127,7 +127,12 @@ class Ours:
                 self._decoder = None
                 if self.mode == "compiled":
                     torch.compiler.reset()  # else models and batches before it count against a limit
-                self._decoder = Decoder(self.model, tokens.shape[0], compile=self.mode == "compiled")
+                self._decoder = Decoder(
+                    self.model,
+                    tokens.shape[0],
+                    compile=self.mode == "compiled",
+                    fused=False if self.mode == "not fused" else None,
+                )
             self._decoder.load(states)
             session = _Decoded(self._decoder, self.mode)
         session.state = "read" if tokens.shape[1] == context else f"injected, of {tokens.shape[1]} tokens"
@@ -138,7 +143,7 @@ class _Decoded:
     def __init__(self, decoder: Decoder, mode: str) -> None:
         self._decoder = decoder
         self.step = decoder.step
-        self.path = f"Decoder, {decoder.kind}{', compiled' if mode == 'compiled' else ''}"
+        self.path = f"Decoder, {decoder.kind}{'' if mode == 'decoder' else f', {mode}'}"
 
     @property
     def state_bytes(self) -> int:
@@ -208,6 +213,8 @@ def contenders(
         if compile:
             yield Ours(name, model, mode="compiled")
         if mixer == mixers[-2]:
+            if device.type == "cuda":
+                yield Ours(name, model, mode="not fused")
             yield Ours(name, model, mode="eager")
     if not peers:
         return

@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from statemix.nn.fused_step import unfused_steps
 from statemix.shapes import Mask, Tokens
 
 from .buffered_step import BufferedStep, can_buffer
+from .fused_step import FusedStep, can_fuse
 from .language_model import LanguageModel, check_prompt
 from .sampling import Sampler
 
@@ -19,14 +21,20 @@ from .sampling import Sampler
 class Decoder:
     """Decode a batch of sequences step by step at constant time and memory.
 
-    On a GPU a step is one CUDA graph over static buffers. On a CPU it runs in buffers that are allocated
-    once (BD-LRU and H-LRU in float32). Other mixers of constant state run as they are, and their states are
-    moved into buffers; mixers whose state grows (attention with its cache) run as they are.
+    On a GPU a step is one CUDA graph over static buffers, of few fused kernels for BD-LRU and H-LRU. On a
+    CPU these run in buffers that are allocated once (in float32). Other mixers of constant state run as they
+    are, and their states are moved into buffers; mixers whose state grows (attention with its cache) run as
+    they are.
 
     Args:
         model: the model, whose device and dtype count; it is read, not copied.
         batch_size: B, sequences side by side.
         compile: fuse a step with torch.compile before it is captured or run.
+        fused: False captures the model's own step on a GPU; True raises where fused kernels cannot run.
+
+    Raises:
+        ValueError: a batch size below 1, a model in training mode, or ``fused=True`` for another model than
+            one of BD-LRU or H-LRU on a GPU, in one dtype of float32, bfloat16 or float16.
 
     Examples:
         >>> from statemix import LanguageModel, ModelConfig
@@ -39,12 +47,20 @@ class Decoder:
     """
 
     @torch.no_grad()
-    def __init__(self, model: LanguageModel, batch_size: int, *, compile: bool = False) -> None:
+    def __init__(
+        self, model: LanguageModel, batch_size: int, *, compile: bool = False, fused: bool | None = None
+    ) -> None:
         if batch_size < 1:
             raise ValueError(f"Decoder: batch_size must be at least 1; got {batch_size}")
         if model.training:
             raise ValueError("Decoder: the model is in training mode; call model.eval() first")
         self.model, self.batch_size = model, batch_size
+        if fused and (compile or not can_fuse(model)):
+            raise ValueError(
+                "Decoder: fused=True needs BD-LRU or H-LRU layers with backend 'auto' or 'triton', on one "
+                "GPU with Triton, in one dtype of float32, bfloat16 or float16, and compile=False; "
+                "leave fused out to take what runs"
+            )
         self._started = False
         self._tokens = torch.zeros(batch_size, dtype=torch.long, device=model.embedding.weight.device)
         _, self._states = model(self._tokens[:, None], return_states=True)
@@ -53,11 +69,19 @@ class Decoder:
         if compile:
             step = torch.compile(model.step, dynamic=self._grows)
         self._model_step = step
-        self._run = self._make_step(compile)
+        if fused is False:
+            with unfused_steps():
+                self._run = self._make_step(compile, fuse=False)
+        else:
+            self._run = self._make_step(compile, fuse=not compile and can_fuse(model))
 
     @property
     def kind(self) -> str:
-        """How a step runs: "graph", "buffered", "moved" (states into buffers) or "growing"."""
+        """How a step runs: "streamed", "fused", "graph", "buffered", "moved" or "growing".
+
+        The first three are CUDA graphs. A streamed one reads each weight once, in four kernels a block; a
+        fused one, for larger batches, has one kernel between its products for each recurrence.
+        """
         return self._kind
 
     @property
@@ -149,14 +173,18 @@ class Decoder:
         new = list(itertools.islice(tokens, max_new_tokens))
         return torch.cat([prompt, torch.stack(new, 1)], 1) if new else prompt
 
-    def _make_step(self, compiled: bool) -> Callable[[Tensor], Tensor]:
+    def _make_step(self, compiled: bool, fuse: bool) -> Callable[[Tensor], Tensor]:
         if self._grows:
             self._kind = "growing"
             return self._growing
         self._states = _own(self._states)
+        if fuse:
+            fused = FusedStep(self.model, self._states)
+            self._kind = "streamed" if fused.streamed else "fused"
+            return self._graph(fused)
         if self._tokens.is_cuda:
             self._kind = "graph"
-            return self._graph()
+            return self._graph(self._moved)
         if not compiled and can_buffer(self.model):
             self._kind = "buffered"
             return BufferedStep(self.model, self._states)
@@ -172,17 +200,17 @@ class Decoder:
         torch._foreach_copy_(_tensors(self._states), _tensors(states))
         return logits
 
-    def _graph(self) -> Callable[[Tensor], Tensor]:
+    def _graph(self, step: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         """Capture one step: every launch of it becomes one."""
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):  # kernels are compiled and libraries started before the capture
             for _ in range(3):
-                self._moved(self._tokens)
+                step(self._tokens)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            logits = self._moved(self._tokens)
+            logits = step(self._tokens)
 
         def run(tokens: Tensor) -> Tensor:
             self._tokens.copy_(tokens)

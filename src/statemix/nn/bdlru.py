@@ -50,6 +50,7 @@ class BDLRU(RecurrentLayer):
     Source: arXiv 2602.12021, block diagonal LRU.
     """
 
+    family = "bdlru"
     _operator = staticmethod(bdlru_scan)
 
     def __init__(

@@ -53,6 +53,7 @@ class HLRU(RecurrentLayer):
     Source: arXiv 2602.12021, higher-order LRU.
     """
 
+    family = "hlru"
     _operator = staticmethod(hlru_scan)
 
     def __init__(

@@ -16,6 +16,7 @@ from statemix.ops.checks import check_boundaries, check_state
 from statemix.ops.dispatch import BACKENDS
 from statemix.shapes import Boundaries, Mask, Sequence, Spectrum, State, Token
 
+from .fused_step import fused_step
 from .padding import RealSteps
 from .recomputation import recomputed
 
@@ -35,7 +36,8 @@ class RecurrentLayer(nn.Module):
     _version = 1
     # Parameters that weight decay would only pull towards an arbitrary point.
     no_weight_decay = ("gate.bias", "gate_logits", "initial_state")
-    # The scan of the family.
+    # "bdlru" or "hlru", and the scan of it.
+    family: str
     _operator: Callable[..., tuple[Tensor, Tensor]]
 
     def __init__(
@@ -164,11 +166,15 @@ class RecurrentLayer(nn.Module):
     def step(self, x: Token, state: State | None = None) -> tuple[Token, State]:
         """Run one token at constant memory: (B, D) -> (B, D), and the next state (B, M, N).
 
-        ``state=None`` starts as ``forward`` does. Nothing is changed in place.
+        ``state=None`` starts as ``forward`` does. Nothing is changed in place. On a GPU under ``no_grad``
+        gates and recurrence are one kernel, which for a small batch makes the projections too.
         """
         self._check_input(x, 2, "(B, D)")
         if torch.compiler.is_compiling():
             return self._open_step(x, state)
+        found = fused_step(self, x, state)
+        if found is not None:
+            return found
         y, state = self._forward(x[:, None], state, None)
         return y[:, 0], state
 

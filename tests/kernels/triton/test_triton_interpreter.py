@@ -22,6 +22,10 @@ def test_the_fused_layers_agree_with_their_formulas_in_the_interpreter():
     interpret("test_rms_norm.py", "test_swiglu.py", "test_cross_entropy.py")
 
 
+def test_the_fused_steps_agree_with_float64_loops_in_the_interpreter():
+    interpret("test_step.py")
+
+
 @needs_triton
 @pytest.mark.skipif(INTERPRETED, reason="the interpreter was asked for")
 def test_tensors_on_the_cpu_are_refused_with_the_remedy():
