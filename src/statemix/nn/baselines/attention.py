@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ._room import appended
 from .base import Baseline, check_sizes, is_transformed
 
 
@@ -13,7 +14,9 @@ class CausalAttention(Baseline):
     """Multi-head softmax attention over the past, without positional code unless ``rotary``.
 
     Its state is the cache (keys, values, real), with keys and values (B, heads, T, head_dim) and
-    ``real`` (B, T) telling padded places: it grows by one place a step, unlike a recurrence's.
+    ``real`` (B, T) telling padded places: it grows by one place a step, unlike a recurrence's. Without
+    gradients it has room behind it, so that a step writes its place and copies nothing else; the states of
+    steps before stay as they are, and share their memory.
 
     Args:
         d_model: D.
@@ -85,9 +88,7 @@ class CausalAttention(Baseline):
         if self.rotary:
             place = state[2].sum(1, keepdim=True) + real.cumsum(1) - 1
             query, key = _rotated(query, place), _rotated(key, place)
-        key = torch.cat([state[0].to(key.dtype), key], 2)
-        value = torch.cat([state[1].to(value.dtype), value], 2)
-        real = torch.cat([state[2], real], 1)
+        key, value, real = appended((state[0], state[1], state[2]), (key, value, real))
         if plain and not is_transformed():
             y = F.scaled_dot_product_attention(query, key, value, is_causal=True)
         else:
