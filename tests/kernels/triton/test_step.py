@@ -177,14 +177,15 @@ def test_nan_in_a_row_of_the_batch_reaches_no_other(family):
     from statemix.kernels.triton import stream
 
     inner = (2,) if family == "bdlru" else ()
-    gate, value = torch.randn(*inner, 3, 5, 8, device=DEVICE), torch.randn(*inner, 5, 8, device=DEVICE)
-    x, state = torch.randn(3, 8, device=DEVICE), torch.randn(3, 2, 5, device=DEVICE)
+    make = {"device": DEVICE, "dtype": streamable(3, torch.float32)}
+    gate, value = torch.randn(*inner, 3, 5, 8, **make), torch.randn(*inner, 5, 8, **make)
+    x, state = torch.randn(3, 8, **make), torch.randn(3, 2, 5, device=DEVICE)
     found = []
     for poison in (0.0, float("nan")):
         x[1] += poison
         new, read = torch.empty_like(state), torch.empty_like(state)
         stream.project(
-            family, x, gate.flatten(0, -2), torch.zeros(gate[..., 0].numel(), device=DEVICE),
+            family, x, gate.flatten(0, -2), torch.zeros(gate[..., 0].numel(), **make),
             value.flatten(0, -2), state, "softmax", new_state=new, read=read,
         )  # fmt: skip
         found.append(new)
