@@ -1,8 +1,8 @@
 """The readout of the last M states of every channel, without laying the windows out in memory.
 
-Rows t, t+M, t+2M, ... of the window matrix lie one behind the other in the hidden states themselves, so
-that products over views of them give every row. Near the start of a sequence, where a window would
-reach into the one before it, rows come from the initial state and are computed apart.
+Rows t, t+M, t+2M, ... of the window matrix lie one behind the other in the hidden states themselves, so that
+one batched product over M views of them gives every row. Sequences are copied apart first, with the states
+before each in between: then no window reaches into a neighbour, and none needs a rule of its own.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def window_product(
         weight = weight.to(hidden.dtype)
     sequences = hidden.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
     rows = hidden.shape[0] * hidden.shape[1]
-    # Rows near a start are computed twice; and what rewrites or differentiates the program in other ways
-    # than reverse mode needs to see its plain operations.
+    # What lies between sequences is computed for nothing; and what rewrites or differentiates the program in
+    # other ways than reverse mode needs to see its plain operations.
     if 8 * sequences * (order - 1) > rows or _transformed():
         return _plain(hidden, initial, weight, cu_seqlens)
     return _WindowProduct.apply(hidden, initial, weight, cu_seqlens)
@@ -69,15 +69,10 @@ class _WindowProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, initial, weight, cu_seqlens):
         ctx.save_for_backward(hidden, initial, weight, cu_seqlens)
-        edges = _Edges.of(hidden, weight, cu_seqlens)
-        flat = hidden.reshape(-1, hidden.shape[2]).contiguous()
-        order = edges.order
-        oldest_first = weight.unflatten(1, (order, -1)).flip(1).flatten(1)
-        # One row more than there are: where rows go that no sequence has.
-        y = flat.new_empty(flat.shape[0] + 1, weight.shape[0])
-        _strided_products(flat, oldest_first.T, y[order - 1 : -1], order)
-        y[edges.first_rows] = F.linear(edges.windows(flat, initial), weight)
-        return y[:-1].unflatten(0, hidden.shape[:2])
+        apart = _Apart.of(hidden, weight, cu_seqlens)
+        oldest_first = weight.unflatten(1, (apart.order, -1)).flip(1).flatten(1)
+        states = apart.put(hidden, initial)
+        return apart.take(apart.products(states, oldest_first.T, ends=True))
 
     @staticmethod
     def backward(ctx, *grads):
@@ -85,15 +80,18 @@ class _WindowProduct(torch.autograd.Function):
         (grad,) = grads
         if torch.is_grad_enabled():
             return _plain_gradients(hidden, initial, weight, cu_seqlens, grad)
-        edges = _Edges.of(hidden, weight, cu_seqlens)
-        flat, flat_grad = (x.reshape(-1, x.shape[2]).contiguous() for x in (hidden, grad))
+        apart = _Apart.of(hidden, weight, cu_seqlens)
+        of_outputs = apart.put(grad)
         grad_hidden = grad_initial = grad_weight = None
-        if ctx.needs_input_grad[0]:
-            grad_hidden = edges.hidden_gradient(flat_grad, weight).unflatten(0, hidden.shape[:2])
-        if initial is not None and ctx.needs_input_grad[1]:
-            grad_initial = edges.initial_gradient(flat_grad, weight, initial)
+        if any(ctx.needs_input_grad[:2]):
+            # A state gets from the outputs up to M - 1 steps ahead of it.
+            stacked = weight.unflatten(1, (apart.order, -1)).transpose(0, 1).flatten(0, 1)
+            of_states = apart.products(of_outputs, stacked, ends=False)
+            grad_hidden = apart.take(of_states)
+            if initial is not None:
+                grad_initial = apart.take_initial(of_states, initial)
         if ctx.needs_input_grad[2]:
-            grad_weight = edges.weight_gradient(flat, flat_grad, initial)
+            grad_weight = apart.weight_gradient(apart.put(hidden, initial), of_outputs)
         return grad_hidden, grad_initial, grad_weight, None
 
 
@@ -109,118 +107,94 @@ def _plain_gradients(
     return (*by_place, None)
 
 
-def _strided_products(rows: Tensor, matrix: Tensor, out: Tensor, order: int) -> None:
-    """out[t] = (rows[t], ..., rows[t + order - 1]) @ matrix, for every t whose rows exist."""
-    windows, last = _windows_by_phase(rows, order)
-    count = windows.shape[1]
-    by_phase = out[: order * count].unflatten(0, (count, order)).transpose(0, 1)
-    torch.bmm(windows, matrix.expand(order, -1, -1), out=by_phase)
-    start = order * count
-    torch.mm(last, matrix, out=out[start : start + last.shape[0]])
-
-
-def _windows_by_phase(rows: Tensor, order: int) -> tuple[Tensor, Tensor]:
-    """Windows of R rows of width D as views: phase p has those from p, p + M, ... on, (M, count, M*D).
-
-    The last windows, fewer than M that do not fill a row of every phase, are apart: (rest, M*D).
-    """
-    width = rows.shape[1]
-    total = max(0, rows.shape[0] - order + 1)
-    count = total // order
-    windows = rows.as_strided((order, count, order * width), (width, order * width, 1))
-    rest = rows[order * count :]
-    last = rest.as_strided((total - order * count, order * width), (width, 1), rest.storage_offset())
-    return windows, last
-
-
 @dataclass(frozen=True)
-class _Edges:
-    """The rows less than M - 1 steps from the start, and from the end, of a sequence.
+class _Apart:
+    """Rows of sequences with gaps of at least M - 1 rows before, between and after them.
 
-    starts, ends: (S, 1), bounds in the rows of all sequences laid one after the other.
-    offsets: (1, M - 1), 0, 1, ... steps from a bound.
+    order: M. rows: how many windows there are, real ones and others, a multiple of M. gap: rows before each
+    sequence. shape: (B, T). index: (T,) where the steps of packed sequences are, (S, M - 1) in front of them.
     """
 
     order: int
-    total: int
-    starts: Tensor
-    ends: Tensor
-    offsets: Tensor
+    rows: int
+    gap: int
+    shape: tuple[int, int]
+    index: tuple[Tensor, Tensor] | None
 
     @classmethod
-    def of(cls, hidden: Tensor, weight: Tensor, cu_seqlens: Tensor | None) -> _Edges:
+    def of(cls, hidden: Tensor, weight: Tensor, cu_seqlens: Tensor | None) -> _Apart:
         batch, time, channels = hidden.shape
-        order, device = weight.shape[1] // channels, hidden.device
+        order = weight.shape[1] // channels
         if cu_seqlens is None:
-            bounds = torch.arange(batch + 1, device=device) * time
+            gap = order - 1 - (time + order - 1) % -order  # so that sequences begin at multiples of M
+            return cls(order, batch * (time + gap), gap, (batch, time), None)
+        gap, sequences, device = order - 1, cu_seqlens.shape[0] - 1, hidden.device
+        count = torch.arange(sequences, device=device)
+        of_step = torch.repeat_interleave(count, cu_seqlens.long().diff(), output_size=time)
+        steps = torch.arange(time, device=device) + gap * (of_step + 1)
+        before = (cu_seqlens[:-1] + gap * count)[:, None] + torch.arange(gap, device=device)
+        rows = time + gap * sequences
+        return cls(order, rows - rows % -order, gap, (batch, time), (steps, before))
+
+    def put(self, x: Tensor, initial: Tensor | None = None) -> Tensor:
+        """(B, T, C) -> (rows + gap, C): zeros in the gaps, or the states (S, M, C) before each sequence."""
+        batch, time = self.shape
+        before = None if initial is None else initial[:, : self.order - 1].flip(1).to(x.dtype)
+        if self.index is not None:
+            apart = x.new_zeros(self.rows + self.gap, x.shape[2])
+            apart[self.index[0]] = x[0]
+            if before is not None:
+                apart[self.index[1]] = before
+            return apart
+        apart = x.new_empty(self.rows + self.gap, x.shape[2])
+        each = (self.gap + time) * x.shape[2]
+        apart.as_strided((batch + 1, self.gap, x.shape[2]), (each, x.shape[2], 1)).zero_()
+        sequences = apart[: self.rows].view(batch, -1, x.shape[2])
+        sequences[:, self.gap :] = x
+        if before is not None:
+            sequences[:, self.gap - before.shape[1] : self.gap] = before
+        return apart
+
+    def take(self, apart: Tensor) -> Tensor:
+        """The steps of all sequences, (B, T, C)."""
+        if self.index is not None:
+            return apart[self.index[0]][None]
+        return apart[: self.rows].view(self.shape[0], -1, apart.shape[1])[:, self.gap :]
+
+    def take_initial(self, apart: Tensor, initial: Tensor) -> Tensor:
+        """What lies before each sequence, as the states (S, M, C) that were put there."""
+        if self.index is not None:
+            before = apart[self.index[1]]
         else:
-            bounds = cu_seqlens.long()
-        offsets = torch.arange(order - 1, device=device)
-        return cls(order, batch * time, bounds[:-1, None], bounds[1:, None], offsets[None])
+            sequences = apart[: self.rows].view(self.shape[0], -1, apart.shape[1])
+            before = sequences[:, self.gap - self.order + 1 : self.gap]
+        return F.pad(before.flip(1).to(initial.dtype), (0, 0, 0, 1))
 
-    @property
-    def first_rows(self) -> Tensor:
-        """Rows at 0, 1, ... steps from each start, (S * (M-1),); ``total`` where a sequence is shorter."""
-        rows = self.starts + self.offsets
-        return torch.where(rows < self.ends, rows, self.total).flatten()
+    def products(self, apart: Tensor, matrix: Tensor, *, ends: bool) -> Tensor:
+        """Every window times a matrix (M*C, D), where the window ends or begins: (rows + gap, D)."""
+        out = apart.new_empty(self.rows + self.gap, matrix.shape[1])
+        first = self.order - 1 if ends else 0
+        torch.bmm(
+            self._windows(apart),
+            matrix.expand(self.order, -1, -1),
+            out=self._by_phase(out[first : first + self.rows]),
+        )
+        return out
 
-    def windows(self, flat: Tensor, initial: Tensor | None) -> Tensor:
-        """The windows of the first rows, (S * (M-1), M*N): newest first, the initial state before a start."""
-        lags = torch.arange(self.order, device=flat.device)
-        age = self.offsets[0][:, None] - lags  # (M-1, M), below 0 before the start
-        rows = (self.starts[..., None] + age).clamp(0, self.total - 1)
-        inside = (age >= 0)[None, :, :, None]
-        past = flat[rows]
-        if initial is None:
-            found = past.masked_fill(~inside, 0.0)
-        else:
-            found = torch.where(inside, past, initial[:, (-1 - age).clamp(min=0)].to(past.dtype))
-        return found.flatten(2).flatten(0, 1)
+    def weight_gradient(self, states: Tensor, of_outputs: Tensor) -> Tensor:
+        """Outputs' gradients times windows, (D, M*C), the newest state first."""
+        ending = self._by_phase(of_outputs[self.order - 1 : self.order - 1 + self.rows])
+        # Each phase is rounded once, and so is their sum.
+        wide = torch.promote_types(states.dtype, torch.float32)
+        found = torch.bmm(ending.mT, self._windows(states)).sum(0, dtype=wide)
+        return found.unflatten(1, (self.order, -1)).flip(1).flatten(1).to(states.dtype)
 
-    def hidden_gradient(self, grad: Tensor, weight: Tensor) -> Tensor:
-        """Every hidden state gets from the rows up to M - 1 steps ahead of it, in its own sequence."""
-        stacked = weight.unflatten(1, (self.order, -1)).transpose(0, 1).flatten(0, 1)
-        found = grad.new_empty(self.total + 1, stacked.shape[1])
-        _strided_products(grad, stacked, found[:-1], self.order)
-        last_rows = self.ends - 1 - self.offsets
-        ahead = torch.arange(self.order, device=grad.device)
-        inside = (self.offsets[0][:, None] - ahead >= 0)[None, :, :, None]
-        reached = grad[(last_rows[..., None] + ahead).clamp(0, self.total - 1)].masked_fill(~inside, 0.0)
-        rows = torch.where(last_rows >= self.starts, last_rows, self.total).flatten()
-        found[rows] = reached.flatten(2).flatten(0, 1) @ stacked
-        return found[:-1]
+    def _windows(self, apart: Tensor) -> Tensor:
+        """Views of M rows: phase p has the windows that begin at p, p + M, ..., (M, rows / M, M*C)."""
+        width = apart.shape[1]
+        shape = (self.order, self.rows // self.order, self.order * width)
+        return apart.as_strided(shape, (width, self.order * width, 1))
 
-    def initial_gradient(self, grad: Tensor, weight: Tensor, initial: Tensor) -> Tensor:
-        """The rows of the initial window get from the windows that reach over the start."""
-        rows = self.starts + self.offsets
-        real = (rows < self.ends)[..., None]
-        first = grad[rows.clamp(0, self.total - 1)].masked_fill(~real, 0.0)
-        by_lag = (first @ weight).unflatten(2, (self.order, -1)).to(initial.dtype)
-        found = torch.zeros_like(initial)
-        for step in range(self.order - 1):
-            found[:, : self.order - 1 - step] += by_lag[:, step, step + 1 :]
-        return found
-
-    def weight_gradient(self, flat: Tensor, grad: Tensor, initial: Tensor | None) -> Tensor:
-        """One product for each phase over all whole windows, then the rows near a start put right."""
-        order = self.order
-        windows, last = _windows_by_phase(flat, order)
-        whole = order * windows.shape[1]
-        later = grad[order - 1 :]
-        by_phase = later[:whole].unflatten(0, (-1, order)).permute(1, 2, 0)
-        # Phases side by side fill the device, where one product with an output this small would not. Each
-        # is rounded once, and so is their sum.
-        wide = torch.promote_types(flat.dtype, torch.float32)
-        found = torch.bmm(by_phase, windows).sum(0, dtype=wide) + later[whole:].T @ last
-        found = found.unflatten(1, (order, -1)).flip(1).flatten(1)
-        rows = self.first_rows
-        real = (rows < self.total)[:, None]
-        first = grad[rows.clamp(max=self.total - 1)].masked_fill(~real, 0.0)
-        found += first.T @ (self.windows(flat, initial) - self._taken(flat, rows))
-        return found.to(flat.dtype)
-
-    def _taken(self, flat: Tensor, rows: Tensor) -> Tensor:
-        """What the products over whole windows took for the first rows: states of the sequence before."""
-        places = rows[:, None] - torch.arange(self.order, device=flat.device)
-        found = flat[places.clamp(0, self.total - 1)]
-        return found.masked_fill((places < 0).any(1)[:, None, None], 0.0).flatten(1)
+    def _by_phase(self, rows: Tensor) -> Tensor:
+        """(rows, C) -> (M, rows / M, C)."""
+        return rows.unflatten(0, (-1, self.order)).transpose(0, 1)
