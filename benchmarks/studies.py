@@ -21,7 +21,7 @@ from statemix.experiments.sweep import Launch, SweepFolder, Trial, run_sweep
 from statemix.models import MIXERS, MixerConfig
 from statemix.training import RunConfig
 
-TEST_EXAMPLES = 2048
+TEST_EXAMPLES = 1024
 
 
 def over(
@@ -68,17 +68,39 @@ def started(config: RunConfig) -> RunConfig:
 
 def composition(name: str, steps: int) -> RunConfig:
     config = with_data(recipe(name), test_lengths=(32, 128, 512, 1024), test_examples=TEST_EXAMPLES)
-    return replace(config, steps=steps, threads=0)
+    return exactly(with_model(config, mlp="none"), steps=steps)
+
+
+def exactly(config: RunConfig, **changes) -> RunConfig:
+    """In float32 throughout: a thousand gates one after the other show what bfloat16 rounds off."""
+    return replace(config, precision="float32", threads=0, **changes)
+
+
+def fan_in(config: RunConfig) -> RunConfig:
+    """Weights start with N(0, 1/sqrt(inputs)) in place of N(0, 0.02)."""
+    return with_model(with_mixer(config, weight_init="fan-in"), mlp_init="fan-in")
 
 
 def compositions_at_1024(seeds: int) -> Iterator[Trial]:
-    """S3 and S4, one layer, trained at length 32, tested up to 1,024."""
-    for name, steps in (("s4-composition", 3000), ("s3-composition", 2000)):
-        config = composition(name, steps)
-        for mlp in ("none", "gelu"):
-            yield from over(
-                with_model(config, mlp=mlp), f"{name}, mlp {mlp}", seeds=seeds, decays=(0.0, 0.01)
-            )
+    """S3 and S4, one layer, trained at 32, tested up to 1,024: precision, steps, width, first weights."""
+    s4, s3 = composition("s4-composition", 3000), composition("s3-composition", 2000)
+    wide = with_model(with_mixer(s3, num_blocks=32), d_model=128)
+    for model, config in {
+        "s4-composition": s4,
+        "s3-composition": s3,
+        "s3-composition, width 128": wide,
+        "s4-composition, fan-in": fan_in(s4),
+        "s3-composition, fan-in": fan_in(s3),
+        "s3-composition, width 128, fan-in": fan_in(wide),
+        "s4-composition, 3 x steps": replace(s4, steps=9000),
+        "s3-composition, 3 x steps": replace(s3, steps=6000),
+        "s3-composition, width 128, 3 x steps": replace(wide, steps=6000),
+        "s4-composition, fan-in, 3 x steps": fan_in(replace(s4, steps=9000)),
+        "s3-composition, width 128, fan-in, 3 x steps": fan_in(replace(wide, steps=6000)),
+        "s4-composition, bfloat16": replace(s4, precision="auto"),
+        "s3-composition, bfloat16": replace(s3, precision="auto"),
+    }.items():
+        yield from over(config, model, seeds=max(5, seeds), decays=(0.0,))
 
 
 def what_helps_on_s4(seeds: int) -> Iterator[Trial]:
@@ -99,80 +121,75 @@ def what_helps_on_s4(seeds: int) -> Iterator[Trial]:
         yield from over(changed, f"s4-composition, {model}", seeds=seeds)
 
 
-def large_group(name: str, seeds: int, width: int, layers: int, mlp: str = "none") -> Iterator[Trial]:
-    config = with_data(recipe(name), test_lengths=(8, 16, 32, 64, 128), test_examples=TEST_EXAMPLES)
-    config = with_model(
-        with_mixer(config, num_blocks=3 * width // 16), d_model=width, num_layers=layers, mlp=mlp
+def large_group(name: str, seeds: int) -> Iterator[Trial]:
+    config = exactly(
+        with_data(recipe(name), test_lengths=(8, 16, 32, 64, 128), test_examples=TEST_EXAMPLES), steps=12_000
     )
-    config = replace(config, threads=0)
-    yield from over(
-        config,
-        f"{name}, width {width}, {layers} layers, mlp {mlp}",
-        seeds=seeds,
-        rates=(1e-3, 2e-3),
-        decays=(0.0,),
-    )
+    halved = with_model(with_mixer(config, num_blocks=24), d_model=128)
+    for model, changed in {
+        "width 256": config,
+        "width 256, fan-in": fan_in(config),
+        "width 128, fan-in": fan_in(halved),
+        "width 128, fan-in, two layers, gelu": with_model(fan_in(halved), num_layers=2, mlp="gelu"),
+    }.items():
+        yield from over(changed, f"{name}, {model}", seeds=max(5, seeds), rates=(1e-3, 2e-3), decays=(0.0,))
 
 
 def s5(seeds: int) -> Iterator[Trial]:
     """S5, lengths growing to 32, tested up to 128."""
-    yield from large_group("s5-composition", seeds, 256, 1)
-    yield from large_group("s5-composition", seeds, 128, 1)
-    yield from large_group("s5-composition", seeds, 256, 1, "gelu")
-    yield from large_group("s5-composition", seeds, 128, 2, "gelu")
+    yield from large_group("s5-composition", seeds)
 
 
 def a5(seeds: int) -> Iterator[Trial]:
     """A5, lengths growing to 32, tested up to 128."""
-    yield from large_group("a5-composition", seeds, 128, 1)
-    yield from large_group("a5-composition", seeds, 256, 1)
-    yield from large_group("a5-composition", seeds, 128, 1, "gelu")
-    yield from large_group("a5-composition", seeds, 128, 2, "gelu")
+    yield from large_group("a5-composition", seeds)
 
 
 REGULAR = ("regular-modular-arithmetic", "regular-cycle-navigation", "regular-parity", "regular-even-pairs")
 
 
+def regular_run(name: str, width: int) -> RunConfig:
+    config = exactly(with_data(recipe(name), test_examples=TEST_EXAMPLES), steps=6000)
+    config = fan_in(with_model(with_mixer(config, num_blocks=width // 8), d_model=width))
+    return replace(config, optimizer=replace(config.optimizer, weight_decay=0.0, learning_rate=5e-3))
+
+
 def regular(seeds: int) -> Iterator[Trial]:
     """Four regular languages, one model for all, trained on 3 to 40, tested on 40 to 256; five seeds."""
-    for name in REGULAR:
-        config = with_data(recipe(name), test_examples=TEST_EXAMPLES)
-        yield from over(replace(config, threads=0), name, seeds=max(5, seeds), decays=(0.0, 0.01))
+    for width in (64, 128):
+        for name in REGULAR:
+            config = regular_run(name, width)
+            yield from over(config, f"{name}, width {width}", seeds=max(5, seeds), decays=(0.0,))
 
 
 def modular_arithmetic(seeds: int) -> Iterator[Trial]:
-    """What modular arithmetic needs: labels, block sizes, layers, a longer run."""
-    base = replace(with_data(recipe(REGULAR[0]), test_examples=TEST_EXAMPLES), threads=0)
+    """What modular arithmetic needs: first weights, learning rates, layers, batches, a longer run."""
+    base, small = regular_run(REGULAR[0], 128), regular_run(REGULAR[0], 64)
     for model, changed in {
-        "a convolution first": with_mixer(base, convolution=True),
-        "a convolution first, blocks of 5": with_mixer(base, convolution=True, block_size=5, num_blocks=25),
-        "without MLP": with_model(base, mlp="none"),
-        "answers at the end only": with_data(base, labels="asked"),
-        "three layers": with_model(base, num_layers=3),
-        "blocks of 5": with_mixer(base, block_size=5, num_blocks=25),
-        "blocks of 4": with_mixer(base, block_size=4, num_blocks=32),
-        "H-LRU below": with_model(base, pattern=("hlru", "bdlru")),
-        "no weight decay, twice the rate": replace(
-            base, optimizer=replace(base.optimizer, weight_decay=0.0, learning_rate=4e-3)
+        "width 128, rate 3e-3": replace(base, optimizer=replace(base.optimizer, learning_rate=3e-3)),
+        "width 64, rate 1e-2": replace(small, optimizer=replace(small.optimizer, learning_rate=1e-2)),
+        "width 64, three layers, blocks of 5": with_model(
+            with_mixer(small, block_size=5, num_blocks=12), num_layers=3
         ),
-        "width 256": with_model(with_mixer(base, num_blocks=32), d_model=256),
-        "tanh": with_mixer(base, normalization="tanh"),
-        "gates start at identity": with_mixer(base, gate_init="identity"),
-        "30,000 steps": replace(base, steps=30_000),
+        "width 128, batch 256": replace(base, batch_size=256),
+        "width 64, 3 x steps": replace(small, steps=18_000),
+        "width 64, first weights of the paper": with_model(
+            with_mixer(small, weight_init="paper"), mlp_init="paper"
+        ),
     }.items():
-        yield from over(changed, f"modular-arithmetic, {model}", seeds=seeds)
+        yield from over(changed, f"modular-arithmetic, {model}", seeds=max(5, seeds), decays=(0.0,))
 
 
 def generators(seeds: int) -> Iterator[Trial]:
     """Words over a few generators of A5 and S5, trained up to 40, tested on 40 to 256."""
-    for group, counts in (("S5", (32, 4, 8)), ("A5", (4, 2, 8, 12))):
+    for group, counts in (("S5", (32, 4)), ("A5", (4, 12))):
         for count in counts:
             config = recipe(f"{group.lower()}-generators")
             task = replace(config.data.task, num_generators=count)
-            config = replace(with_data(config, task=task, test_examples=TEST_EXAMPLES), threads=0)
-            for mlp in ("none", "gelu"):
-                model = f"{group}, {count} generators, mlp {mlp}"
-                yield from over(with_model(config, mlp=mlp), model, seeds=seeds, decays=(0.0, 0.01))
+            config = exactly(with_data(config, task=task, test_examples=TEST_EXAMPLES))
+            for model, changed in {"": config, ", fan-in": fan_in(config)}.items():
+                name = f"{group}, {count} generators{model}"
+                yield from over(changed, name, seeds=max(5, seeds), decays=(0.0,))
 
 
 COMPARED = {
