@@ -85,6 +85,17 @@ def test_weights_start_as_the_config_says():
         assert (norm.weight == 1).all()
 
 
+def test_weights_may_start_so_that_signals_keep_their_size():
+    torch.manual_seed(0)
+    mixer = MixerConfig(num_blocks=32, weight_init="fan-in")
+    block = LanguageModel(ModelConfig(vocab_size=11, mlp_init="fan-in", mixer=mixer)).blocks[0]
+    weights = (block.mlp.up.weight, block.mlp.down.weight, block.mixer.gate.weight, block.mixer.output.weight)
+    for weight in weights:
+        assert weight.std().item() == pytest.approx(weight.shape[1] ** -0.5, rel=0.05)
+    with pytest.raises(ValueError, match=r"mlp_init must be one of .*; got 'best'"):
+        ModelConfig(mlp_init="best")
+
+
 def test_a_tied_head_is_the_embedding():
     model = model_of(tie_embeddings=True, mlp="none")
     assert model.head is None

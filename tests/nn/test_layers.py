@@ -188,6 +188,15 @@ def test_parameters_start_as_in_the_paper():
     assert (layer.gate.bias == 0).all()
 
 
+def test_parameters_may_start_so_that_signals_keep_their_size():
+    torch.manual_seed(0)
+    layer = BDLRU(256, num_blocks=16, block_size=4, weight_init="fan-in")
+    for weight, inputs in ((layer.gate.weight, 256), (layer.value.weight, 256), (layer.output.weight, 64)):
+        assert weight.std().item() == pytest.approx(inputs**-0.5, rel=0.03)
+    assert (layer.gate.bias == 0).all()
+    assert layer.value(torch.randn(64, 256)).std().item() == pytest.approx(1, rel=0.1)
+
+
 @pytest.mark.parametrize("name", ["bdlru", "hlru-window"])
 def test_identity_leaning_gates_keep_the_state_at_first(name):
     layer = LAYERS[name](gate_init="identity")
@@ -278,6 +287,7 @@ def test_state_alone_is_not_returned_unless_asked():
         (lambda: BDLRU(8, num_blocks=2, block_size=2, initial_state="ones"), ValueError, "initial_state must be"),
         (lambda: BDLRU(8, num_blocks=2, block_size=2, backend="gpu"), ValueError, "backend must be"),
         (lambda: BDLRU(8, num_blocks=2, block_size=2, gate_init="best"), ValueError, "gate_init must be"),
+        (lambda: BDLRU(8, num_blocks=2, block_size=2, weight_init="best"), ValueError, "weight_init must be"),
         (lambda: HLRU(8, num_channels=2, order=2, readout="all"), ValueError, "readout must be None or one of"),
         (lambda: make("bdlru")(torch.randn(2, D)), ValueError, r"x must be \(B, T, D\) with D = d_model = 12"),
         (lambda: make("bdlru")(torch.randn(2, 3, D + 1)), ValueError, r"got \(2, 3, 13\)"),

@@ -53,12 +53,11 @@ class Autoencoder(nn.Module):
         # As large as the embeddings, or one of the two would drown the other.
         nn.init.normal_(self.positions, std=self.config.embedding_std)
         nn.init.zeros_(self.decoder.bias)
-        weights = [self.decoder.weight, self.head.weight]
+        for weight in (self.decoder.weight, self.head.weight):
+            nn.init.normal_(weight, std=INITIAL_STD)
         for module in self.modules():
             if isinstance(module, MLP):
-                weights += [module.up.weight, module.down.weight]
-        for weight in weights:
-            nn.init.normal_(weight, std=INITIAL_STD)
+                module.reset_parameters()
 
     @property
     def head_weight(self) -> Tensor:

@@ -16,6 +16,9 @@ from statemix.shapes import Boundaries, Mask, Sequence, Token
 from .normalization import rms_norm
 from .swiglu import swiglu
 
+INITIAL_STD = 0.02
+INITIALIZATIONS = ("paper", "fan-in")
+
 
 class MLP(nn.Module):
     """Two layers at every step: "gelu", or "swiglu" of the same number of weights.
@@ -25,18 +28,29 @@ class MLP(nn.Module):
         kind: "swiglu" or "gelu".
         ratio: hidden width over D; SwiGLU, which has a third matrix, takes two thirds of it, rounded up
             to a multiple of 8.
+        init: how weights start: "paper" for N(0, 0.02), or "fan-in" for N(0, 1/sqrt(inputs)).
 
     Source: Shazeer 2020, arXiv 2002.05202 (SwiGLU).
     """
 
-    def __init__(self, d_model: int, *, kind: str, ratio: float) -> None:
+    def __init__(self, d_model: int, *, kind: str, ratio: float, init: str = "paper") -> None:
         super().__init__()
         self.gated = kind == "swiglu"
+        self.init = init
         hidden = int(d_model * ratio)
         if self.gated:
             hidden = -(-2 * hidden // 3 // 8) * 8 or 8
         self.up = nn.Linear(d_model, hidden * (2 if self.gated else 1), bias=False)
         self.down = nn.Linear(hidden, d_model, bias=False)
+
+    def reset_parameters(self) -> None:
+        """Draw new weights."""
+        for weight in (self.up.weight, self.down.weight):
+            nn.init.normal_(weight, std=self.std_of(weight))
+
+    def std_of(self, weight: Tensor) -> float:
+        """The standard deviation with which one of the two weights starts."""
+        return INITIAL_STD if self.init == "paper" else weight.shape[1] ** -0.5
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = self.up(x)

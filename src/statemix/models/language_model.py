@@ -13,11 +13,9 @@ from torch import Tensor, nn
 
 from statemix.shapes import Boundaries, Mask, Tokens
 
-from .block import MLP, Block, Blocks
+from .block import INITIAL_STD, INITIALIZATIONS, MLP, Block, Blocks
 from .mixers import MixerConfig, make_mixer
 from .sampling import Sampler
-
-INITIAL_STD = 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +50,9 @@ class ModelConfig:
     mlp_ratio: float = 4.0
     """Hidden width of the MLP over D (SwiGLU takes two thirds of it: as many weights)."""
 
+    mlp_init: Literal["paper", "fan-in"] = "paper"
+    """How the weights of MLPs start: N(0, 0.02), or N(0, 1/sqrt(inputs)), as mixer.weight_init has it."""
+
     tie_embeddings: bool = False
     """Whether the head's weight is the embedding's."""
 
@@ -73,6 +74,8 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.embedding_std <= 0:
             raise ValueError(f"model: embedding_std must be above 0; got {self.embedding_std}")
+        if self.mlp_init not in INITIALIZATIONS:
+            raise ValueError(f"model: mlp_init must be one of {INITIALIZATIONS}; got {self.mlp_init!r}")
         for name in ("vocab_size", "output_size", "d_model", "num_layers", "max_length"):
             size = getattr(self, name)
             if size is not None and size < 1:
@@ -95,8 +98,8 @@ class LanguageModel(nn.Module):
     """Next-token logits from tokens, whole sequences at a time or one token at a time.
 
     Shapes: tokens (B, T) -> logits (B, T, V). The head and the MLPs start normal with standard deviation
-    0.02 as in GPT-2, embeddings with the config's, norms at one; each mixer draws its own (BD-LRU and
-    H-LRU: normal 0.02 with zero gate biases, as in the paper).
+    0.02 as in GPT-2, or MLPs as ``mlp_init`` says; embeddings with the config's, norms at one; each mixer
+    draws its own (BD-LRU and H-LRU: normal 0.02 with zero gate biases, as in the paper).
 
     Raises:
         ValueError: ``config.vocab_size`` is None.
@@ -131,8 +134,7 @@ class LanguageModel(nn.Module):
             nn.init.normal_(self.head.weight, std=INITIAL_STD)
         for module in self.modules():
             if isinstance(module, MLP):
-                nn.init.normal_(module.up.weight, std=INITIAL_STD)
-                nn.init.normal_(module.down.weight, std=INITIAL_STD)
+                module.reset_parameters()
 
     @property
     def head_weight(self) -> Tensor:
@@ -270,7 +272,7 @@ def make_blocks(config: ModelConfig) -> Blocks:
     def mlp() -> MLP | None:
         if config.mlp == "none":
             return None
-        return MLP(config.d_model, kind=config.mlp, ratio=config.mlp_ratio)
+        return MLP(config.d_model, kind=config.mlp, ratio=config.mlp_ratio, init=config.mlp_init)
 
     return Blocks(
         (

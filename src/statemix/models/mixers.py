@@ -65,6 +65,9 @@ class MixerConfig:
     gate_init: Literal["paper", "identity"] = "paper"
     """How the gates start: as in the paper, or keeping the state (bdlru, hlru)."""
 
+    weight_init: Literal["paper", "fan-in"] = "paper"
+    """How weights start: N(0, 0.02) as in the paper, or N(0, 1/sqrt(inputs)) (bdlru, hlru)."""
+
     readout: Literal["window", "latest"] | None = None
     """What hlru reads out: all the states it holds, or the newest. Default: window when selective."""
 

@@ -27,6 +27,7 @@ class BDLRU(RecurrentLayer):
         selective: False makes the gates a learned constant.
         initial_state: "zeros" as in the paper, or "learned", which state tracking wants.
         gate_init: "paper", or "identity" for gates that keep the state at first.
+        weight_init: "paper" for weights N(0, 0.02), or "fan-in" for N(0, 1/sqrt(inputs)).
         recompute_gates: keep the input of the gates for the backward pass instead of their logits, the
             largest tensor of all, and compute these again: one more product for less memory.
         backend: what runs the operator; "auto" takes the best for the device.
@@ -63,6 +64,7 @@ class BDLRU(RecurrentLayer):
         selective: bool = True,
         initial_state: str = "zeros",
         gate_init: str = "paper",
+        weight_init: str = "paper",
         recompute_gates: bool = False,
         backend: str = "auto",
         device: torch.device | str | None = None,
@@ -84,6 +86,7 @@ class BDLRU(RecurrentLayer):
             selective=selective,
             initial_state=initial_state,
             gate_init=gate_init,
+            weight_init=weight_init,
             recompute_gates=recompute_gates,
             backend=backend,
             device=device,

@@ -31,6 +31,7 @@ class HLRU(RecurrentLayer):
         readout: "window" or "latest"; None takes the window for a selective layer, else the latest.
         initial_state: "zeros" as in the paper, or "learned".
         gate_init: "paper", or "identity" for gates that repeat the last state at first.
+        weight_init: "paper" for weights N(0, 0.02), or "fan-in" for N(0, 1/sqrt(inputs)).
         recompute_gates: keep the input of the gates for the backward pass instead of their logits, the
             largest tensor of all, and compute these again: one more product for less memory.
         backend: what runs the operator; "auto" takes the best for the device.
@@ -67,6 +68,7 @@ class HLRU(RecurrentLayer):
         readout: str | None = None,
         initial_state: str = "zeros",
         gate_init: str = "paper",
+        weight_init: str = "paper",
         recompute_gates: bool = False,
         backend: str = "auto",
         device: torch.device | str | None = None,
@@ -92,6 +94,7 @@ class HLRU(RecurrentLayer):
             selective=selective,
             initial_state=initial_state,
             gate_init=gate_init,
+            weight_init=weight_init,
             recompute_gates=recompute_gates,
             backend=backend,
             device=device,

@@ -22,6 +22,7 @@ from .recomputation import recomputed
 
 INITIAL_STATES = ("zeros", "learned")
 GATE_INITIALIZATIONS = ("paper", "identity")
+WEIGHT_INITIALIZATIONS = ("paper", "fan-in")
 
 _IDENTITY_LOGIT = 3.0
 
@@ -53,6 +54,7 @@ class RecurrentLayer(nn.Module):
         selective: bool,
         initial_state: str,
         gate_init: str,
+        weight_init: str,
         recompute_gates: bool,
         backend: str,
         device: torch.device | str | None,
@@ -64,6 +66,7 @@ class RecurrentLayer(nn.Module):
             ("normalization", normalization, NORMALIZATIONS),
             ("initial_state", initial_state, INITIAL_STATES),
             ("gate_init", gate_init, GATE_INITIALIZATIONS),
+            ("weight_init", weight_init, WEIGHT_INITIALIZATIONS),
             ("backend", backend, BACKENDS),
         ):
             if value not in choices:
@@ -74,6 +77,7 @@ class RecurrentLayer(nn.Module):
         self.normalization = normalization
         self.selective = selective
         self.gate_init = gate_init
+        self.weight_init = weight_init
         self.recompute_gates = recompute_gates
         self.backend = backend
         self._rows, self._columns = rows, columns
@@ -94,13 +98,14 @@ class RecurrentLayer(nn.Module):
     def reset_parameters(self) -> None:
         """Draw new parameters: weights N(0, 0.02) and zero gate biases, as in the paper.
 
-        ``gate_init="identity"`` adds 3 to the logit by which a state keeps itself. A learned initial
-        state is drawn from N(0, 1): the rows of a block must differ for mixing to be seen at all.
+        ``weight_init="fan-in"`` draws weights from N(0, 1/sqrt(inputs)) instead: what goes through a layer
+        keeps its size. ``gate_init="identity"`` adds 3 to the logit by which a state keeps itself. A learned
+        initial state is drawn from N(0, 1): the rows of a block must differ for mixing to be seen at all.
         """
-        for module in (self.value, self.output):
-            nn.init.normal_(module.weight, std=0.02)
+        self._draw(self.value.weight)
+        self._draw(self.output.weight)
         if self.selective:
-            nn.init.normal_(self.gate.weight, std=0.02)
+            self._draw(self.gate.weight)
         bias = self.gate.bias if self.selective else self.gate_logits
         with torch.no_grad():
             bias.zero_()
@@ -108,6 +113,9 @@ class RecurrentLayer(nn.Module):
                 self._keeping_logits(bias.view(self._gate_shape)).add_(_IDENTITY_LOGIT)
         if self.initial_state is not None:
             nn.init.normal_(self.initial_state)
+
+    def _draw(self, weight: Tensor) -> None:
+        nn.init.normal_(weight, std=0.02 if self.weight_init == "paper" else weight.shape[1] ** -0.5)
 
     @overload
     def forward(

@@ -134,6 +134,14 @@ def test_first_weights_are_the_language_models():
     assert (block.mixer.gate.bias == 0).all() and (model.model.norm.weight == 1).all()
 
 
+def test_first_weights_may_keep_the_size_of_signals():
+    torch.manual_seed(0)
+    config = StatemixConfig(hidden_size=128, mlp_init="fan-in", weight_init="fan-in")
+    block = StatemixForCausalLM(config).model.blocks[1]
+    for weight in (block.mlp.up.weight, block.mlp.down.weight, block.mixer.value.weight):
+        assert weight.std().item() == pytest.approx(weight.shape[1] ** -0.5, rel=0.05)
+
+
 def test_weights_that_a_file_lacks_are_drawn_and_the_others_left_alone(tmp_path):
     from safetensors.torch import load_file, save_file
     from transformers.utils import logging

@@ -16,6 +16,7 @@ _MIXER_OPTIONS = {
     "selective": "selective",
     "initial_state": "initial_state",
     "gate_init": "gate_init",
+    "weight_init": "weight_init",
     "readout": "readout",
     "num_heads": "num_attention_heads",
     "backend": "backend",
@@ -26,6 +27,7 @@ _MODEL_FIELDS = {
     "num_layers": "num_hidden_layers",
     "mlp": "mlp",
     "mlp_ratio": "mlp_ratio",
+    "mlp_init": "mlp_init",
     "tie_embeddings": "tie_word_embeddings",
     "embedding_std": "embedding_std",
     "norm_eps": "rms_norm_eps",
@@ -45,11 +47,11 @@ class StatemixConfig(PreTrainedConfig):
         order: states that a channel looks back on (hlru); block_size where it is left out. Models that
             hold both kinds may have both sizes.
         num_blocks: blocks (bdlru) or channels (hlru); default about hidden_size over the block size.
-        normalization, selective, initial_state, gate_init, readout, backend: as in
+        normalization, selective, initial_state, gate_init, weight_init, readout, backend: as in
             :class:`statemix.MixerConfig`; each goes to those mixers that have it.
         num_attention_heads: heads of attention layers; default 4.
         mixer_options: further fields of :class:`statemix.MixerConfig`, for other mixers.
-        mlp, mlp_ratio: kind of the MLP, and its hidden width over hidden_size.
+        mlp, mlp_ratio, mlp_init: kind of the MLP, its hidden width over hidden_size, how its weights start.
         embedding_std: standard deviation of the first embeddings.
         rms_norm_eps: added to the mean square in every RMSNorm.
         skip_logits: whether labels give the loss alone, without logits. Default: in training mode.
@@ -78,12 +80,14 @@ class StatemixConfig(PreTrainedConfig):
     selective: bool = True
     initial_state: str = "zeros"
     gate_init: str = "paper"
+    weight_init: str = "paper"
     readout: str | None = None
     num_attention_heads: int | None = None
     backend: str = "auto"
     mixer_options: dict[str, Any] | None = None
     mlp: str = "swiglu"
     mlp_ratio: float = 4.0
+    mlp_init: str = "paper"
     embedding_std: float = 0.02
     rms_norm_eps: float = 1e-5
     use_cache: bool = True

@@ -77,8 +77,8 @@ class StatemixPreTrainedModel(PreTrainedModel):
         if isinstance(module, nn.Embedding):
             _draw(module.weight, self.config.embedding_std)
         elif isinstance(module, MLP):
-            _draw(module.up.weight, INITIAL_STD)
-            _draw(module.down.weight, INITIAL_STD)
+            _draw(module.up.weight, module.std_of(module.up.weight))
+            _draw(module.down.weight, module.std_of(module.down.weight))
         elif isinstance(module, nn.RMSNorm):
             if not _is_loaded(module.weight):
                 module.weight.fill_(1.0)
@@ -100,7 +100,9 @@ class StatemixModel(StatemixPreTrainedModel):
         self.embedding = nn.Embedding(config.vocab_size, width)
 
         def mlp() -> MLP | None:
-            return None if config.mlp == "none" else MLP(width, kind=config.mlp, ratio=config.mlp_ratio)
+            if config.mlp == "none":
+                return None
+            return MLP(width, kind=config.mlp, ratio=config.mlp_ratio, init=config.mlp_init)
 
         self.blocks = Blocks(
             Block(width, make_mixer(mixer, width), mlp(), eps=eps) for mixer in config.mixers()
