@@ -344,15 +344,15 @@ def padded_columns(columns: int, row: int) -> int:
     """The number of blocks that a GPU runs fastest: whole rows of 128 bytes where that costs next to nothing.
 
     ``row`` is the number of elements in 128 bytes. Odd sizes take half precision products off their
-    fast path (2.7 times slower) and the scan to 40-75 % of its speed, since tiles then share sectors;
-    half rows lose a tenth of the scan alone, itself a seventh of a layer, while every further block costs
-    its part of all products. Sizes under half a row stay near what they are.
+    fast path (2.7 times slower) and the scan to 40-75 % of its speed, since tiles then share sectors of 32
+    bytes; whole sectors lose a tenth of the scan alone, itself a seventh of a layer, while every further
+    block costs its part of all products.
 
     Examples:
-        >>> padded_columns(1000, 64), padded_columns(146, 64), padded_columns(16, 64)
-        (1024, 160, 16)
+        >>> padded_columns(1000, 64), padded_columns(146, 64), padded_columns(112, 64)
+        (1008, 152, 112)
     """
-    for multiple, worth in ((row, 1 / 64), (row // 2, 1 / 4), (8, 1.0)):
+    for multiple, worth in ((row, 1 / 64), (row // 4, 1 / 32), (8, 1.0)):
         extra = -columns % multiple
         if extra <= columns * worth:
             return columns + extra
