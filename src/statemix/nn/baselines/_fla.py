@@ -31,25 +31,28 @@ def takes_fla(operation: str, backend: str, x: Tensor, *, gated: bool = True) ->
     Raises:
         ValueError: "fla" where it cannot run, with the reason.
     """
-    installed = _installed()
     fits = x.is_cuda and x.dtype in (torch.bfloat16, torch.float16) and not is_transformed()
-    wrong = _miscompiled() if gated and fits and installed else None
-    if backend == "fla":
-        reason = wrong
-        if not installed:
-            reason = "flash-linear-attention is not installed: pip install flash-linear-attention"
-        elif not fits:
-            needed = "it needs bfloat16 or float16 on a CUDA device, outside torch.func"
-            reason = f"{needed}; got {x.dtype} on {x.device}"
-        if reason is not None:
-            raise ValueError(f"{operation}: backend 'fla' cannot run: {reason}")
-    takes = backend == "fla" or (backend == "auto" and fits and x.shape[1] >= SHORTEST and installed)
-    if takes and wrong is not None:
-        _warn_once(f"{operation}: plain PyTorch runs instead of flash-linear-attention: {wrong}")
+    takes = backend == "fla" or (backend == "auto" and fits and x.shape[1] >= SHORTEST)
+    reason = _obstacle(x, fits, gated) if takes else None
+    if backend == "fla" and reason is not None:
+        raise ValueError(f"{operation}: backend 'fla' cannot run: {reason}")
+    if takes and reason is not None:
         takes = False
+        if _installed():
+            _warn_once(f"{operation}: plain PyTorch runs instead of flash-linear-attention: {reason}")
     if not torch.compiler.is_compiling():
         count(operation, "forward", "fla" if takes else "torch")
     return takes
+
+
+def _obstacle(x: Tensor, fits: bool, gated: bool) -> str | None:
+    """Why fla's kernel cannot run, or None."""
+    if not _installed():
+        return "flash-linear-attention is not installed: pip install flash-linear-attention"
+    if not fits:
+        needed = "it needs bfloat16 or float16 on a CUDA device, outside torch.func"
+        return f"{needed}; got {x.dtype} on {x.device}"
+    return _miscompiled() if gated else None
 
 
 @cache
