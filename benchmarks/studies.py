@@ -85,11 +85,14 @@ def compositions_at_1024(seeds: int) -> Iterator[Trial]:
     """S3 and S4, one layer, trained at 32, tested up to 1,024: precision, steps, width, first weights."""
     s4, s3 = composition("s4-composition", 3000), composition("s3-composition", 2000)
     wide = with_model(with_mixer(s3, num_blocks=32), d_model=128)
+    wide_s4 = with_model(with_mixer(s4, num_blocks=48), d_model=256)
     for model, config in {
         "s4-composition": s4,
         "s3-composition": s3,
         "s3-composition, width 128": wide,
         "s4-composition, fan-in": fan_in(s4),
+        "s4-composition, width 256": wide_s4,
+        "s4-composition, width 256, fan-in": fan_in(wide_s4),
         "s3-composition, fan-in": fan_in(s3),
         "s3-composition, width 128, fan-in": fan_in(wide),
         "s4-composition, 3 x steps": replace(s4, steps=9000),
@@ -148,34 +151,38 @@ def a5(seeds: int) -> Iterator[Trial]:
 REGULAR = ("regular-modular-arithmetic", "regular-cycle-navigation", "regular-parity", "regular-even-pairs")
 
 
-def regular_run(name: str, width: int) -> RunConfig:
-    config = exactly(with_data(recipe(name), test_examples=TEST_EXAMPLES), steps=6000)
-    config = fan_in(with_model(with_mixer(config, num_blocks=width // 8), d_model=width))
-    return replace(config, optimizer=replace(config.optimizer, weight_decay=0.0, learning_rate=5e-3))
+def regular_run(name: str, *, width: int = 64, blocks: int = 24, **changes) -> RunConfig:
+    config = exactly(with_data(recipe(name), test_examples=TEST_EXAMPLES), **changes)
+    return with_model(with_mixer(config, num_blocks=blocks), d_model=width)
 
 
 def regular(seeds: int) -> Iterator[Trial]:
-    """Four regular languages, one model for all, trained on 3 to 40, tested on 40 to 256; five seeds."""
-    for width in (64, 128):
-        for name in REGULAR:
-            config = regular_run(name, width)
-            yield from over(config, f"{name}, width {width}", seeds=max(5, seeds), decays=(0.0,))
+    """Four regular languages, one block size, trained on 3 to 40, tested on 40 to 256; five seeds."""
+    for name in REGULAR:
+        config = regular_run(name)
+        yield from over(config, name, seeds=max(5, seeds), decays=(0.0,))
+        if name != REGULAR[0]:
+            alone = with_model(config, num_layers=1, mlp="none")
+            yield from over(alone, f"{name}, one layer, no MLP", seeds=max(5, seeds), decays=(0.0,))
 
 
 def modular_arithmetic(seeds: int) -> Iterator[Trial]:
-    """What modular arithmetic needs: first weights, learning rates, layers, batches, a longer run."""
-    base, small = regular_run(REGULAR[0], 128), regular_run(REGULAR[0], 64)
+    """What modular arithmetic needs: blocks, batches, widths, steps, learning rates, first weights."""
+    name = REGULAR[0]
+    base, wide = regular_run(name), regular_run(name, width=128, blocks=64, batch_size=256)
     for model, changed in {
-        "width 128, rate 3e-3": replace(base, optimizer=replace(base.optimizer, learning_rate=3e-3)),
-        "width 64, rate 1e-2": replace(small, optimizer=replace(small.optimizer, learning_rate=1e-2)),
-        "width 64, three layers, blocks of 5": with_model(
-            with_mixer(small, block_size=5, num_blocks=12), num_layers=3
+        "48 blocks, batch 256": regular_run(name, blocks=48, batch_size=256),
+        "width 128, 64 blocks, batch 256": wide,
+        "width 128, 64 blocks, batch 256, rate 2.5e-3": replace(
+            wide, optimizer=replace(wide.optimizer, learning_rate=2.5e-3)
         ),
-        "width 128, batch 256": replace(base, batch_size=256),
-        "width 64, 3 x steps": replace(small, steps=18_000),
-        "width 64, first weights of the paper": with_model(
-            with_mixer(small, weight_init="paper"), mlp_init="paper"
-        ),
+        "width 128, 64 blocks, batch 256, 3 x steps": replace(wide, steps=7500),
+        "1500 steps": replace(base, steps=1500),
+        "batch 256": replace(base, batch_size=256),
+        "three layers": with_model(base, num_layers=3),
+        "blocks of 5": with_mixer(base, block_size=5, num_blocks=38),
+        "lengths that grow": with_data(base, start_length=3),
+        "first weights of the paper": with_model(with_mixer(base, weight_init="paper"), mlp_init="paper"),
     }.items():
         yield from over(changed, f"modular-arithmetic, {model}", seeds=max(5, seeds), decays=(0.0,))
 
@@ -280,6 +287,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Run studies of state tracking, the most telling first.")
     parser.add_argument("--out", type=Path, default=Path("studies"), help="folder; what is there goes on")
     parser.add_argument("--only", nargs="+", choices=STUDIES, default=list(STUDIES))
+    parser.add_argument("--models", nargs="+", default=[""], help="only those whose name holds one of these")
+    parser.add_argument("--rates", nargs="+", type=float, help="only these learning rates")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--minutes", type=float, default=9.5, help="for all studies together")
     parser.add_argument("--share", type=float, default=1.0, help="of the steps, to try things out")
@@ -288,7 +297,12 @@ def main() -> int:
     end = time.monotonic() + 60 * arguments.minutes
     for name in arguments.only:
         study, minutes = STUDIES[name]
-        trials = list(study(arguments.seeds))
+        trials = [
+            trial
+            for trial in study(arguments.seeds)
+            if any(part in trial.model for part in arguments.models)
+            and (not arguments.rates or trial.settings["rate"] in arguments.rates)
+        ]
         if arguments.share != 1:
             trials = [
                 replace(t, config=replace(t.config, steps=max(1, int(t.config.steps * arguments.share))))
