@@ -92,7 +92,10 @@ def test_a_compiled_group_is_what_its_runs_are_alone(device, monkeypatch):
     if device == "cpu":  # the program that is compiled, without half a minute of compiling it to C++
         monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     configs = [replace(c, device=device, precision="float32") for c in unlike()]
-    group = train_replicas([replace(c, compile=True) for c in configs], progress=False)
+    capture = True if device == "cuda" else None
+    group = train_replicas([replace(c, compile=True) for c in configs], capture=capture, progress=False)
+    # Of another size, which is compiled anew.
+    train_replicas([replace(c, compile=True) for c in configs[:2]], progress=False)
     alone = [train(c, progress=False) for c in configs]
     assert_alike([replace(one, config=replace(one.config, compile=False)) for one in group], alone)
 

@@ -26,6 +26,8 @@ class CapturedStep:
 
     def __call__(self, inputs: Tensor, targets: Tensor) -> None:
         shape = inputs.shape
+        # Of one dtype in and out of a graph, or a compiled step would be compiled again while captured.
+        inputs, targets = inputs.long(), targets.long()
         if shape not in self._graphs:
             self._graphs[shape] = None
             self._update(inputs, targets)

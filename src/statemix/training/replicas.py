@@ -195,7 +195,10 @@ class _Group:
             observer.started(config, self.step)
         if self.step == config.steps:
             return "finished"
-        update = torch.compile(self.state.update) if config.compile else self.state.update
+        update = self.state.update
+        if config.compile:
+            # For each length and number of replicas anew: mapped layers cannot be traced with open sizes.
+            update = torch.compile(update, dynamic=False)
         if device.type == "cuda" and capture is not False:
             update = CapturedStep(update, device, required=capture is True)
         began, before = time.perf_counter(), self.seconds
