@@ -349,7 +349,14 @@ def test_the_kernels_compile(name, batch, early, target, binary, monkeypatch, tm
         constants = stream._constants(stream.tile_for(batch, groups, 448, x), x, early)
         constants.pop("launch_pdl", None), constants.pop("num_stages")
         constants |= (
-            {"NORMALIZATION": "softmax", "ABSENT": float("-inf"), "WINDOW": False, "KEPT": 4, "M": 4}
+            {
+                "NORMALIZATION": "softmax",
+                "ABSENT": float("-inf"),
+                "WINDOW": False,
+                "KEPT": 4,
+                "M": 4,
+                "ALIGNED": True,
+            }
             if name == "_project"
             else {"ACTIVATION": "swiglu", "ADD": True, "COPIED": 128}
         )

@@ -89,7 +89,8 @@ def project(
             x, norm_weight, gate_weight, gate_bias, value_weight, state, new_state, read,
             x.shape[0], width, x.stride(0), 0 if state is None else state.stride(0), eps,
             NORMALIZATION=normalization, ABSENT=float("-inf") if normalization in _SMOOTH else 0.0,
-            WINDOW=window, KEPT=read.shape[1], M=size, **_constants(tile, x, early),
+            WINDOW=window, KEPT=read.shape[1], M=size, ALIGNED=_aligned(gate_weight, value_weight),
+            **_constants(tile, x, early),
         )  # fmt: skip
 
 
@@ -130,6 +131,11 @@ def product(
 
 
 _SMOOTH = ("softmax", "sigmoid")
+
+
+def _aligned(*weights: Tensor) -> bool:
+    """Whether every row begins at a multiple of 16 bytes."""
+    return all(w.data_ptr() % 16 == 0 and w.stride(0) * w.element_size() % 16 == 0 for w in weights)
 
 
 @dataclass(frozen=True)
@@ -267,8 +273,8 @@ def _project(
     x, norm_weight, gate_weight, gate_bias, value_weight, state, new_state, read,
     batch, width, x_batch, s_batch, eps,
     NORMALIZATION: tl.constexpr, ABSENT: tl.constexpr, WINDOW: tl.constexpr, KEPT: tl.constexpr,
-    M: tl.constexpr, FACTORS: tl.constexpr, WIDTH: tl.constexpr, EARLY: tl.constexpr, BATCH: tl.constexpr,
-    GROUPS: tl.constexpr, LANES: tl.constexpr, BLOCK: tl.constexpr, SPLIT: tl.constexpr,
+    M: tl.constexpr, ALIGNED: tl.constexpr, FACTORS: tl.constexpr, WIDTH: tl.constexpr,
+    EARLY: tl.constexpr, BATCH: tl.constexpr, GROUPS: tl.constexpr, LANES: tl.constexpr, BLOCK: tl.constexpr, SPLIT: tl.constexpr,
 ):  # fmt: skip
     """Row ``i`` of the blocks of a tile: M + 1 logits and a value for each, group by group."""
     i = tl.program_id(1).to(tl.int64)
@@ -280,6 +286,8 @@ def _project(
     of_gate = (i * (M + 1) + group) * width + lane
     of_value = i * width + lane
     at = tl.where(group == M + 1, value_weight + of_value * WIDTH, gate_weight + of_gate * WIDTH)
+    if ALIGNED:  # which newer versions of Triton do not see through the choice between two pointers
+        at = tl.multiple_of(at, [16])
     present = inside & (group <= M + 1)
     bias = tl.load(gate_bias + of_gate, mask=inside & (group <= M), other=0.0).to(tl.float32)
     b = tl.arange(0, BATCH)[:, None, None]
