@@ -274,7 +274,8 @@ def _project(
     batch, width, x_batch, s_batch, eps,
     NORMALIZATION: tl.constexpr, ABSENT: tl.constexpr, WINDOW: tl.constexpr, KEPT: tl.constexpr,
     M: tl.constexpr, ALIGNED: tl.constexpr, FACTORS: tl.constexpr, WIDTH: tl.constexpr,
-    EARLY: tl.constexpr, BATCH: tl.constexpr, GROUPS: tl.constexpr, LANES: tl.constexpr, BLOCK: tl.constexpr, SPLIT: tl.constexpr,
+    EARLY: tl.constexpr, BATCH: tl.constexpr, GROUPS: tl.constexpr, LANES: tl.constexpr,
+    BLOCK: tl.constexpr, SPLIT: tl.constexpr,
 ):  # fmt: skip
     """Row ``i`` of the blocks of a tile: M + 1 logits and a value for each, group by group."""
     i = tl.program_id(1).to(tl.int64)
