@@ -98,6 +98,29 @@ def test_no_time_is_printed_for_wrong_logits(monkeypatch):
         next(decode.measure(CPU, SMALL, orders=(2,), peers=False))
 
 
+def test_a_peer_with_wrong_logits_is_measured_and_says_so(monkeypatch):
+    class Peer:
+        name, parameters = "a peer", 1
+
+        def logits(self, tokens):
+            return torch.ones(*tokens.shape, 32)
+
+        def read(self, tokens, *, context, room):
+            return self
+
+        path, state, state_bytes = "eager", "read", 0
+
+        def step(self, tokens):
+            return torch.full((len(tokens), 32), 1.5)
+
+    monkeypatch.setattr(decode, "contenders", lambda *_, **options: [Peer()])
+    found = list(decode.measure(CPU, SMALL, budget_s=0.0))
+    assert len(found) == 4
+    for row in found:
+        assert row.ms_per_token > 0
+        assert row.note == "a peer: decoded logits are off by 5.0e-01 (limit 1e-04)"
+
+
 def test_where_memory_ends_and_time_is_over_a_row_says_so(monkeypatch):
     right = LanguageModel.read
 

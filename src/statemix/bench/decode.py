@@ -11,7 +11,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -179,7 +179,7 @@ def measure(
     """Time every contender at every batch and context, one row each; after ``minutes`` rows say so.
 
     Raises:
-        WrongResult: a decoded stretch is not what the forward pass says.
+        WrongResult: a decoded stretch of ours is not what the forward pass says.
     """
     sizes = sizes_for(device) if sizes is None else sizes
     deadline = time.monotonic() + 60 * minutes
@@ -187,13 +187,20 @@ def measure(
         if isinstance(contender, Row):
             yield contender
             continue
-        check(contender, device, sizes)
+        note = ""
+        try:
+            check(contender, device, sizes)
+        except WrongResult as wrong:
+            if isinstance(contender, Ours):
+                raise
+            note = str(wrong)  # a peer's own affair, which is no reason to end before it
         for batch in sizes.batches:
             for context in sizes.contexts:
                 if time.monotonic() > deadline:
                     yield _unmeasured(contender, batch, context, f"not run: {minutes:g} minutes were over")
                 else:
-                    yield _measured(contender, batch, context, device, sizes, budget_s)
+                    row = _measured(contender, batch, context, device, sizes, budget_s)
+                    yield replace(row, note=row.note or note)
                 if device.type == "cuda":
                     torch.cuda.empty_cache()
 
