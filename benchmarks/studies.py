@@ -194,7 +194,8 @@ def generators(seeds: int) -> Iterator[Trial]:
             config = recipe(f"{group.lower()}-generators")
             task = replace(config.data.task, num_generators=count)
             config = exactly(with_data(config, task=task, test_examples=TEST_EXAMPLES))
-            for model, changed in {"": config, ", fan-in": fan_in(config)}.items():
+            paper = with_mixer(config, weight_init="paper")
+            for model, changed in {"": config, ", first weights of the paper": paper}.items():
                 name = f"{group}, {count} generators{model}"
                 yield from over(changed, name, seeds=max(5, seeds), decays=(0.0,))
 
