@@ -48,7 +48,7 @@ def gradients(loss: torch.Tensor, model: nn.Module) -> list[torch.Tensor]:
 )
 @pytest.mark.parametrize("tied", [False, True], ids=["own head", "tied head"])
 def test_training_makes_the_loss_and_gradients_of_whole_logits(pieces, tied, items):
-    model = small(tie_word_embeddings=tied)
+    model = small(tie_word_embeddings=tied, skip_logits=True)
     tokens, labels = batch(3, 11)
     options = {} if items is None else {"num_items_in_batch": items}
     output = model(tokens, labels=labels, **options)
@@ -60,7 +60,7 @@ def test_training_makes_the_loss_and_gradients_of_whole_logits(pieces, tied, ite
 
 
 def test_targets_may_stand_at_their_own_places_and_have_a_number_of_their_own_for_nothing(pieces):
-    model = small()
+    model = small(skip_logits=True)
     tokens, labels = batch(2, 9)
     wanted = model(tokens, labels=labels).loss
     shifted = F.pad(labels, (0, 1), value=-100)[:, 1:]
@@ -73,7 +73,7 @@ def test_targets_may_stand_at_their_own_places_and_have_a_number_of_their_own_fo
 
 
 def test_a_batch_in_which_nothing_is_asked_leaves_the_weights_alone(pieces):
-    model = small()
+    model = small(skip_logits=True)
     tokens, labels = batch(2, 9)
     for options in ({}, {"num_items_in_batch": torch.tensor(0)}, {"num_items_in_batch": 0}):
         loss = model(tokens, labels=torch.full_like(labels, -100), **options).loss
@@ -100,7 +100,7 @@ def test_logits_of_50k_tokens_are_neither_made_whole_nor_saved(checkpointed):
     saved = []
     hooks = torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.numel()) or t, lambda t: t)
     with LargestTensor() as largest, hooks:
-        model(tokens, labels=tokens).loss.backward()
+        model(tokens, labels=tokens, num_items_in_batch=798).loss.backward()
     assert largest.elements < tokens.numel() * vocabulary / 5
     assert max(saved) == vocabulary * 8  # the head's gradient
     with LargestTensor() as largest:
@@ -112,20 +112,26 @@ def test_logits_of_50k_tokens_are_neither_made_whole_nor_saved(checkpointed):
     assert largest.elements < tokens.numel() * vocabulary / 5
 
 
-def test_the_argument_then_the_config_then_the_mode_say_whether_there_are_logits():
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("items", [None, 7], ids=["a loop of one's own", "as Trainer calls"])
+def test_the_argument_then_the_config_then_the_caller_say_whether_there_are_logits(training, items):
     tokens, labels = batch(2, 5)
-    for training in (False, True):
-        for config in (None, False, True):
-            for asked in (None, False, True):
-                model = small(skip_logits=config).train(training)
-                output = model(tokens, labels=labels, skip_logits=asked)
-                skips = next(choice for choice in (asked, config, training) if choice is not None)
-                assert (output.logits is None) == skips
-                torch.testing.assert_close(
-                    output.loss, by_hand(model, tokens, labels), check_dtype=False, rtol=1e-6, atol=0
-                )
-                assert model(tokens).logits.shape == (2, 5, 256)
-    assert len(small()(tokens, labels=labels, return_dict=False)) == 1
+    for config in (None, False, True):
+        for asked in (None, False, True):
+            model = small(skip_logits=config).train(training)
+            output = model(tokens, labels=labels, skip_logits=asked, num_items_in_batch=items)
+            trains = training and items is not None
+            skips = next(choice for choice in (asked, config, trains) if choice is not None)
+            assert (output.logits is None) == skips
+            torch.testing.assert_close(
+                output.loss, by_hand(model, tokens, labels, items), check_dtype=False, rtol=1e-6, atol=0
+            )
+            assert model(tokens).logits.shape == (2, 5, 256)
+
+
+def test_a_tuple_holds_the_loss_alone():
+    tokens, labels = batch(2, 5)
+    assert len(small()(tokens, labels=labels, skip_logits=True, return_dict=False)) == 1
 
 
 def test_a_loss_without_labels_is_refused():
@@ -134,7 +140,7 @@ def test_a_loss_without_labels_is_refused():
 
 
 def test_a_cache_is_gone_on_from_in_training_too():
-    model, cache = small(), StatemixCache()
+    model, cache = small(skip_logits=True), StatemixCache()
     tokens, labels = batch(2, 9)
     model(tokens[:, :4], cache=cache, labels=labels[:, :4])
     found = model(tokens[:, 4:], cache=cache, labels=labels[:, 4:]).loss
@@ -204,11 +210,11 @@ def test_autocast_takes_the_head_in_its_own_dtype(pieces):
     model = small().float()
     tokens, labels = batch(2, 9)
     with torch.autocast("cpu", torch.bfloat16):
-        loss = model(tokens, labels=labels).loss
+        loss = model(tokens, labels=labels, skip_logits=True).loss
         whole = model(tokens, labels=labels, skip_logits=False).loss
     assert loss.dtype == torch.float32
     torch.testing.assert_close(loss, whole, rtol=1e-2, atol=0)
-    model.bfloat16()(tokens, labels=labels).loss.backward()
+    model.bfloat16()(tokens, labels=labels, skip_logits=True).loss.backward()
     assert {p.grad.dtype for p in model.parameters()} == {torch.bfloat16}
 
 
@@ -233,13 +239,15 @@ def rows_of_unequal_labels() -> list[dict[str, torch.Tensor]]:
     return rows
 
 
-def test_accumulated_gradients_are_those_of_all_batches_at_once(pieces, tmp_path):
-    model, rows = small(), rows_of_unequal_labels()
+def test_accumulated_gradients_are_those_of_all_batches_at_once_and_no_logits_are_made(pieces, tmp_path):
+    model, rows, skipped = small(), rows_of_unequal_labels(), []
     tokens, labels = (torch.stack([row[name] for row in rows]) for name in ("input_ids", "labels"))
     wanted = gradients(by_hand(model, tokens, labels), model)
     before = [p.detach().clone() for p in model.parameters()]
     trained = trainer(model, rows, tmp_path)
+    model.register_forward_hook(lambda model, args, output: skipped.append("logits" not in output))
     trained.train()
+    assert skipped == [True] * 3
     for old, new, gradient in zip(before, model.parameters(), wanted, strict=True):
         torch.testing.assert_close(old - new, gradient, rtol=1e-9, atol=1e-12)
 
@@ -285,7 +293,7 @@ def test_evaluation_hands_logits_to_metrics_and_predictions(tmp_path):
 
 def test_replicas_of_a_model_make_the_loss_of_their_plain_tensors(pieces):
     """DataParallel puts tensors where a module has parameters, and gathers what the outputs hold."""
-    model = small()
+    model = small(skip_logits=True)
     tokens, labels = batch(2, 5)
     wanted = model(tokens, labels=labels).loss
     replica = model._replicate_for_data_parallel()

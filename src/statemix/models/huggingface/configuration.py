@@ -54,7 +54,7 @@ class StatemixConfig(PreTrainedConfig):
         mlp, mlp_ratio, mlp_init: kind of the MLP, its hidden width over hidden_size, how its weights start.
         embedding_std: standard deviation of the first embeddings.
         rms_norm_eps: added to the mean square in every RMSNorm.
-        skip_logits: whether labels give the loss alone, without logits. Default: in training mode.
+        skip_logits: whether labels give the loss alone, without logits. Default: where Trainer trains.
 
     Raises:
         ValueError: an unknown mixer (the nearest are listed), or sizes below one.

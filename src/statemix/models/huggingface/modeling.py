@@ -181,8 +181,8 @@ class StatemixForCausalLM(StatemixPreTrainedModel, GenerationMixin):
     """A language model for ``generate``, ``pipeline("text-generation")`` and ``Trainer``.
 
     Shapes: input_ids (B, T) -> logits (B, T, V); with labels (B, T) also the mean loss of predicting each
-    next token, -100 left out. In training mode labels give the loss alone and ``logits`` is None: those of
-    a large vocabulary would take more memory than all else (``skip_logits=False`` makes them).
+    next token, -100 left out. Where ``Trainer`` trains, labels give the loss alone and ``logits`` is None:
+    those of a large vocabulary would take more memory than all else (``skip_logits`` says otherwise).
 
     Examples:
         >>> from statemix.models.huggingface import StatemixConfig
@@ -229,9 +229,10 @@ class StatemixForCausalLM(StatemixPreTrainedModel, GenerationMixin):
         Args:
             labels: (B, T), the tokens themselves; -100 is not asked. With ``num_items_in_batch`` the loss is
                 the sum over that number, as gradient accumulation needs it.
-            skip_logits: with labels, make the loss in pieces and no logits. Default: the config's, else
-                whether the model is in training mode. Logits are there all the same where the loss needs
-                them: a ``loss_function`` of one's own, a head that adapters, hooks or sharding wrap.
+            skip_logits: with labels, make the loss in pieces and no logits. Default: the config's, else in
+                training mode with ``num_items_in_batch``, as ``Trainer`` trains. Logits are there all the
+                same where the loss needs them: a ``loss_function`` of one's own, a head that adapters,
+                hooks or sharding wrap.
 
         Raises:
             ValueError: as there, or ``skip_logits=True`` without labels.
@@ -253,7 +254,7 @@ class StatemixForCausalLM(StatemixPreTrainedModel, GenerationMixin):
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         hidden = found.last_hidden_state[:, kept]
         logits = loss = None
-        if labels is not None and self._skips(skip_logits, hidden):
+        if labels is not None and self._skips(skip_logits, hidden, kwargs):
             loss = next_label_loss(hidden, self.lm_head.weight, labels, **kwargs)
         else:
             logits = self.lm_head(hidden)
@@ -266,12 +267,14 @@ class StatemixForCausalLM(StatemixPreTrainedModel, GenerationMixin):
         wants_dict = self.config.return_dict if return_dict is None else return_dict
         return output if wants_dict else output.to_tuple()
 
-    def _skips(self, asked: bool | None, hidden: Tensor) -> bool:
-        """Whether labels give the loss alone: the argument, else the config, else the mode decides."""
+    def _skips(self, asked: bool | None, hidden: Tensor, loss_arguments: dict[str, Any]) -> bool:
+        """Whether labels give the loss alone: the argument decides, else the config, else who calls."""
         if asked is None:
             asked = self.config.skip_logits
-        wanted = self.training if asked is None else asked
-        return wanted and needs_no_logits(self.lm_head, self.loss_function, hidden)
+        if asked is None:
+            # A loop of one's own may read logits; Trainer, which counts items, does not.
+            asked = self.training and loss_arguments.get("num_items_in_batch") is not None
+        return asked and needs_no_logits(self.lm_head, self.loss_function, hidden)
 
     def generate(self, *args: Any, cache: StatemixCache | None = None, **kwargs: Any) -> Any:
         """As in Transformers; ``cache``, a :class:`StatemixCache` to go on from, in every version of it."""
