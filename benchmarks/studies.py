@@ -157,13 +157,19 @@ def regular_run(name: str, *, width: int = 64, blocks: int = 24, **changes) -> R
 
 
 def regular(seeds: int) -> Iterator[Trial]:
-    """Four regular languages, one block size, trained on 3 to 40, tested on 40 to 256; five seeds."""
-    for name in REGULAR:
-        config = regular_run(name)
-        yield from over(config, name, seeds=max(5, seeds), decays=(0.0,))
-        if name != REGULAR[0]:
-            alone = with_model(config, num_layers=1, mlp="none")
-            yield from over(alone, f"{name}, one layer, no MLP", seeds=max(5, seeds), decays=(0.0,))
+    """Four regular languages, one block size, trained up to 40, tested on 40 to 256; five seeds."""
+    modular = REGULAR[0]
+    yield from over(regular_run(modular), modular, seeds=max(5, seeds), decays=(0.0,))
+    for name in REGULAR[1:]:
+        config = exactly(with_data(recipe(name), test_examples=TEST_EXAMPLES))
+        for model, changed in {
+            name: config,
+            f"{name}, five times the steps": replace(config, steps=5 * config.steps),
+            f"{name}, lengths from 3 on": with_data(config, min_length=3),
+            f"{name}, fan-in": fan_in(config),
+            f"{name}, two layers, gelu": with_model(config, num_layers=2, mlp="gelu"),
+        }.items():
+            yield from over(changed, model, seeds=max(5, seeds), decays=(0.0,))
 
 
 def modular_arithmetic(seeds: int) -> Iterator[Trial]:
