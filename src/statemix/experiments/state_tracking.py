@@ -177,7 +177,7 @@ def _regular(task: str) -> RunConfig:
     """A regular language in the protocol that peers share: blocks of 8, one layer, 500 steps.
 
     Sequences of 40, asked at every step, train every length up to 40 and hold the states to the longest.
-    Longer training at a higher rate went less far beyond: 2500 steps at 5e-3, with weights by fan-in.
+    More steps hurt: all of these are exact after 500, one seed of parity was right in 84 % after 2500.
     """
     base = s3_composition()
     return replace(
