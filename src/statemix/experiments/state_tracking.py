@@ -177,7 +177,8 @@ def _regular(task: str) -> RunConfig:
     """A regular language in the protocol that peers share: blocks of 8, one layer, 500 steps.
 
     Sequences of 40, asked at every step, train every length up to 40 and hold the states to the longest.
-    More steps hurt: all of these are exact after 500, one seed of parity was right in 84 % after 2500.
+    More steps hurt: parity, even pairs and cycle navigation are exact after 500 over five seeds, one seed of
+    parity was right in 84 % after 2500. Modular arithmetic changes what it needs to.
     """
     base = s3_composition()
     return replace(
