@@ -18,7 +18,7 @@ from statemix.bench.environment import write_csv
 from statemix.experiments import recipe
 from statemix.experiments.mad import TASKS, mad_recipe
 from statemix.experiments.sweep import Launch, SweepFolder, Trial, run_sweep
-from statemix.models import MIXERS, MixerConfig
+from statemix.models import MixerConfig
 from statemix.training import RunConfig
 
 TEST_EXAMPLES = 1024
@@ -151,19 +151,14 @@ def a5(seeds: int) -> Iterator[Trial]:
 REGULAR = ("regular-modular-arithmetic", "regular-cycle-navigation", "regular-parity", "regular-even-pairs")
 
 
-def regular_run(name: str, *, width: int = 64, blocks: int = 24, **changes) -> RunConfig:
-    config = exactly(with_data(recipe(name), test_examples=TEST_EXAMPLES), **changes)
-    return with_model(with_mixer(config, num_blocks=blocks), d_model=width)
-
-
 def regular(seeds: int) -> Iterator[Trial]:
     """Four regular languages, one block size, trained up to 40, tested on 40 to 256; five seeds."""
-    modular = REGULAR[0]
-    yield from over(regular_run(modular), modular, seeds=max(5, seeds), decays=(0.0,))
-    for name in REGULAR[1:]:
+    for name in REGULAR:
         config = exactly(with_data(recipe(name), test_examples=TEST_EXAMPLES))
+        yield from over(config, name, seeds=max(5, seeds), decays=(0.0,))
+        if name == "regular-modular-arithmetic":
+            continue  # has a study of its own
         for model, changed in {
-            name: config,
             f"{name}, five times the steps": replace(config, steps=5 * config.steps),
             f"{name}, lengths from 3 on": with_data(config, min_length=3),
             f"{name}, fan-in": fan_in(config),
@@ -174,10 +169,13 @@ def regular(seeds: int) -> Iterator[Trial]:
 
 def modular_arithmetic(seeds: int) -> Iterator[Trial]:
     """What modular arithmetic needs: blocks, batches, widths, steps, learning rates, first weights."""
-    name = REGULAR[0]
-    base, wide = regular_run(name), regular_run(name, width=128, blocks=64, batch_size=256)
+    made = recipe("regular-modular-arithmetic")
+    made = exactly(with_data(made, start_length=None, test_examples=TEST_EXAMPLES), steps=2500)
+    base = with_mixer(made, num_blocks=24)
+    wide = with_model(with_mixer(replace(made, batch_size=256), num_blocks=64), d_model=128)
     for model, changed in {
-        "48 blocks, batch 256": regular_run(name, blocks=48, batch_size=256),
+        "24 blocks": base,
+        "48 blocks, batch 256": with_mixer(replace(made, batch_size=256), num_blocks=48),
         "width 128, 64 blocks, batch 256": wide,
         "width 128, 64 blocks, batch 256, rate 2.5e-3": replace(
             wide, optimizer=replace(wide.optimizer, learning_rate=2.5e-3)
@@ -212,19 +210,13 @@ COMPARED = {
     "attention": MixerConfig(name="attention", block_size=1),
     "BD-LRU m=1": MixerConfig(name="bdlru", block_size=1),
     "H-LRU m=5": MixerConfig(name="hlru", block_size=5),
-    "Mamba-2": MixerConfig(name="mamba2") if "mamba2" in MIXERS else None,
-    "Gated DeltaNet": MixerConfig(name="gated-deltanet", negative_eigenvalues=False)
-    if "gated-deltanet" in MIXERS
-    else None,
-    "Gated DeltaNet [-1, 1]": MixerConfig(name="gated-deltanet", negative_eigenvalues=True)
-    if "gated-deltanet" in MIXERS
-    else None,
-    "DeltaProduct": MixerConfig(name="deltaproduct", householder_steps=4)
-    if "deltaproduct" in MIXERS
-    else None,
-    "PD-SSM": MixerConfig(name="pd-ssm") if "pd-ssm" in MIXERS else None,
+    "Mamba-2": MixerConfig(name="mamba2"),
+    "Gated DeltaNet": MixerConfig(name="gated-deltanet", negative_eigenvalues=False),
+    "Gated DeltaNet [-1, 1]": MixerConfig(name="gated-deltanet", negative_eigenvalues=True),
+    "DeltaProduct": MixerConfig(name="deltaproduct", householder_steps=4),
+    "PD-SSM": MixerConfig(name="pd-ssm"),
 }
-"""The baselines that this version has."""
+"""The baselines."""
 
 
 def baselines(seeds: int) -> Iterator[Trial]:
@@ -234,9 +226,8 @@ def baselines(seeds: int) -> Iterator[Trial]:
             config = with_data(recipe(name), test_lengths=(8, 32, 128), test_examples=TEST_EXAMPLES)
             config = replace(started(config) if token else config, threads=0)
             for kind, mixer in COMPARED.items():
-                if mixer is not None:
-                    model = f"{name}, {kind}{', start token' if token else ''}"
-                    yield from over(with_mixer(config, mixer), model, seeds=seeds, rates=(1e-3, 2e-3))
+                model = f"{name}, {kind}{', start token' if token else ''}"
+                yield from over(with_mixer(config, mixer), model, seeds=seeds, rates=(1e-3, 2e-3))
 
 
 def mad(seeds: int, epochs: int = 40) -> Iterator[Trial]:
@@ -244,7 +235,7 @@ def mad(seeds: int, epochs: int = 40) -> Iterator[Trial]:
     mixers = {f"BD-LRU m={m}": MixerConfig(block_size=m, num_blocks=128 // m) for m in (1, 2, 4, 8)}
     mixers |= {"H-LRU m=4": MixerConfig(name="hlru", block_size=4, num_blocks=32)}
     mixers |= {"attention": MixerConfig(name="attention", num_heads=8)}
-    mixers |= {name: COMPARED[name] for name in ("Mamba-2", "Gated DeltaNet", "LSTM") if COMPARED[name]}
+    mixers |= {name: COMPARED[name] for name in ("Mamba-2", "Gated DeltaNet", "LSTM")}
     for task in TASKS:
         config = replace(
             mad_recipe(task, epochs=EPOCHS_OF_MEMORIZATION if task == "memorization" else epochs)
