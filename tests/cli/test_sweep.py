@@ -1,6 +1,7 @@
 """``statemix sweep`` as it is typed."""
 
 import csv
+import json
 
 import pytest
 
@@ -45,6 +46,17 @@ def test_a_dry_run_lists_the_trials_and_writes_nothing(tmp_path, capsys):
     command = ["sweep", "parity", "--grid", "data.task.length=8,16", "--seeds", "2", "--out", str(out)]
     assert main([*command, "--dry-run"]) == 0
     assert "length=16, seed 1\n4 trials" in capsys.readouterr().out and not out.exists()
+
+
+def test_what_is_on_or_off_can_be_varied(tmp_path):
+    out = tmp_path / "out"
+    grids = ["--grid", "model.mixer.selective=True,False", "--grid", "model.mixer.convolution=True,None"]
+    assert main(["sweep", "parity", *grids, "--seeds", "1", "--out", str(out), *TINY]) == 0
+    rows = list(csv.DictReader((out / "table.csv").read_text().splitlines()))
+    ran = [json.loads(row["config"])["model"]["mixer"] for row in rows]
+    assert [(mixer["selective"], mixer["convolution"]) for mixer in ran] == [
+        (True, True), (True, None), (False, True), (False, None),
+    ]  # fmt: skip
 
 
 def test_time_that_is_over_leaves_a_command_to_go_on_with(tmp_path, capsys):

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -78,9 +78,13 @@ def _read_arguments(argv: Sequence[str]) -> tuple[SweepOptions, list[Trial]]:
     base = recipe(argv[0])
     prog = f"statemix sweep {argv[0]}"
 
-    def read(default: SweepOptions, flags: Sequence[str]) -> SweepOptions:
+    def read(default: SweepOptions, flags: Sequence[str], *markers: Any) -> SweepOptions:
         return tyro.cli(
-            SweepOptions, default=default, args=flags, prog=prog, config=(tyro.conf.AvoidSubcommands,)
+            SweepOptions,
+            default=default,
+            args=flags,
+            prog=prog,
+            config=(tyro.conf.AvoidSubcommands, *markers),
         )
 
     options = read(SweepOptions(config=base), argv[1:])
@@ -93,7 +97,8 @@ def _read_arguments(argv: Sequence[str]) -> tuple[SweepOptions, list[Trial]]:
         for values in itertools.product(*(values for _, values in axes)):
             settings = dict(zip((path for path, _ in axes), values, strict=True))
             flags = [part for path, value in settings.items() for part in (f"--{path}", *value.split(":"))]
-            varied = read(replace(options, config=config), flags).config
+            # Of a field that is on or off a grid has the values True and False, not the flag and its --no-.
+            varied = read(replace(options, config=config), flags, tyro.conf.FlagConversionOff).config
             label = ", ".join(filter(None, [name, settings_name(settings, "")])) or base.name
             trials += seeded(varied, label, options.seeds, settings)
     return options, trials
