@@ -78,6 +78,11 @@ def test_what_a_call_costs_the_host_is_told_beside_an_addition(monkeypatch):
     assert all(r.over_add == pytest.approx(r.host_us / r.add_us) for r in rows)
 
 
+def test_a_device_of_no_kind_is_named(capsys):
+    assert main(["bench", "op", "--device", "gpu"]) == 2
+    assert "statemix bench: --device gpu: there is no such kind" in capsys.readouterr().err
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_a_missing_device_is_named_with_what_to_do(capsys):
     assert main(["bench", "op", "--device", "cuda"]) == 2

@@ -60,6 +60,12 @@ def test_an_unknown_claim_lists_the_nearest(capsys):
     assert "nearest: permutation-composition" in capsys.readouterr().err
 
 
+def test_a_device_that_is_not_there_is_named(tmp_path, capsys, quick):
+    arguments = ["reproduce", "permutation-composition", "--out", str(tmp_path), "--devices", "gpu"]
+    assert main(arguments) == 2
+    assert "device 'gpu': there is no such kind" in capsys.readouterr().err
+
+
 def test_a_folder_of_another_budget_is_refused(tmp_path, capsys, quick):
     arguments = ["reproduce", "permutation-composition", "--out", str(tmp_path), "--devices", "cpu"]
     assert main(arguments) == 0

@@ -90,6 +90,15 @@ def test_an_occupied_folder_is_refused(tmp_path, capsys):
     assert f"run folder {tmp_path}: it is not empty" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("device", "message"), [("gpu", "there is no such kind"), ("cuda:99", "this machine has")]
+)
+def test_a_device_that_is_not_there_is_refused(device, message, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert main(["train", "parity", "--out", str(out), *SMALL, "--device", device]) == 1
+    assert f"device '{device}': {message}" in capsys.readouterr().err and not out.exists()
+
+
 def test_a_vocabulary_that_does_not_fit_is_refused(tmp_path, capsys):
     out = tmp_path / "run"
     assert main(["train", "parity", "--out", str(out), *SMALL, "--model.vocab-size", "9"]) == 1

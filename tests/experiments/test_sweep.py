@@ -217,6 +217,17 @@ def test_a_cluster_that_is_not_installed_is_named_with_its_extra(tmp_path, monke
         run_sweep(folder, Launch(launcher=launcher))
 
 
+@pytest.mark.parametrize("launcher", ["inline", "local"])
+def test_a_device_that_is_not_there_fails_the_sweep_and_no_trial(tmp_path, launcher):
+    folder = SweepFolder.begin(tmp_path, trials(), "statemix sweep")
+    with pytest.raises(ValueError, match="device 'cuda:99': this machine has"):
+        run_sweep(folder, Launch(launcher=launcher, devices=("cuda:99",)))
+    configured = SweepFolder.begin(tmp_path / "configured", trials(device="gpu"), "statemix sweep")
+    with pytest.raises(ValueError, match="device 'gpu': there is no such kind"):
+        run_sweep(configured, Launch(launcher=launcher))
+    assert not folder.results() and not any(map(folder.failures, folder.groups))
+
+
 def test_impossible_sweeps_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"no field 'model\.mixr'; nearest: model\.mixer"):
         grid(small(), {"model.mixr": [1]})

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
 from statemix.assets import EXAMPLE
 from statemix.models import LanguageModel
 from statemix.text import ByteTokenizer, FileTokenizer, Tokenizer
@@ -43,7 +41,7 @@ def open_model(path: Path | None, *, device: str = "auto") -> OpenedModel:
         ValueError: a device that is not here.
     """
     folder = EXAMPLE if path is None else path
-    place = _device(device)
+    place = choose_device(device)
     if format_of(folder) == "run":
         model: Any = load_run(folder, device=str(place))
         if not isinstance(model, LanguageModel):
@@ -159,16 +157,6 @@ def quiet() -> Iterator[None]:
     finally:
         logging.set_verbosity(level)
         logging.enable_progress_bar()
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = choose_device(name)
-    except RuntimeError:
-        raise ValueError(f"device {name!r}: there is no such kind; give auto, cpu, cuda or cuda:1") from None
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device {name!r}: this machine has {torch.cuda.device_count()} GPUs; give cpu")
-    return device
 
 
 def _end_token(folder: Path) -> int | None:

@@ -57,7 +57,14 @@ def main(argv: list[str]) -> int:
     options = tyro.cli(Options, args=argv, prog="statemix bench", description=__doc__)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    device = torch.device(options.device)
+    try:
+        device = torch.device(options.device)
+    except RuntimeError:
+        print(
+            f"statemix bench: --device {options.device}: there is no such kind; give cpu or cuda",
+            file=sys.stderr,
+        )
+        return 2
     if device.type == "cuda" and not torch.cuda.is_available():
         reason = unavailable_reason("cuda", device, family="bdlru", size=4, dtype=torch.bfloat16)
         print(f"statemix bench: --device {device} cannot run here: {reason}", file=sys.stderr)

@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 if left <= 0:
                     raise Stopped(claim.name)
             verdicts = reproduce([claim], options.budget, out, launch=_launch(options, left), tell=tell)
-    except SweepFolderError as error:
+    except (ValueError, SweepFolderError) as error:
         print(f"statemix reproduce: {error}", file=sys.stderr)
         return 2
     except Stopped as stopped:

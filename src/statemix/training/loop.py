@@ -190,10 +190,24 @@ def load_run(path: str | Path, *, device: str = "cpu") -> LanguageModel:
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of that name; "auto" takes the first GPU, else the CPU."""
+    """The device of that name; "auto" takes the first GPU, else the CPU.
+
+    Raises:
+        ValueError: there is no such device here.
+
+    Examples:
+        >>> choose_device("cpu")
+        device(type='cpu')
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"device {name!r}: there is no such kind; give auto, cpu, cuda or cuda:1") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device {name!r}: this machine has {torch.cuda.device_count()} GPUs; give cpu")
+    return device
 
 
 def _result(

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import torch
 
+from statemix.training.loop import choose_device
 from statemix.training.signals import StopRequests
 
 from .runner import run_group
@@ -64,6 +65,7 @@ def run_sweep(folder: SweepFolder, launch: Launch, tell: Tell = print) -> Outcom
     """Run all groups that are left; each that crashes is tried once more, then reported as crashed.
 
     Raises:
+        ValueError: this machine is to run it, and has no such device.
         ModuleNotFoundError: the cluster's package is not installed; the message names the extra.
     """
     try:
@@ -274,11 +276,13 @@ def _package(name: str, launcher: str) -> Any:
 
 
 def _devices(folder: SweepFolder, launch: Launch) -> tuple[str, ...]:
-    if launch.devices:
-        return launch.devices
+    """The devices of this machine that run it; one that is not there is refused before any trial fails."""
     configured = {trial.config.device for trial in folder.trials}
-    if "auto" not in configured and len(configured) == 1:
-        return tuple(configured)
+    named = launch.devices
+    if not named and "auto" not in configured and len(configured) == 1:
+        named = tuple(configured)
+    if named:
+        return tuple(str(choose_device(name)) for name in named)
     return tuple(f"cuda:{i}" for i in range(torch.cuda.device_count())) or ("cpu",)
 
 
