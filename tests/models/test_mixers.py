@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from statemix.models import MIXERS, MixerConfig, make_mixer
 from statemix.models.mixers import options_of
-from statemix.nn.baselines import CausalAttention, Recurrent
+from statemix.nn.baselines import MLSTM, RWKV7, CausalAttention, DeltaNet, Recurrent
 from statemix.training.optimizer import decays
 
 WIDTH = 8
@@ -183,6 +183,39 @@ def test_the_future_leaves_the_past_alone(mixer):
     assert not torch.allclose(mixer(changed)[:, 5:], mixer(x)[:, 5:])
 
 
+def test_no_steps_leave_the_state_as_it_is(mixer):
+    _, before = mixer(torch.randn(2, 3, WIDTH), return_state=True)
+    y, after = mixer(torch.randn(2, 0, WIDTH), before, return_state=True)
+    assert y.shape == (2, 0, WIDTH)
+    for one, other in zip(leaves(before), leaves(after), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_state_that_does_not_fit_is_refused_and_not_stretched(mixer):
+    x = torch.randn(3, 4, WIDTH)
+    _, state = mixer(x, return_state=True)
+    wrap = tuple if isinstance(state, tuple) else lambda tensors: next(iter(tensors))
+    for rows in (1, 2):
+        few = wrap(tensor[:rows] for tensor in leaves(state))
+        with pytest.raises(ValueError, match="state must be"):
+            mixer(x, few)
+        with pytest.raises(ValueError, match="state must be"):
+            mixer.step(x[:, 0], few)
+    if not isinstance(mixer, CausalAttention):  # whose cache has the dtype of keys and values
+        with pytest.raises(TypeError, match=r"state must be torch\.float64"):
+            mixer(x, wrap(tensor.bfloat16() for tensor in leaves(state)))
+    if isinstance(state, tuple):
+        with pytest.raises(ValueError, match=rf"state must be {len(state)} tensors"):
+            mixer(x, state[0])
+    with pytest.raises(TypeError, match=r"state must be .*; got int"):
+        mixer(x, 3)
+
+
+def test_an_input_of_another_dtype_is_named(mixer):
+    with pytest.raises(TypeError, match=r"x must have the layer's dtype torch\.float64; got torch\.float32"):
+        mixer(torch.randn(1, 3, WIDTH).float())
+
+
 def test_mask_and_packing_exclude_each_other(mixer):
     bounds, mask = torch.tensor([0, 3], dtype=torch.int32), torch.ones(1, 3, dtype=torch.bool)
     with pytest.raises(ValueError, match="mask"):
@@ -285,6 +318,13 @@ def test_a_config_takes_another_name_with_what_that_one_has():
     assert config.named("gru") == MixerConfig(name="gru", initial_state="learned", block_size=3)
 
 
+@pytest.mark.parametrize("layer", [CausalAttention, DeltaNet, MLSTM, RWKV7])
+@pytest.mark.parametrize("sizes", [{"num_heads": 0}, {"head_dim": 0}, {"num_heads": 2, "head_dim": 0}])
+def test_no_heads_and_heads_of_no_width_are_refused(layer, sizes):
+    with pytest.raises(ValueError, match=rf"{layer.__name__}: \w+ must be at least 1; got 0"):
+        layer(WIDTH, **sizes)
+
+
 def test_heads_must_divide_the_width():
-    with pytest.raises(ValueError, match="must divide d_model 8; got 3"):
+    with pytest.raises(ValueError, match="must divide the width 8; got 3"):
         make_mixer(MixerConfig(name="attention", num_heads=3), WIDTH)

@@ -16,6 +16,7 @@ from statemix.ops.checks import check_boundaries, check_state
 from statemix.ops.dispatch import BACKENDS
 from statemix.shapes import Boundaries, Mask, Sequence, Spectrum, State, Token
 
+from .checks import check_input
 from .fused_step import fused_step
 from .padding import RealSteps
 from .recomputation import recomputed
@@ -320,24 +321,7 @@ class RecurrentLayer(nn.Module):
         return padded_columns(self._columns, 64 if half else 32) - self._columns
 
     def _check_input(self, x: Tensor, dims: int, shape: str) -> None:
-        name = type(self).__name__
-        if not isinstance(x, Tensor):
-            raise TypeError(f"{name}: x must be a torch.Tensor; got {type(x).__name__}")
-        if x.dim() != dims or x.shape[-1] != self.d_model:
-            raise ValueError(
-                f"{name}: x must be {shape} with D = d_model = {self.d_model}; got {tuple(x.shape)}"
-            )
-        weight = self.value.weight
-        if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
-            raise TypeError(
-                f"{name}: x must have the layer's dtype {weight.dtype}; got {x.dtype}: cast one of them, or "
-                f"run under torch.autocast"
-            )
-        if x.device != weight.device:
-            raise ValueError(
-                f"{name}: x must be on the layer's device {weight.device}; got {x.device}: "
-                f"move one with .to()"
-            )
+        check_input(type(self).__name__, x, dims, shape, self.d_model, self.value.weight)
 
 
 def padded_columns(columns: int, row: int) -> int:

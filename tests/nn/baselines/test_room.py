@@ -53,10 +53,8 @@ def test_states_and_outputs_are_those_of_concatenation(options, padded):
         y, state = attention(piece, state, return_state=True)
         found.append(y)
     torch.testing.assert_close(torch.cat(found, 1), wanted)
-    hole = state[2].shape[1] - 13  # a piece of no tokens leaves a place that is not real
-    assert not state[2][:, hole].any()
-    for a, b, dim in zip(state, wanted_end, (2, 2, 1), strict=True):
-        torch.testing.assert_close(torch.cat([a.narrow(dim, 0, hole), a.narrow(dim, hole + 1, 12)], dim), b)
+    for a, b in zip(state, wanted_end, strict=True):
+        torch.testing.assert_close(a, b)
 
 
 class Copies(TorchDispatchMode):
@@ -131,7 +129,7 @@ def test_a_state_that_was_put_together_takes_no_room_of_another():
         torch.testing.assert_close(y, wanted[:, 0], atol=1e-6, rtol=1e-5)
         for a, b in zip(end, wanted_end, strict=True):
             torch.testing.assert_close(a, b)
-    with pytest.raises(RuntimeError, match=r"[Ss]izes of tensors must match"):
+    with pytest.raises(ValueError, match="state must be"):
         attention.step(x[:1, 5], other)
 
 

@@ -20,7 +20,9 @@ def heads_for(layer: str, width: int, num_heads: int | None, head_dim: int | Non
         >>> heads_for("DeltaNet", 96, None, None), heads_for("DeltaNet", 96, None, 16)
         ((2, 48), (6, 16))
     """
-    check_sizes(layer, num_heads=num_heads or 1, head_dim=head_dim or 1)
+    check_sizes(
+        layer, **{n: s for n, s in (("num_heads", num_heads), ("head_dim", head_dim)) if s is not None}
+    )
     if head_dim is None and num_heads is not None:
         if width % num_heads:
             raise ValueError(
@@ -30,7 +32,7 @@ def heads_for(layer: str, width: int, num_heads: int | None, head_dim: int | Non
         head_dim = width // num_heads
     if head_dim is None:
         head_dim = next(size for size in range(min(width, WIDEST_HEAD), 0, -1) if width % size == 0)
-    return num_heads or max(1, width // head_dim), head_dim
+    return max(1, width // head_dim) if num_heads is None else num_heads, head_dim
 
 
 def decay_parameters(num_heads: int) -> tuple[nn.Parameter, nn.Parameter]:

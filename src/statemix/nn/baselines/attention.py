@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ._heads import heads_for
 from ._room import appended
-from .base import Baseline, check_sizes, is_transformed
+from .base import Baseline, is_transformed
 
 
 class CausalAttention(Baseline):
@@ -46,13 +49,7 @@ class CausalAttention(Baseline):
         rotary: bool = False,
     ) -> None:
         super().__init__(d_model, initial_state=initial_state)
-        check_sizes("CausalAttention", num_heads=num_heads, head_dim=head_dim or 1)
-        if head_dim is None and d_model % num_heads:
-            raise ValueError(
-                f"CausalAttention: num_heads must divide d_model {d_model}; got {num_heads}: change "
-                f"it, or give head_dim"
-            )
-        self.num_heads, self.head_dim = num_heads, head_dim or d_model // num_heads
+        self.num_heads, self.head_dim = heads_for("CausalAttention", d_model, num_heads, head_dim)
         if rotary and self.head_dim % 2:
             raise ValueError(
                 f"CausalAttention: rotary needs an even head_dim; got {self.head_dim}: change num_heads, or "
@@ -74,6 +71,15 @@ class CausalAttention(Baseline):
             return (*learned, torch.ones(batch, 1, dtype=torch.bool, device=weight.device))
         empty = weight.new_zeros(batch, self.num_heads, 0, self.head_dim)
         return empty, empty, torch.zeros(batch, 0, dtype=torch.bool, device=weight.device)
+
+    def _checked_state(self, state: Any, x: Tensor) -> tuple[Tensor, ...]:
+        keys, values, real = self._tensors_of(state, 3)
+        shape = (x.shape[0], self.num_heads, real.shape[-1], self.head_dim)
+        # A cache is kept as keys and values came, which under autocast is not the layer's dtype.
+        for tensor in (keys, values):
+            self._check_state(tensor, shape, x, keys.dtype)
+        self._check_state(real, (x.shape[0], real.shape[-1]), x, torch.bool)
+        return keys, values, real
 
     def _mix(
         self, x: Tensor, state: tuple[Tensor, ...], real: Tensor | None

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from statemix.ops.checks import check_boundaries
 from statemix.shapes import Boundaries, Mask, Sequence, Token
 
+from ..checks import check_input
+
 INITIAL_STATES = ("zeros", "learned")
 
 
@@ -126,17 +128,14 @@ class Baseline(nn.Module):
         """
 
     def _run(self, x: Tensor, state: Any, real: Tensor | None) -> tuple[Tensor, Any]:
-        if state is None:
-            state = self._start(x.shape[0])
-        elif isinstance(state, Tensor):
-            state = (state,)
+        before = self._start(x.shape[0]) if state is None else self._checked_state(state, x)
         if x.shape[1]:
-            y, state = self._mix(x, tuple(state), real)
-            return y, _bare(state)
-        # Nothing to run: a single step that is not real leaves the state as it is.
+            y, after = self._mix(x, before, real)
+            return y, _bare(after)
+        # Nothing to run, and the state stays; a step that is not real, anywhere, says what y would be.
         absent = torch.zeros(x.shape[0], 1, dtype=torch.bool, device=x.device)
-        y, state = self._mix(x.new_zeros(x.shape[0], 1, x.shape[2]), tuple(state), absent)
-        return y[:, :0], _bare(state)
+        y, _ = self._mix(x.new_zeros(x.shape[0], 1, x.shape[2]), self._start(x.shape[0]), absent)
+        return y[:, :0], _bare(before)
 
     def _padded(self, x: Tensor, state: Any, mask: Tensor) -> tuple[Tensor, Any]:
         """Move each row's real steps to its front, run, and put them back where they were."""
@@ -159,12 +158,46 @@ class Baseline(nn.Module):
         return y[inside][None], state
 
     def _check_input(self, x: Tensor, dims: int, shape: str) -> None:
-        name = type(self).__name__
-        if not isinstance(x, Tensor):
-            raise TypeError(f"{name}: x must be a torch.Tensor; got {type(x).__name__}")
-        if x.dim() != dims or x.shape[-1] != self.d_model:
+        check_input(type(self).__name__, x, dims, shape, self.d_model, next(self.parameters()))
+
+    def _checked_state(self, state: Any, x: Tensor) -> tuple[Tensor, ...]:
+        """The tensors of a state that a caller gave, where they are what a layer returns."""
+        shapes = [(x.shape[0], *shape) for shape in (*self.recurrent_shapes, *self.window_shapes)]
+        tensors = self._tensors_of(state, len(shapes))
+        dtype = torch.promote_types(next(self.parameters()).dtype, torch.float32)
+        for tensor, shape in zip(tensors, shapes, strict=True):
+            self._check_state(tensor, shape, x, dtype)
+        return tensors
+
+    def _tensors_of(self, state: Any, count: int) -> tuple[Tensor, ...]:
+        tensors = (state,) if isinstance(state, Tensor) else state
+        if not isinstance(tensors, tuple | list) or not all(isinstance(t, Tensor) for t in tensors):
+            raise TypeError(
+                f"{type(self).__name__}: state must be what an earlier call returned; got "
+                f"{type(state).__name__}"
+            )
+        if len(tensors) != count:
             raise ValueError(
-                f"{name}: x must be {shape} with D = d_model = {self.d_model}; got {tuple(x.shape)}"
+                f"{type(self).__name__}: state must be {count} tensors, as an earlier call returned them; "
+                f"got {len(tensors)}"
+            )
+        return tuple(tensors)
+
+    def _check_state(self, tensor: Tensor, shape: tuple[int, ...], x: Tensor, dtype: torch.dtype) -> None:
+        name = type(self).__name__
+        # A batch of one would be stretched: every sequence would go on from the same state.
+        if tensor.dim() != len(shape) or any(a != b for a, b in zip(tensor.shape, shape, strict=True)):
+            raise ValueError(
+                f"{name}: state must be {shape}, one entry a sequence; got {tuple(tensor.shape)}"
+            )
+        if tensor.dtype != dtype:
+            raise TypeError(
+                f"{name}: state must be {dtype}; got {tensor.dtype}: states keep full precision, cast with "
+                f".to({dtype})"
+            )
+        if tensor.device != x.device:
+            raise ValueError(
+                f"{name}: state must be on {x.device} as x is; got {tensor.device}: move it with .to()"
             )
 
     def _check_packing(self, x: Tensor, cu_seqlens: Tensor, mask: Tensor | None) -> None:
