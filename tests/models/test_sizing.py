@@ -58,6 +58,14 @@ def test_sizes_are_multiples_where_asked():
     assert f"({found.miss:+.2%})" in str(found)
 
 
+@pytest.mark.parametrize("name", ["deltanet", "deltaproduct", "mlstm", "rwkv7", "attention", "mamba2"])
+def test_inner_widths_are_multiples_where_asked(name):
+    base = ModelConfig(vocab_size=16, d_model=120, num_layers=2, mixer=MixerConfig(name=name))
+    found = fit(base, mixer_parameters=2_000_000, multiple_of=16, tolerance=0.5)
+    outputs = [block.mixer.output.weight for block in make_model(found.config).blocks]
+    assert [weight.shape[1] % 16 for weight in outputs] == [0, 0]
+
+
 def test_a_pattern_grows_by_the_mixer_that_the_config_names():
     base = ModelConfig(vocab_size=16, d_model=64, num_layers=4, pattern=("bdlru", "attention"))
     found = fit(base, parameters=500_000)
@@ -107,6 +115,11 @@ def test_an_impossible_budget_names_the_nearest_possible_one():
 def test_budgets_that_say_nothing_are_refused(budget, message):
     with pytest.raises(ValueError, match=message):
         fit(config(), **budget)
+
+
+def test_what_a_tier_counts_is_not_guessed():
+    with pytest.raises(ValueError, match='of must be "model" or "mixers"; got \'mixer\''):
+        fit_tier(config(), "1M", of="mixer")
 
 
 def test_a_growing_state_has_no_budget():

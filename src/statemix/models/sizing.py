@@ -144,6 +144,8 @@ def fit_tier(
     """
     if tier not in TIERS:
         raise ValueError(f"fit: tier must be one of {tuple(TIERS)}; got {tier!r}")
+    if of not in ("model", "mixers"):
+        raise ValueError(f'fit: of must be "model" or "mixers"; got {of!r}')
     parameters, width = TIERS[tier]
     budget = {"parameters" if of == "model" else "mixer_parameters": parameters}
     return fit(replace(config, d_model=width), **budget, **options)
@@ -211,8 +213,10 @@ class _Knob:
             head_dim = getattr(_on_meta(lambda: make_mixer(mixer, config.d_model)), "head_dim", None)
             # More heads must not be narrower ones.
             config = replace(config, mixer=replace(mixer, head_dim=head_dim))
-            # Inner widths grow by one channel, or by one head.
-            unit = 1 if option == "num_heads" else lcm(head_dim or 1, multiple_of) / config.d_model
+            # Inner widths grow by one channel, or by one head, or by as many as make the multiple.
+            head = head_dim or 1
+            channels = lcm(head, multiple_of)
+            unit = channels // head if option == "num_heads" else channels / config.d_model
         return cls(config, option, unit)
 
     def value(self, steps: int) -> float:
