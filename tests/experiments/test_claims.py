@@ -1,5 +1,6 @@
 """Claims: intervals against tables, verdicts against numbers that leave no doubt, plans that can be built."""
 
+import datetime
 import json
 import math
 from dataclasses import replace
@@ -11,7 +12,8 @@ from statemix.experiments import claims, reproduce
 from statemix.experiments.claims import BUDGETS, CLAIMS, find_claim, verdict_of
 from statemix.experiments.claims.claim import TrainedClaim, at_least, at_most, exceeds, values_of
 from statemix.experiments.claims.statistics import difference_interval, mean_interval, t_quantile
-from statemix.experiments.sweep import Launch, SweepFolder, Trial
+from statemix.experiments.sweep import Launch, SweepFolder, SweepFolderError, Trial
+from statemix.experiments.sweep import store as sweep_store
 from statemix.models import make_model
 from statemix.models.sizing import count_mixer_parameters
 
@@ -109,6 +111,14 @@ def test_a_crashed_run_leaves_its_seed_out():
     assert values_of(results) == {"a": [1.0, 0.5]}
 
 
+def test_a_crash_does_not_count_against_the_setting_that_it_came_to():
+    better = [result("a", 0, 0.9, rate=0.1), result("a", 1, 0.0, rate=0.1, status="crashed")]
+    worse = [result("a", s, 0.7, rate=0.2) for s in (0, 1)]
+    assert values_of([*better, *worse]) == {"a": [0.9]}
+    alone = [result("a", s, 0.0, status="crashed") for s in (0, 1)]
+    assert values_of(alone) == {"a": []}
+
+
 def test_bits_count_as_the_share_of_a_byte_that_is_saved():
     found = result("a", 0, 0.0) | {"scores": {"bits_per_byte": 2.0}}
     assert values_of([found, found | {"seed": 1}]) == {"a": [0.75, 0.75]}
@@ -197,7 +207,8 @@ def test_verdicts_of_other_claims_stay(tmp_path):
 def _verdict(name):
     values = {"a": [0.5, 0.6], "b": [0.7]}
     claim = tiny(name=name, judge=lambda v: [exceeds(v, "a", "b")])
-    return reproduce.judged(claim, values, "minutes", "statemix", {"diverged": ["a"]}, INLINE)
+    facts = {"device": "a processor", "versions": "statemix 0", "date": "2026-01-31", "commit": "abc"}
+    return reproduce.judged(claim, values, "minutes", "statemix", {"diverged": ["a"]}, facts)
 
 
 def test_the_report_shows_every_number_and_what_decided(tmp_path):
@@ -228,6 +239,31 @@ def test_measurements_are_made_once(tmp_path, monkeypatch):
     assert all(len(v) == 3 and all(math.isfinite(x) for x in v) for v in values.values())
     monkeypatch.setattr(module, "milliseconds", None)
     assert claim.collect(tmp_path, "minutes", INLINE, "", quiet) == values
+    with pytest.raises(SweepFolderError, match="measurements of the budget 'minutes'"):
+        claim.collect(tmp_path, "hour", INLINE, "", quiet)
+
+
+def test_a_verdict_names_what_made_the_numbers_and_not_who_judged_them_last(tmp_path, monkeypatch):
+    module = claims.throughput_over_order
+    monkeypatch.setattr(module, "ORDERS", (1, 2))
+    monkeypatch.setattr(module, "milliseconds", lambda run, *_, **__: run() is None or 1.0)
+    measured = replace(find_claim("throughput-over-order"), judge=lambda values: [])
+    made = reproduce.reproduce([tiny(), measured], "minutes", tmp_path, launch=INLINE, tell=quiet)
+    assert [v["date"] for v in made] == [datetime.datetime.now(datetime.UTC).date().isoformat()] * 2
+    # Another machine, another day, another version.
+    for module in (claims.claim, sweep_store):
+        monkeypatch.setattr(module, "commit", lambda: "later")
+        monkeypatch.setattr(module, "versions", lambda: "newer")
+    monkeypatch.setattr(claims.claim, "device_name", lambda device: "another")
+    assert reproduce.reproduce([tiny(), measured], "minutes", tmp_path, launch=INLINE, tell=quiet) == made
+
+
+def test_runs_of_two_versions_are_both_named(tmp_path):
+    reproduce.reproduce([tiny()], "minutes", tmp_path, launch=INLINE, tell=quiet)
+    file = sorted((tmp_path / "runs").rglob("results/*.json"))[-1]
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"commit": "later", "device": "another"}))
+    (verdict,) = reproduce.reproduce([tiny()], "minutes", tmp_path, launch=INLINE, tell=quiet)
+    assert "; " in verdict["device"] and "another" in verdict["device"] and "later" in verdict["commit"]
 
 
 def test_an_unknown_claim_lists_the_nearest():

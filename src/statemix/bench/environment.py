@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import datetime
+import functools
 import platform
+import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -30,17 +32,31 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
+def versions() -> str:
+    """Of this package, PyTorch and Python."""
+    return f"statemix {statemix.__version__}, torch {torch.__version__}, Python {platform.python_version()}"
+
+
+@functools.cache
+def commit() -> str | None:
+    """The commit of a checkout; None for an installed package."""
+    try:
+        found = subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            cwd=Path(__file__).parent, capture_output=True, text=True, check=True, timeout=10,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip()
+
+
 def describe(device: torch.device, command: str) -> list[str]:
     """Lines for the head of a table: command, device, versions, date."""
-    versions = (
-        f"statemix {statemix.__version__}, torch {torch.__version__}, Python {platform.python_version()}"
-    )
-    if device.type == "cuda":
-        versions += f", CUDA {torch.version.cuda}"
+    cuda = f", CUDA {torch.version.cuda}" if device.type == "cuda" else ""
     return [
         f"command: {command}",
         f"device: {device_name(device)}",
-        f"versions: {versions}",
+        f"versions: {versions()}{cuda}",
         f"date: {datetime.date.today().isoformat()}",
     ]
 

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import datetime
 import json
-import platform
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-
-import statemix
 from statemix.analysis.report import Page
 from statemix.analysis.report.claims import ClaimFindings, claims_page
-from statemix.bench.environment import device_name
 from statemix.training.folder import write_json
-from statemix.training.loop import choose_device
 
 from .claims import Budget, Claim, verdict_of
-from .claims.claim import Tell, Values
+from .claims.claim import Facts, Tell, Values
 from .claims.statistics import LEVEL, mean_interval
 from .sweep import Launch
 
@@ -54,7 +46,7 @@ def reproduce(
 
     Raises:
         Stopped: a claim was not finished; those before it are written down.
-        SweepFolderError: the folder holds runs of another budget or version.
+        SweepFolderError: the folder holds runs or measurements of another budget, or runs of another version.
     """
     found: list[dict[str, Any]] = []
     for claim in claims:
@@ -64,7 +56,7 @@ def reproduce(
         values = claim.collect(folder, budget, launch, command, tell)
         if values is None:
             raise Stopped(claim.name)
-        verdict = judged(claim, values, budget, command, claim.failures(folder), launch)
+        verdict = judged(claim, values, budget, command, claim.failures(folder), claim.facts(folder))
         tell(f"{claim.name}: {verdict['verdict']}")
         found.append(verdict)
         write_verdicts(out, found)
@@ -77,11 +69,10 @@ def judged(
     budget: Budget,
     command: str,
     failures: Mapping[str, Sequence[str]],
-    launch: Launch,
+    facts: Facts,
 ) -> dict[str, Any]:
     """A verdict with all that it rests on, as claims.json holds it."""
     comparisons = claim.judge(values)
-    device = choose_device(launch.devices[0] if launch.devices else "auto")
     return {
         "claim": claim.name,
         "statement": claim.statement,
@@ -96,11 +87,7 @@ def judged(
         "notes": _notes(failures, budget),
         "crashed": len(failures.get("crashed", ())),
         "command": command,
-        "device": device_name(device),
-        "versions": f"statemix {statemix.__version__}, torch {torch.__version__}, "
-        f"Python {platform.python_version()}",
-        "date": datetime.date.today().isoformat(),
-        "commit": _commit(),
+        **facts,
     }
 
 
@@ -154,15 +141,3 @@ def report_of(verdicts: Sequence[dict[str, Any]]) -> Page:
             for verdict in verdicts
         ]
     )
-
-
-def _commit() -> str | None:
-    """The commit of a checkout; None for an installed package."""
-    try:
-        found = subprocess.run(
-            ["git", "rev-parse", "HEAD"],
-            cwd=Path(__file__).parent, capture_output=True, text=True, check=True, timeout=10,
-        )  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return found.stdout.strip()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import json
 import statistics
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -9,18 +11,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from statemix.bench.environment import commit, device_name, versions
 from statemix.training.folder import write_json
+from statemix.training.loop import choose_device
 
-from ..sweep import Launch, SweepFolder, Trial, run_sweep
+from ..sweep import Launch, SweepFolder, SweepFolderError, Trial, run_sweep
 from .statistics import Interval, difference_interval, mean_interval
 
 Budget = Literal["minutes", "hour", "paper"]
 BUDGETS: tuple[Budget, ...] = ("minutes", "hour", "paper")
 
+MEASUREMENTS = "measurements.json"
+"""What a claim that is measured, not trained, keeps in its folder."""
+
 Answer = Literal["holds", "does not hold", "undecided"]
 
 Values = dict[str, list[float]]
 """For each model one number a seed."""
+
+Facts = dict[str, str | None]
+"""What made the numbers: device, versions, date, commit."""
 
 Tell = Callable[[str], None]
 
@@ -100,6 +110,10 @@ class Claim(ABC):
     def plan(self, budget: Budget) -> list[dict[str, Any]]:
         """Rows that say what would be run: model, trials, steps, tokens."""
 
+    @abstractmethod
+    def facts(self, folder: Path) -> Facts:
+        """What made the numbers in a folder, however long ago."""
+
     def failures(self, folder: Path) -> dict[str, list[str]]:
         """The models of runs that "diverged" and of runs that "crashed", one name a run."""
         return {}
@@ -139,6 +153,20 @@ class TrainedClaim(Claim):
             row["tokens"] += config.steps * config.batch_size * length
         return list(rows.values())
 
+    def facts(self, folder: Path) -> Facts:
+        results = SweepFolder(folder).results()
+
+        def all_of(name: str) -> str | None:
+            # A crashed run has no device; runs that went on elsewhere, or later, have another.
+            return "; ".join(dict.fromkeys(r[name] for r in results if r.get(name))) or None
+
+        return {
+            "device": all_of("device"),
+            "versions": all_of("versions"),
+            "date": max(result["date"] for result in results)[: len("2026-01-31")],
+            "commit": all_of("commit"),
+        }
+
     def failures(self, folder: Path) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
         for result in SweepFolder(folder).results():
@@ -159,15 +187,29 @@ class MeasuredClaim(Claim):
     def collect(
         self, folder: Path, budget: Budget, launch: Launch, command: str, tell: Tell
     ) -> Values | None:
-        import json
-
-        file = folder / "values.json"
+        file = folder / MEASUREMENTS
         if file.is_file():
-            return json.loads(file.read_bytes())
+            written = json.loads(file.read_bytes())
+            if written["budget"] != budget:
+                raise SweepFolderError(
+                    f"folder {folder}: it holds measurements of the budget {written['budget']!r}; continue "
+                    f"those, or choose another folder"
+                )
+            return written["values"]
         folder.mkdir(parents=True, exist_ok=True)
-        values = self.measure(budget, launch.devices[0] if launch.devices else None, tell)
-        write_json(file, values)
+        device = launch.devices[0] if launch.devices else None
+        values = self.measure(budget, device, tell)
+        facts: Facts = {
+            "device": device_name(choose_device(device or "auto")),
+            "versions": versions(),
+            "date": datetime.date.today().isoformat(),
+            "commit": commit(),
+        }
+        write_json(file, {"budget": budget, "values": values, "facts": facts})
         return values
+
+    def facts(self, folder: Path) -> Facts:
+        return json.loads((folder / MEASUREMENTS).read_bytes())["facts"]
 
     def plan(self, budget: Budget) -> list[dict[str, Any]]:
         return self.planned(budget)
@@ -182,9 +224,7 @@ def values_of(results: Sequence[Mapping[str, Any]]) -> Values:
         by_setting.setdefault(key, {}).setdefault(repr(sorted(settings.items())), []).append(result)
     cases: dict[str, list[dict[int, float]]] = {}
     for (model, _), settings in by_setting.items():
-        best = max(
-            settings.values(), key=lambda some: statistics.fmean(_score(r, "validation") for r in some)
-        )
+        best = max(settings.values(), key=_mean_validation)
         scores = {r["seed"]: _score(r, "scores") for r in best if r["status"] != "crashed"}
         cases.setdefault(model, []).append(scores)
     return {
@@ -194,6 +234,12 @@ def values_of(results: Sequence[Mapping[str, Any]]) -> Values:
         ]
         for model, some in cases.items()
     }
+
+
+def _mean_validation(results: Sequence[Mapping[str, Any]]) -> float:
+    """Over the runs of a setting that did not crash; a setting without any comes last."""
+    ran = [result for result in results if result["status"] != "crashed"]
+    return statistics.fmean(_score(result, "validation") for result in ran) if ran else -1.0
 
 
 def _score(result: Mapping[str, Any], split: str) -> float:

@@ -16,14 +16,11 @@ import datetime
 import io
 import json
 import os
-import platform
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
-import statemix
+from statemix.bench.environment import commit, versions
 from statemix.training import TrainResult, from_json, to_json
 from statemix.training.folder import write_json
 
@@ -204,8 +201,8 @@ class SweepFolder:
             "seed": trial.config.seed,
             "replicas": len(self.groups[group]),
             "attempts": len(self.failures(group)) + (found["status"] != "crashed"),
-            "versions": f"statemix {statemix.__version__}, torch {torch.__version__}, "
-            f"Python {platform.python_version()}",
+            "versions": versions(),
+            "commit": commit(),
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         }
         write_json(self.path / "results" / f"{self._names[id(trial)]}.json", {**about, **found})
@@ -224,7 +221,16 @@ class SweepFolder:
             **{f"validation_{name}": value for name, value in found.get("validation", {}).items()},
             **{
                 name: found.get(name)
-                for name in ("seconds", "replicas", "attempts", "device", "versions", "date", "error")
+                for name in (
+                    "seconds",
+                    "replicas",
+                    "attempts",
+                    "device",
+                    "versions",
+                    "commit",
+                    "date",
+                    "error",
+                )
             },
         }
         row["config"] = json.dumps(to_json(trial.config))
