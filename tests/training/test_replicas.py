@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from dataclasses import replace
 from functools import partial
 
@@ -15,6 +16,7 @@ from statemix.training import (
     RunFolderError,
     ScheduleConfig,
     TaskData,
+    replicas,
     train,
     train_replicas,
 )
@@ -172,6 +174,13 @@ def test_time_that_is_over_stops_a_group_which_can_go_on(tmp_path):
     assert {(r.status, r.step) for r in stopped} == {("interrupted", 1)}
     resumed = train_replicas(configs, out=tmp_path, resume=True, progress=False)
     assert_alike(resumed, train_replicas(configs, progress=False), rel=1e-7)
+
+
+def test_a_limit_counts_the_time_of_evaluations(tmp_path, monkeypatch):
+    monkeypatch.setattr(replicas, "evaluate", lambda *_: time.sleep(0.2) or {"accuracy_at_8": 0.5})
+    stopped = train_replicas(unlike(evaluate_every=1), out=tmp_path, time_limit=0.5, progress=False)
+    assert {(r.status, r.step) for r in stopped} == {("interrupted", 1)}
+    assert max(r.seconds for r in stopped) < 0.5  # which the time of training leaves out
 
 
 def test_an_occupied_folder_and_another_group_are_refused(tmp_path):

@@ -201,7 +201,8 @@ class _Group:
             update = torch.compile(update, dynamic=False)
         if device.type == "cuda" and capture is not False:
             update = CapturedStep(update, device, required=capture is True)
-        began, before = time.perf_counter(), self.seconds
+        entered = began = time.perf_counter()
+        before = self.seconds
         batches = stacked_batches(self.configs, self.step, device, workers=workers)
         with contextlib.closing(batches), stream_for(device):
             for inputs, targets in batches:
@@ -223,7 +224,8 @@ class _Group:
                     paused = time.perf_counter()
                     self._evaluate("validation")
                     began += time.perf_counter() - paused
-                late = time_limit is not None and time.perf_counter() - began > time_limit
+                # Training's own seconds leave evaluations out; a limit does not.
+                late = time_limit is not None and time.perf_counter() - entered > time_limit
                 if self.folder is not None and (
                     last or stop.signal or late or self.step % config.checkpoint_every == 0
                 ):

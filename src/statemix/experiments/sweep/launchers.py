@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import math
 import multiprocessing
 import os
 import signal
@@ -24,6 +25,9 @@ from .runner import run_group
 from .store import SweepFolder
 
 Tell = Callable[[str], None]
+
+# What a job of a cluster has to start, and to finish its step and save it, beside the time that it trains.
+_MINUTES_TO_STOP = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,14 +220,14 @@ def _ray(folder: SweepFolder, launch: Launch, tell: Tell) -> int | None:
     progress = _Progress(folder, launch, tell)
     ray.init(ignore_reinit_error=True, log_to_driver=False)
     gpus = 1 if ray.cluster_resources().get("GPU", 0) >= 1 else 0
-    remote = ray.remote(num_gpus=gpus, num_cpus=1, max_retries=0)(run_group)
+    # Tasks wait for a place: the time that is left is that when one begins, not when it was handed in.
+    end = None if progress.seconds_left is None else time.time() + progress.seconds_left
+    remote = ray.remote(num_gpus=gpus, num_cpus=1, max_retries=0)(_run_until)
     running: dict[Any, str] = {}
     while True:
         while (group := progress.take()) is not None:
             device = "cuda" if gpus else "cpu"
-            handle = remote.remote(
-                str(folder.path.resolve()), group, device=device, time_limit=progress.seconds_left
-            )
+            handle = remote.remote(str(folder.path.resolve()), group, device, end)
             running[handle] = group
         if not running:
             return None
@@ -235,11 +239,18 @@ def _ray(folder: SweepFolder, launch: Launch, tell: Tell) -> int | None:
         progress.ended(running.pop(handle), status)
 
 
+def _run_until(path: str, group: str, device: str, end: float | None) -> str:
+    """A group on another machine, to be stopped at a time of day in seconds."""
+    return run_group(path, group, device=device, time_limit=None if end is None else end - time.time())
+
+
 def _slurm(folder: SweepFolder, launch: Launch, tell: Tell) -> int | None:
     submitit = _package("submitit", "slurm")
     progress = _Progress(folder, launch, tell)
     executor = submitit.AutoExecutor(folder=folder.path / "jobs", cluster=launch.slurm_cluster)
-    minutes = 60 * 24 if launch.minutes_at_most is None else max(1, int(launch.minutes_at_most))
+    limit = None if launch.minutes_at_most is None else 60 * launch.minutes_at_most
+    # A job stops by itself before its cluster kills it, which would count as a crash.
+    minutes = 60 * 24 if limit is None else math.ceil(limit / 60) + _MINUTES_TO_STOP
     executor.update_parameters(name="statemix-sweep", timeout_min=minutes)
     if launch.slurm_cluster is None:
         executor.update_parameters(gpus_per_node=1, cpus_per_task=8)
@@ -248,7 +259,7 @@ def _slurm(folder: SweepFolder, launch: Launch, tell: Tell) -> int | None:
     running: dict[Any, str] = {}
     while True:
         while (group := progress.take()) is not None:
-            job = executor.submit(run_group, str(folder.path.resolve()), group)
+            job = executor.submit(run_group, str(folder.path.resolve()), group, time_limit=limit)
             running[job] = group
             tell(f"submitted as job {job.job_id}: {progress.folder.groups[group][0].model}")
         if not running:
