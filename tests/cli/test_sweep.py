@@ -59,6 +59,16 @@ def test_what_is_on_or_off_can_be_varied(tmp_path):
     ]  # fmt: skip
 
 
+def test_a_colon_parts_the_values_of_fields_that_have_several_and_no_others(tmp_path):
+    out = tmp_path / "out"
+    grids = ["--grid", "data.test-lengths=8:16,4", "--grid", "name=a:b"]
+    assert main(["sweep", "parity", *TINY, *grids, "--seeds", "1", "--out", str(out)]) == 0
+    rows = list(csv.DictReader((out / "table.csv").read_text().splitlines()))
+    ran = [json.loads(row["config"]) for row in rows]
+    assert [config["data"]["test_lengths"] for config in ran] == [[8, 16], [4]]
+    assert {config["name"] for config in ran} == {"a:b"}
+
+
 def test_time_that_is_over_leaves_a_command_to_go_on_with(tmp_path, capsys):
     command = ["sweep", "parity", "--seeds", "1", "--out", str(tmp_path / "out"), *TINY]
     assert main([*command, "--launch.minutes-at-most", "1e-9"]) > 128

@@ -5,9 +5,11 @@ import json
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -23,7 +25,7 @@ from statemix.experiments.sweep import (
 )
 from statemix.experiments.sweep.store import ATTEMPTS
 from statemix.experiments.sweep.trials import groups
-from statemix.training import OptimizerConfig, ScheduleConfig, from_json, train
+from statemix.training import OptimizerConfig, RunConfig, ScheduleConfig, ShardData, from_json, train
 
 from ..training.small import small
 
@@ -68,6 +70,16 @@ def test_parquet_says_the_same_as_csv(tmp_path):
     for name in ("model", "status", "config"):
         assert columns[name] == [row[name] for row in table(folder)]
     assert columns["accuracy_at_8"] == [float(row["accuracy_at_8"]) for row in table(folder)]
+
+
+def test_fields_of_one_name_have_columns_of_their_own(tmp_path):
+    axes = {"model.mixer.name": ["bdlru", "gru"], "schedule.name": ["cosine", "constant"]}
+    folder = SweepFolder.begin(tmp_path, grid(small(steps=2), axes), "statemix sweep")
+    folder.write_table()
+    assert [(row["mixer.name"], row["schedule.name"], row["model"]) for row in table(folder)] == [
+        (mixer, schedule, f"mixer.name={mixer}, schedule.name={schedule}")
+        for mixer in axes["model.mixer.name"] for schedule in axes["schedule.name"]
+    ]  # fmt: skip
 
 
 def test_trials_that_can_be_trained_as_one_are_grouped_up_to_the_limit():
@@ -209,9 +221,67 @@ def test_jobs_of_a_cluster_fill_the_same_table(tmp_path):
     assert {row["status"] for row in table(folder)} == {"finished"}
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+def test_a_job_stops_by_itself_before_its_cluster_kills_it(tmp_path, monkeypatch):
+    submitit = pytest.importorskip("submitit")
+    allowed, limits = [], []
+    update = submitit.AutoExecutor.update_parameters
+
+    def updated(executor, **options):
+        allowed.append(options["timeout_min"])
+        return update(executor, **options)
+
+    def stopped(path, group, *, time_limit=None):
+        limits.append(time_limit)
+        return "interrupted"
+
+    monkeypatch.setattr(submitit.AutoExecutor, "update_parameters", updated)
+    monkeypatch.setattr(launchers, "run_group", stopped)
+    folder = SweepFolder.begin(tmp_path, trials(), "statemix sweep")
+    launch = Launch(launcher="slurm", slurm_cluster="debug", minutes_at_most=3)
+    assert run_sweep(folder, launch, lambda line: None).pending == 2
+    assert set(limits) == {180} and allowed[0] > 3
+    assert not any(map(folder.failures, folder.groups))
+
+
+class _Busy:
+    """A Ray whose tasks wait half a second for a place, one after the other."""
+
+    init = staticmethod(lambda **options: None)
+    cluster_resources = staticmethod(dict)
+    get = staticmethod(lambda handle: handle())
+    wait = staticmethod(lambda handles: (handles[:1], handles[1:]))
+
+    @staticmethod
+    def remote(**options):
+        def wrap(function):
+            def submit(*arguments):
+                def run():
+                    time.sleep(0.5)
+                    return function(*arguments)
+
+                return run
+
+            return SimpleNamespace(remote=submit)
+
+        return wrap
+
+
+def test_time_spent_waiting_for_a_place_is_not_had_twice(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", _Busy)
+    limits = []
+    monkeypatch.setattr(
+        launchers, "run_group", lambda *a, time_limit, **o: limits.append(time_limit) or "interrupted"
+    )
+    folder = SweepFolder.begin(tmp_path, trials(), "statemix sweep")
+    run_sweep(folder, Launch(launcher="ray", minutes_at_most=0.1), lambda line: None)
+    first, second = limits
+    assert first < 6 - 0.4 and second < first - 0.4
+
+
 @pytest.mark.parametrize(("launcher", "package"), [("ray", "ray"), ("slurm", "submitit")])
 def test_a_cluster_that_is_not_installed_is_named_with_its_extra(tmp_path, monkeypatch, launcher, package):
-    monkeypatch.setitem(__import__("sys").modules, package, None)
+    monkeypatch.setitem(sys.modules, package, None)
     folder = SweepFolder.begin(tmp_path, trials(), "statemix sweep")
     with pytest.raises(ModuleNotFoundError, match=rf"needs {package}.*statemix\[cluster\]"):
         run_sweep(folder, Launch(launcher=launcher))
@@ -235,5 +305,10 @@ def test_impossible_sweeps_are_named(tmp_path):
         grid(small(), {}, seeds=0)
     with pytest.raises(ValueError, match="no two the same"):
         SweepFolder.begin(tmp_path, trials() + trials(), "statemix sweep")
+    with pytest.raises(ValueError, match="replicas must be at least 1; got 0"):
+        SweepFolder.begin(tmp_path, trials(), "statemix sweep", most_replicas=0)
+    shards = [Trial(model="lm", config=RunConfig(data=ShardData()))]
+    with pytest.raises(ValueError, match="on shards is trained by itself, with statemix train"):
+        SweepFolder.begin(tmp_path, shards, "statemix sweep")
     with pytest.raises(ValueError, match="no launcher 'locall'; nearest: local"):
         Launch(launcher="locall")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import shlex
 import signal
@@ -96,7 +97,7 @@ def _read_arguments(argv: Sequence[str]) -> tuple[SweepOptions, list[Trial]]:
     for name, config in models.items():
         for values in itertools.product(*(values for _, values in axes)):
             settings = dict(zip((path for path, _ in axes), values, strict=True))
-            flags = [part for path, value in settings.items() for part in (f"--{path}", *value.split(":"))]
+            flags = [part for path, value in settings.items() for part in _flag(config, path, value)]
             # Of a field that is on or off a grid has the values True and False, not the flag and its --no-.
             varied = read(replace(options, config=config), flags, tyro.conf.FlagConversionOff).config
             label = ", ".join(filter(None, [name, settings_name(settings, "")])) or base.name
@@ -111,6 +112,12 @@ def _axis(text: str) -> tuple[str, list[str]]:
             f"--grid must be a field and its values, like model.mixer.block-size=1,2,4; got {text!r}"
         )
     return path.lstrip("-").replace("_", "-"), values.split(",")
+
+
+def _flag(config: RunConfig, path: str, value: str) -> list[str]:
+    """What sets a field on the command line; the parts of one that has several are written 32:128."""
+    there: Any = functools.reduce(getattr, path.replace("-", "_").split("."), config)
+    return [f"--{path}", *(value.split(":") if isinstance(there, tuple) else [value])]
 
 
 def _list(trials: Sequence[Trial]) -> int:

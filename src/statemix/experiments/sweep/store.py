@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from statemix.bench.environment import commit, versions
-from statemix.training import TrainResult, from_json, to_json
+from statemix.training import ShardData, TrainResult, from_json, to_json
 from statemix.training.folder import write_json
 
-from .trials import MOST_REPLICAS, Trial, group_id, groups
+from .trials import MOST_REPLICAS, Trial, group_id, groups, short_names
 
 ATTEMPTS = 2
 _FORMAT = 1
@@ -72,9 +72,16 @@ class SweepFolder:
 
         Raises:
             SweepFolderError: the folder holds something else, or a sweep of other trials.
-            ValueError: no trials, or two that are the same.
+            ValueError: no trials, two that are the same, or trials that are not of tasks or texts.
         """
         path = Path(path)
+        if most_replicas < 1:
+            raise ValueError(f"sweep: replicas must be at least 1; got {most_replicas}")
+        if any(isinstance(trial.config.data, ShardData) for trial in trials):
+            raise ValueError(
+                "sweep: trials train on tasks and texts; a language model on shards is trained by itself, "
+                "with statemix train"
+            )
         names = [trial.id for trial in trials]
         if not trials or len(set(names)) < len(names):
             raise ValueError("sweep: trials must be at least one, and no two the same")
@@ -211,7 +218,7 @@ class SweepFolder:
         found = self.result(trial) or {"status": "pending"}
         row = {
             "model": trial.model,
-            **{path.rpartition(".")[2]: _plain(value) for path, value in trial.settings.items()},
+            **{named: _plain(trial.settings[path]) for path, named in short_names(trial.settings).items()},
             "seed": trial.config.seed,
             "learning_rate": trial.config.optimizer.learning_rate,
             "weight_decay": trial.config.optimizer.weight_decay,

@@ -7,7 +7,7 @@ import difflib
 import hashlib
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -74,8 +74,28 @@ def seeded(
 
 
 def settings_name(settings: Mapping[str, Any], otherwise: str) -> str:
-    """The last parts of the paths with their values, or another name where nothing was varied."""
-    return ", ".join(f"{path.rpartition('.')[2]}={value}" for path, value in settings.items()) or otherwise
+    """The ends of the paths with their values, or another name where nothing was varied."""
+    named = short_names(settings)
+    return ", ".join(f"{named[path]}={value}" for path, value in settings.items()) or otherwise
+
+
+def short_names(paths: Iterable[str]) -> dict[str, str]:
+    """The end of each dotted path: its last part, or as many parts as tell it from the other paths.
+
+    Examples:
+        >>> short_names(["model.mixer.name", "schedule.name", "seed"])
+        {'model.mixer.name': 'mixer.name', 'schedule.name': 'schedule.name', 'seed': 'seed'}
+    """
+    parts = {path: path.split(".") for path in paths}
+
+    def end(path: str) -> str:
+        for count in range(1, len(parts[path])):
+            others = [other[-count:] for name, other in parts.items() if name != path]
+            if parts[path][-count:] not in others:
+                return ".".join(parts[path][-count:])
+        return path
+
+    return {path: end(path) for path in parts}
 
 
 def with_field(config: Any, path: str, value: Any) -> Any:
