@@ -211,6 +211,36 @@ def test_a_worker_that_is_killed_takes_only_its_group_with_it_once(tmp_path):
     assert "exit code -9" in folder.failures(group)[0]
 
 
+def _sweep(path):
+    run_sweep(SweepFolder(path), Launch(devices=("cpu",)))
+
+
+def test_workers_of_a_sweep_that_is_killed_end_with_it(tmp_path):
+    folder = SweepFolder.begin(tmp_path, trials(steps=2000), "statemix sweep")
+    context = multiprocessing.get_context("spawn")
+    sweeping = context.Process(target=_sweep, args=(tmp_path,))
+    sweeping.start()
+    (group, *_) = folder.groups
+    while not (folder.run_folder(group) / "checkpoints").exists():
+        assert sweeping.is_alive()
+        time.sleep(0.02)
+    with pytest.raises(SweepFolderError, match="another process runs this sweep now"):
+        run_sweep(folder, INLINE)
+    sweeping.kill()
+    sweeping.join()
+    # What a worker writes at every step stands still once it is gone.
+    metrics = folder.run_folder(group) / "metrics.csv"
+    deadline = time.monotonic() + 10
+    size = -1
+    while size != (size := metrics.stat().st_size):
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    assert folder.pending()
+    assert len(metrics.read_text().splitlines()) < 4 * 2000
+    with folder.alone():
+        pass
+
+
 # The debug executor itself leaves its log files open.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
 def test_jobs_of_a_cluster_fill_the_same_table(tmp_path):

@@ -70,12 +70,14 @@ def run_sweep(folder: SweepFolder, launch: Launch, tell: Tell = print) -> Outcom
 
     Raises:
         ValueError: this machine is to run it, and has no such device.
+        SweepFolderError: another process runs it now.
         ModuleNotFoundError: the cluster's package is not installed; the message names the extra.
     """
-    try:
-        stopped_by = LAUNCHERS[launch.launcher](folder, launch, tell)
-    finally:
-        folder.write_table()
+    with folder.alone():
+        try:
+            stopped_by = LAUNCHERS[launch.launcher](folder, launch, tell)
+        finally:
+            folder.write_table()
     return Outcome(len(folder.pending()), stopped_by)
 
 
@@ -205,14 +207,23 @@ class _Worker(threading.Thread):
 
 
 def _serve(pipe: Any, path: str, device: str) -> None:
-    """The life of a worker process."""
+    """The life of a worker process, which ends with its parent's."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C and passes it on
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     while (task := pipe.recv()) is not None:
         group, time_limit = task
         try:
             pipe.send(run_group(path, group, device=device, time_limit=time_limit))
         except Exception:
             pipe.send(traceback.format_exc().strip())
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent was killed: the sweep that goes on must find nobody at its groups."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _ray(folder: SweepFolder, launch: Launch, tell: Tell) -> int | None:

@@ -11,12 +11,13 @@ All that processes on one machine or on many know of each other stands here.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import datetime
 import io
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,11 @@ from statemix.training import ShardData, TrainResult, from_json, to_json
 from statemix.training.folder import write_json
 
 from .trials import MOST_REPLICAS, Trial, group_id, groups, short_names
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows
+    fcntl = None
 
 ATTEMPTS = 2
 _FORMAT = 1
@@ -125,6 +131,26 @@ class SweepFolder:
                 f"sweep folder {path}: it cannot be written ({error.strerror}); choose another folder"
             ) from None
         return cls(path)
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """While entered, no other process runs this sweep; the lock goes with the process that has it.
+
+        Raises:
+            SweepFolderError: another process runs it now.
+        """
+        with open(self.path / "sweep.json", "r+b") as file:
+            if fcntl is not None:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise SweepFolderError(
+                        f"sweep folder {self.path}: another process runs this sweep now; wait for it, or "
+                        f"stop it"
+                    ) from None
+                except OSError:  # a file system without locks
+                    pass
+            yield
 
     def run_folder(self, group: str) -> Path:
         return self.path / "groups" / group
