@@ -9,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from statemix import Decoder, LanguageModel, MixerConfig, ModelConfig
 from statemix.models.fused_step import FusedStep
 from statemix.models.sampling import Sampler
+from tests.nn.adapters import adapt, merge
 
 NEEDS_A_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -57,6 +58,19 @@ def test_steps_say_what_the_forward_pass_says(kind, settings, batch):
         found = [decoder.prefill(tokens[:, :9], piece=4)]
         found += [decoder.step(tokens[:, t]).clone() for t in range(9, 30)]
         torch.testing.assert_close(torch.stack(found, 1), model(tokens)[:, 8:], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("pattern", [("bdlru", "hlru"), ("lstm", "attention")])
+@torch.no_grad()
+def test_a_model_with_adapters_decodes_as_with_merged_weights(pattern):
+    model = model_of(pattern=pattern)
+    adapt(model)
+    merged = copy.deepcopy(model)
+    merge(merged)
+    tokens = torch.randint(23, (2, 12))
+    decoder = Decoder(model, 2)
+    found = [decoder.prefill(tokens[:, :4])] + [decoder.step(tokens[:, t]).clone() for t in range(4, 12)]
+    torch.testing.assert_close(torch.stack(found, 1), merged(tokens)[:, 3:], atol=1e-4, rtol=1e-4)
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from statemix import BDLRU, HLRU, bdlru_scan, hlru_scan
+from tests.nn.adapters import adapt, merge
 from tests.truth import relative_error
 
 D = 12
@@ -269,6 +270,45 @@ def test_a_layer_compiles_whole_and_trains_the_same(name):
     compiled(x).square().sum().backward()
     for n, p in layer.named_parameters():
         assert relative_error(p.grad, want[n]) < 1e-5
+
+
+@each_layer
+@pytest.mark.parametrize("recompute_gates", [False, True])
+def test_adapters_around_projections_count_as_in_the_merged_weights(name, recompute_gates):
+    layer = make(name, recompute_gates=recompute_gates).double()
+    adapt(layer)
+    merged = copy.deepcopy(layer)
+    merge(merged)
+    x = torch.randn(1, 11, D, dtype=torch.float64)
+    bounds, mask = torch.tensor([0, 4, 11], dtype=torch.int32), torch.rand(1, 11) < 0.7
+    for options in ({}, {"cu_seqlens": bounds}, {"mask": mask}):
+        torch.testing.assert_close(layer(x, **options), merged(x, **options))
+    state = None
+    for t in range(11):
+        y, state = layer.step(x[:, t], state)
+    torch.testing.assert_close(y, merged(x)[:, -1])
+    layer(x).square().sum().backward()
+    adapters = [p for name, p in layer.named_parameters() if name.endswith((".down", ".up"))]
+    assert adapters and all(p.grad.abs().max() > 0 for p in adapters)
+
+
+@each_layer
+def test_hooks_of_projections_run_and_may_bring_their_weights(name):
+    layer = make(name)
+    x = torch.randn(2, 5, D)
+    wanted, weight = layer(x), layer.value.weight
+
+    def bring(module, args):
+        module.weight = weight
+
+    def take(module, args, output):
+        module.weight = torch.nn.Parameter(torch.empty_like(weight, device="meta"))
+
+    layer.value.register_forward_pre_hook(bring)
+    layer.value.register_forward_hook(take)
+    take(layer.value, None, None)
+    torch.testing.assert_close(layer(x), wanted)
+    torch.testing.assert_close(layer.step(x[:, 0])[0], wanted[:, 0])
 
 
 def test_state_alone_is_not_returned_unless_asked():

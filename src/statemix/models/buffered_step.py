@@ -17,7 +17,7 @@ from statemix.kernels.reference.normalization import normalize
 from statemix.nn import BDLRU, HLRU
 from statemix.nn.layer import RecurrentLayer
 
-from .block import MLP, Block
+from .block import MLP
 from .language_model import LanguageModel
 
 Action = Callable[[], object]
@@ -25,9 +25,8 @@ Action = Callable[[], object]
 
 def can_buffer(model: LanguageModel) -> bool:
     """Whether every part of a model is one of those below, in float32 on a CPU."""
-    plain = all(p.dtype == torch.float32 and p.device.type == "cpu" for p in model.parameters())
-    mixers = (block.mixer for block in cast(list[Block], list(model.blocks)))
-    return plain and all(isinstance(mixer, (BDLRU, HLRU)) for mixer in mixers)
+    here = all(p.dtype == torch.float32 and p.device.type == "cpu" for p in model.parameters())
+    return here and model.reads_weights
 
 
 class BufferedStep:

@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from statemix.nn import BDLRU, HLRU
 from statemix.nn.fused_step import advance, buffers, can_step, project
 from statemix.nn.layer import RecurrentLayer
 
@@ -30,7 +29,7 @@ def can_fuse(model: LanguageModel) -> bool:
     blocks = cast(list[Block], list(model.blocks))
     if not weight.is_cuda or torch.is_autocast_enabled("cuda"):
         return False
-    if any(type(block.mixer) not in (BDLRU, HLRU) for block in blocks):
+    if not model.reads_weights:
         return False
     alike = all(
         p.dtype == weight.dtype and p.device == weight.device and p.is_contiguous()

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from statemix.nn import BDLRU, HLRU
+from statemix.nn.plain import is_plain
 from statemix.shapes import Boundaries, Mask, Tokens
 
 from .block import INITIAL_STD, INITIALIZATIONS, MLP, Block, Blocks
@@ -135,6 +137,16 @@ class LanguageModel(nn.Module):
         for module in self.modules():
             if isinstance(module, MLP):
                 module.reset_parameters()
+
+    @property
+    def reads_weights(self) -> bool:
+        """Whether a step may read the weights of all parts in place of calling them.
+
+        The mixers are BD-LRU and H-LRU, and no part is wrapped, patched or hooked.
+        """
+        kinds = (Blocks, Block, MLP, BDLRU, HLRU, nn.Linear, nn.Embedding, nn.RMSNorm)
+        parts = (module for module in self.modules() if module is not self)
+        return all(any(is_plain(part, kind) for kind in kinds) for part in parts)
 
     @property
     def head_weight(self) -> Tensor:

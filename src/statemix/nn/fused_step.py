@@ -62,7 +62,7 @@ def can_step(layer: RecurrentLayer, dtype: torch.dtype) -> bool:
         weight.device, family=layer.family, order_or_block_size=layer._rows, dtype=dtype
     )
     plain = all(type(p) in (Tensor, nn.Parameter) and p.is_contiguous() for p in layer.parameters())
-    return layer.backend in ("auto", "triton") and reason is None and plain
+    return layer.backend in ("auto", "triton") and reason is None and plain and layer.reads_weights
 
 
 def buffers(layer: RecurrentLayer, batch: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

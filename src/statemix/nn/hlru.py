@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from statemix.kernels.reference.normalization import normalize
@@ -11,7 +10,8 @@ from statemix.ops import hlru_scan
 from statemix.shapes import Sequence
 
 from .layer import RecurrentLayer
-from .window import window_product
+from .plain import is_plain
+from .window import window_product, windows
 
 READOUTS = ("window", "latest")
 
@@ -115,20 +115,23 @@ class HLRU(RecurrentLayer):
             f"initial_state={'zeros' if self.initial_state is None else 'learned'!r}"
         )
 
-    def _readout(
-        self,
-        hidden: Tensor,
-        initial: Tensor | None,
-        final: Tensor,
-        weight: Tensor,
-        cu_seqlens: Tensor | None,
+    def _read(
+        self, hidden: Tensor, initial: Tensor | None, final: Tensor, cu_seqlens: Tensor | None
     ) -> Tensor:
         if self.readout == "latest" or self.order == 1:
-            return F.linear(hidden, weight)
+            return hidden
         if hidden.shape[1] == 1 and cu_seqlens is None:
             # One step: the state is the window; its rows round to what forward reads.
-            return F.linear(final[:, None].to(hidden.dtype).flatten(2), weight)
-        return window_product(hidden, initial, weight, cu_seqlens)
+            return final[:, None].to(hidden.dtype).flatten(2)
+        return windows(hidden, initial, self.order, cu_seqlens)
+
+    def _readout(
+        self, hidden: Tensor, initial: Tensor | None, final: Tensor, extra: int, cu_seqlens: Tensor | None
+    ) -> Tensor:
+        one = hidden.shape[1] == 1 and cu_seqlens is None
+        if one or self.readout == "latest" or self.order == 1 or not is_plain(self.output):
+            return super()._readout(hidden, initial, final, extra, cu_seqlens)
+        return window_product(hidden, initial, self._output_weight(extra), cu_seqlens)
 
     def _advance(self, coefficients: Tensor, values: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         newest = (coefficients[:, : self.order] * state).sum(1) + coefficients[:, self.order] * values

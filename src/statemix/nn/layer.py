@@ -19,6 +19,7 @@ from statemix.shapes import Boundaries, Mask, Sequence, Spectrum, State, Token
 from .checks import check_input
 from .fused_step import fused_step
 from .padding import RealSteps
+from .plain import is_plain
 from .recomputation import recomputed
 
 INITIAL_STATES = ("zeros", "learned")
@@ -191,11 +192,11 @@ class RecurrentLayer(nn.Module):
         """One token in plain operations, which a compiler fuses where an operator would stand alone."""
         if state is None:
             state = self.initial_state_for(x.shape[0])
-        values = F.linear(x, self.value.weight).unflatten(1, self._value_shape)
+        values = self.value(x).unflatten(1, self._value_shape)
         gate_logits = self._gate_logits(x[:, None], values.dtype, 0)[:, 0]
         coefficients = normalize(gate_logits, gate_logits.dim() - 2, self.normalization)
         state, read = self._advance(coefficients, values.to(coefficients.dtype), state)
-        return F.linear(read.to(values.dtype).flatten(1), self.output.weight), state
+        return self.output(read.to(values.dtype).flatten(1)), state
 
     @abstractmethod
     def _advance(self, coefficients: Tensor, values: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
@@ -222,16 +223,28 @@ class RecurrentLayer(nn.Module):
     def transition(self, x: Sequence) -> Tensor:
         """The transition matrix of each block at each step, (B, T, N, M, M); acts on the left."""
 
-    def _readout(
-        self,
-        hidden: Tensor,
-        initial: Tensor | None,
-        final: Tensor,
-        weight: Tensor,
-        cu_seqlens: Tensor | None,
+    @property
+    def reads_weights(self) -> bool:
+        """Whether every projection is nothing but its weight; else they are called, one by one."""
+        gates = (self.gate,) if self.selective else ()
+        return all(map(is_plain, (*gates, self.value, self.output)))
+
+    def _read(
+        self, hidden: Tensor, initial: Tensor | None, final: Tensor, cu_seqlens: Tensor | None
     ) -> Tensor:
-        """What the output projection, its weight as given, makes of the states: (B, T, D)."""
-        return F.linear(hidden.flatten(2), weight)
+        """What the output projection reads at every step, (B, T, ...) in one row."""
+        return hidden.flatten(2)
+
+    def _readout(
+        self, hidden: Tensor, initial: Tensor | None, final: Tensor, extra: int, cu_seqlens: Tensor | None
+    ) -> Tensor:
+        """What the output projection, grown by ``extra`` blocks, makes of the states: (B, T, D)."""
+        read = self._read(hidden, initial, final, cu_seqlens)
+        return F.linear(read, self._output_weight(extra)) if extra else self.output(read)
+
+    def _output_weight(self, extra: int) -> Tensor:
+        weight = self.output.weight
+        return _padded(weight.T, self._read_shape, extra).T if extra else weight
 
     @abstractmethod
     def _keeping_logits(self, logits: Tensor) -> Tensor:
@@ -248,9 +261,11 @@ class RecurrentLayer(nn.Module):
         extra = self._extra_columns(x)
         if extra and state is not None:
             state = F.pad(state, (0, extra))
-        values = F.linear(x, _padded(self.value.weight, self._value_shape, extra)).unflatten(
-            2, _grown(self._value_shape, extra)
-        )
+        if extra:
+            values = F.linear(x, _padded(self.value.weight, self._value_shape, extra))
+        else:
+            values = self.value(x)
+        values = values.unflatten(2, _grown(self._value_shape, extra))
         gate_logits = self._gate_logits(x, values.dtype, extra)
         with self._keeping(x, gate_logits, extra):
             hidden, final = self._operator(
@@ -261,8 +276,7 @@ class RecurrentLayer(nn.Module):
                 cu_seqlens=cu_seqlens,
                 backend=self.backend,
             )
-        weight = _padded(self.output.weight.T, self._read_shape, extra).T if extra else self.output.weight
-        y = self._readout(hidden, state, final, weight, cu_seqlens)
+        y = self._readout(hidden, state, final, extra, cu_seqlens)
         return y, final[..., : self._columns] if extra else final
 
     def _forward_masked(
@@ -289,13 +303,15 @@ class RecurrentLayer(nn.Module):
         shape = _grown(self._gate_shape, extra)
         if not self.selective:
             return F.pad(self.gate_logits.to(dtype), (0, extra))[None, None]
+        if not extra:
+            return self.gate(x).unflatten(2, shape)
         weight = _padded(self.gate.weight, self._gate_shape, extra)
         bias = _padded(self.gate.bias, self._gate_shape, extra)
         return F.linear(x, weight, bias).unflatten(2, shape)
 
     def _keeping(self, x: Tensor, gate_logits: Tensor, extra: int) -> AbstractContextManager[Any]:
         """What the backward pass keeps of the gates while the operator runs: logits, or their input."""
-        if not (self.recompute_gates and self.selective):
+        if not (self.recompute_gates and self.selective and is_plain(self.gate)):
             return nullcontext()
         dtype, gate, shape = gate_logits.dtype, self.gate, self._gate_shape
 
@@ -315,13 +331,15 @@ class RecurrentLayer(nn.Module):
     def _extra_columns(self, x: Tensor) -> int:
         """Blocks of zeros that bring products and kernels on a GPU to their fast paths."""
         # Padding copies the weights: a single step, which only reads them, would cost three times as much.
-        if not x.is_cuda or x.shape[1] == 1:
+        if not x.is_cuda or x.shape[1] == 1 or not self.reads_weights:
             return 0
         half = torch.is_autocast_enabled("cuda") or x.element_size() == 2
         return padded_columns(self._columns, 64 if half else 32) - self._columns
 
     def _check_input(self, x: Tensor, dims: int, shape: str) -> None:
-        check_input(type(self).__name__, x, dims, shape, self.d_model, self.value.weight)
+        # What is more than its weight knows by itself what it takes: the weight may be packed, or elsewhere.
+        weight = self.value.weight if is_plain(self.value) else None
+        check_input(type(self).__name__, x, dims, shape, self.d_model, weight)
 
 
 def padded_columns(columns: int, row: int) -> int:

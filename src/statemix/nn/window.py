@@ -48,6 +48,12 @@ def window_product(
     return _WindowProduct.apply(hidden, initial, weight, cu_seqlens)
 
 
+def windows(hidden: Tensor, initial: Tensor | None, order: int, cu_seqlens: Tensor | None = None) -> Tensor:
+    """The last ``order`` states at every step, laid out in memory: (B, T, M*N), newest first."""
+    past = shifted_windows(hidden, initial, order - 1, cu_seqlens)
+    return torch.cat([hidden[:, :, None], past], 2).flatten(2)
+
+
 def _transformed() -> bool:
     return (
         torch.compiler.is_compiling()
@@ -58,9 +64,7 @@ def _transformed() -> bool:
 
 
 def _plain(hidden: Tensor, initial: Tensor | None, weight: Tensor, cu_seqlens: Tensor | None) -> Tensor:
-    order = weight.shape[1] // hidden.shape[2]
-    past = shifted_windows(hidden, initial, order - 1, cu_seqlens)
-    return F.linear(torch.cat([hidden[:, :, None], past], 2).flatten(2), weight)
+    return F.linear(windows(hidden, initial, weight.shape[1] // hidden.shape[2], cu_seqlens), weight)
 
 
 class _WindowProduct(torch.autograd.Function):

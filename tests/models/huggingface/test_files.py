@@ -31,6 +31,22 @@ def same_weights(one, other) -> bool:
     return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
+@pytest.mark.parametrize("mixer", ["bdlru", "hlru"])
+def test_weights_that_stay_on_disk_are_brought_when_they_are_needed(tmp_path, mixer):
+    model = causal_lm(mixer=mixer)
+    model.save_pretrained(tmp_path / "model")
+    places = dict.fromkeys(["model.embedding", "model.blocks.0", "model.norm", "lm_head"], "cpu")
+    places |= dict.fromkeys(["model.blocks.1", "model.blocks.2"], "disk")
+    again = StatemixForCausalLM.from_pretrained(
+        tmp_path / "model", device_map=places, offload_folder=tmp_path / "offloaded"
+    )
+    assert again.model.blocks[1].mixer.value.weight.device.type == "meta"
+    tokens = torch.randint(256, (2, 9))
+    torch.testing.assert_close(again(tokens).logits, model(tokens).logits)
+    wanted = model.generate(tokens, max_new_tokens=5, do_sample=False)
+    assert torch.equal(again.generate(tokens, max_new_tokens=5, do_sample=False), wanted)
+
+
 @pytest.mark.parametrize("tie", [True, False])
 def test_a_sharded_model_comes_back_by_the_auto_classes(tmp_path, tie):
     model = causal_lm(mixer=["bdlru", "hlru"], initial_state="learned", tie_word_embeddings=tie)

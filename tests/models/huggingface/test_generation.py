@@ -151,6 +151,11 @@ def test_rows_of_a_cache_are_selected_and_repeated():
             r"attention_mask must be \(B, T\) = \(2, 4\)",
         ),
         (lambda m: m(torch.zeros(2, 4, dtype=torch.long), attention_mask=torch.ones(1, 1, 4, 4)), "attention_mask must be"),
+        (lambda m: m(torch.zeros(2, 4, dtype=torch.long), attention_mask=torch.ones(2, 6)), "attention_mask must be"),
+        (
+            lambda m: m(torch.zeros(2, 2, dtype=torch.long), cache=cache_of(m, 2), attention_mask=torch.ones(2, 3)),
+            r"or \(2, 4\) with the 2 tokens in the cache; got \(2, 3\)",
+        ),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_named(call, message):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers.loss.loss_utils import ForCausalLMLoss
 
 from statemix.models.loss import IGNORE_INDEX, linear_cross_entropy
+from statemix.nn.plain import is_plain
 
 
 def needs_no_logits(head: nn.Module, loss_function: Any, hidden: Tensor) -> bool:
@@ -17,13 +18,11 @@ def needs_no_logits(head: nn.Module, loss_function: Any, hidden: Tensor) -> bool
     A head that was wrapped (adapters, quantization, sharding, hooks) has to be called, and a loss of the
     user's own reads logits.
     """
-    if loss_function is not ForCausalLMLoss or type(head) is not nn.Linear or head.bias is not None:
-        return False
-    hooks = (head._forward_hooks, head._forward_pre_hooks, head._backward_hooks, head._backward_pre_hooks)
-    if any(hooks) or hasattr(head, "_hf_hook"):
+    if loss_function is not ForCausalLMLoss or not isinstance(head, nn.Linear) or not is_plain(head):
         return False
     # Replicas of DataParallel hold plain tensors; a sharded weight is of another class.
-    return type(head.weight) in (Tensor, nn.Parameter) and head.weight.device == hidden.device
+    weight = head.weight
+    return head.bias is None and type(weight) in (Tensor, nn.Parameter) and weight.device == hidden.device
 
 
 def next_label_loss(

@@ -323,7 +323,7 @@ def _mask_of_new(
     if attention_mask is None:
         return None
     past = 0 if cache is None else cache.seen
-    if attention_mask.dim() != 2 or attention_mask.shape[0] != batch or attention_mask.shape[1] < time:
+    if tuple(attention_mask.shape) not in ((batch, time), (batch, past + time)):
         raise ValueError(
             f"Statemix: attention_mask must be (B, T) = ({batch}, {time}), or ({batch}, {past + time}) with "
             f"the {past} tokens in the cache; got {tuple(attention_mask.shape)}"
