@@ -79,6 +79,14 @@ def test_a_model_that_no_run_made_becomes_one(tmp_path):
     torch.testing.assert_close(ours(tokens), theirs.float()(tokens).logits)
 
 
+def test_training_does_not_go_on_from_weights_alone(tmp_path, capsys):
+    trained(tmp_path / "run")
+    for source, target in (("run", "hf"), ("hf", "back")):
+        assert main(["convert", str(tmp_path / source), str(tmp_path / target)]) == 0
+    assert main(["train", "--resume", str(tmp_path / "back")]) == 1
+    assert "step-00000004: it holds weights alone" in capsys.readouterr().err
+
+
 def test_a_run_is_made_smaller_without_its_optimizer(tmp_path):
     trained(tmp_path / "run")
     assert main(["convert", str(tmp_path / "run"), str(tmp_path / "small"), "--to", "run"]) == 0

@@ -94,6 +94,26 @@ def test_text_of_another_tokenizer_is_refused(shards, tmp_path, capsys):
     assert "bytes" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("tokenizer", ["bytes", "train-bpe"])
+def test_a_converted_model_reads_the_shards_of_its_run(tmp_path, tokenizer, capsys):
+    pytest.importorskip("transformers")
+    (tmp_path / "song.txt").write_text(text())
+    options = PrepareOptions(tokenizer=tokenizer, vocab_size=270, validation_share=0.2)
+    prepare([str(tmp_path / "song.txt")], tmp_path / "shards", options, progress=False)
+    run(ShardData(path=str(tmp_path / "shards"), length=64), tmp_path / "run", steps=3)
+    for source, target in (("run", "hf"), ("hf", "back"), ("back", "again")):
+        assert main(["convert", str(tmp_path / source), str(tmp_path / target)]) == 0
+    capsys.readouterr()
+    shown = []
+    for name in ("run", "hf", "back", "again"):
+        arguments = [str(tmp_path / name), "--data", str(tmp_path / "shards"), "--length", "64"]
+        assert main(["evaluate", *arguments]) == 0
+        shown.append(capsys.readouterr().out.partition(":")[2])
+    assert shown == [shown[0]] * 4
+    assert main(["evaluate", str(tmp_path / "back")]) == 0
+    assert capsys.readouterr().out.partition(":")[2] == shown[0]
+
+
 def test_what_is_no_model_is_said(tmp_path, capsys):
     assert main(["evaluate", str(tmp_path)]) == 1
     assert "holds no config.json" in capsys.readouterr().err

@@ -185,6 +185,17 @@ def test_what_is_no_model_of_text_is_named(make, message, tmp_path, capsys):
     assert out == "" and message in err and str(tmp_path / "m") in err and "Traceback" not in err
 
 
+def test_the_tokenizer_says_what_ends_a_text_where_the_model_does_not(tmp_path):
+    from statemix.cli._models import open_model
+    from statemix.models.huggingface import StatemixConfig, StatemixForCausalLM, byte_tokenizer
+
+    StatemixForCausalLM(StatemixConfig(hidden_size=16, num_hidden_layers=1)).save_pretrained(tmp_path / "m")
+    byte_tokenizer().save_pretrained(tmp_path / "m")
+    tokenizer = open_model(tmp_path / "m", device="cpu").tokenizer
+    assert tokenizer.end_token == 0 and tokenizer.identity == "bytes"
+    assert tokenizer.decode(tokenizer.encode(["né".encode()])[0]) == "né"
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from statemix.text import (
     ByteTokenizer,
+    FileTokenizer,
     PrepareOptions,
     ReadOptions,
     ShardError,
@@ -182,6 +183,39 @@ def test_a_vocabulary_is_learned_and_gives_the_text_back(tmp_path):
     other = quiet([tmp_path / "src"], tmp_path / "again", again)
     assert all(np.array_equal(a, b) for a, b in zip(documents(other), found, strict=True))
     assert tokenizer.decode(tokenizer.encode(["漢字\t\r\n".encode()])[0]) == "漢字\t\r\n"
+
+
+def test_text_that_spells_the_end_token_ends_no_document(tmp_path):
+    pytest.importorskip("tokenizers")
+    text = "how <|endoftext|> is <|endoftext|> spelled"
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in (text, "plain")))
+    options = PrepareOptions(tokenizer="train-bpe", vocab_size=270, validation_share=0.0)
+    shards = quiet([tmp_path / "t.jsonl"], tmp_path / "out", options)
+    tokenizer, (first, second) = shards.tokenizer(), documents(shards)
+    assert shards.end_token not in first and tokenizer.decode(first) == text
+    assert tokenizer.decode(second) == "plain"
+    # In a prompt it may be meant.
+    assert tokenizer.encode([b"<|endoftext|>"], spells_end=True)[0].tolist() == [shards.end_token]
+    assert shards.end_token not in tokenizer.encode([b"<|endoftext|>"])[0]
+
+
+def test_a_tokenizer_is_known_by_the_tokens_that_it_makes(tmp_path):
+    tokenizers, huggingface = pytest.importorskip("tokenizers"), pytest.importorskip("transformers")
+    (tmp_path / "t.txt").write_text("to be or not to be, that is the question " * 9)
+
+    def trained(size):
+        options = PrepareOptions(tokenizer="train-bpe", vocab_size=size, validation_share=0.0)
+        return quiet([tmp_path / "t.txt"], tmp_path / str(size), options).tokenizer()
+
+    one, other = trained(270), trained(271)
+    assert one.identity != other.identity
+    fast = tokenizers.Tokenizer.from_file(str(tmp_path / "270" / "tokenizer.json"))
+    huggingface.PreTrainedTokenizerFast(tokenizer_object=fast).save_pretrained(tmp_path / "again")
+    again = FileTokenizer.from_file(tmp_path / "again")
+    assert (tmp_path / "again" / "tokenizer.json").read_text() != (
+        tmp_path / "270" / "tokenizer.json"
+    ).read_text()
+    assert again.identity == one.identity != ByteTokenizer().identity
 
 
 def test_a_tokenizer_without_an_end_is_refused_unless_one_is_named(tmp_path):

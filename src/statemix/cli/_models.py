@@ -109,11 +109,15 @@ def tokenizer_of_run(folder: Path) -> Tokenizer | None:
 
 
 def tokenizer_of_huggingface(folder: Path, config: Any) -> Tokenizer | None:
-    """The tokenizer.json in a folder; bytes for a vocabulary of 256 without one."""
+    """The tokenizer.json in a folder; bytes for a vocabulary of 256 without one.
+
+    What ends a text the model says, else the tokenizer, else the usual names do.
+    """
     if not (folder / TOKENIZER_FILE).is_file():
         return ByteTokenizer() if config.vocab_size == 256 else None
     end = config.eos_token_id
-    return FileTokenizer.from_file(folder, end_token=end[0] if isinstance(end, list) else end)
+    end = end[0] if isinstance(end, list) else end
+    return FileTokenizer.from_file(folder, end_token=_end_text(folder) if end is None else end)
 
 
 def load_huggingface(folder: Path) -> Any:
@@ -157,6 +161,13 @@ def quiet() -> Iterator[None]:
     finally:
         logging.set_verbosity(level)
         logging.enable_progress_bar()
+
+
+def _end_text(folder: Path) -> str | None:
+    """The token that ends a text by the tokenizer_config.json of Transformers."""
+    file = folder / "tokenizer_config.json"
+    end = json.loads(file.read_bytes()).get("eos_token") if file.is_file() else None
+    return end.get("content") if isinstance(end, dict) else end
 
 
 def _end_token(folder: Path) -> int | None:

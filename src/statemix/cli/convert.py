@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import sys
@@ -30,7 +31,15 @@ from statemix.training.checkpoint import newest_checkpoint, save_checkpoint
 from statemix.training.folder import CHECKPOINTS, CONFIG, write_json
 from statemix.training.optimizer import make_optimizer
 
-from ._models import Format, ModelFileError, format_of, load_huggingface, quiet, tokenizer_of_run
+from ._models import (
+    Format,
+    ModelFileError,
+    format_of,
+    load_huggingface,
+    quiet,
+    tokenizer_of_huggingface,
+    tokenizer_of_run,
+)
 
 RUN_FILE = "statemix_run.json"
 """In a folder of Transformers: the config of the run that made the weights, and the step."""
@@ -170,9 +179,11 @@ def _to_run(source: Path, made: Path, name: str) -> None:
     model = from_huggingface(theirs).float()  # runs keep float32; every bfloat16 is one
     write_run(made, config, model, step)
     _copy(source, made)
-    end = theirs.config.eos_token_id
-    if (made / TOKENIZER_FILE).is_file() and end is not None and isinstance(config.data, ShardData):
-        write_json(made / "end_token.json", end[0] if isinstance(end, list) else end)
+    if (made / TOKENIZER_FILE).is_file() and isinstance(config.data, ShardData):
+        with contextlib.suppress(ValueError):  # without an end it is still a model
+            tokenizer = tokenizer_of_huggingface(source, theirs.config)
+            if tokenizer is not None:
+                write_json(made / "end_token.json", tokenizer.end_token)
 
 
 def _known_run(source: Path) -> tuple[RunConfig | None, int]:

@@ -149,7 +149,7 @@ def _prompt(options: Options, tokenizer: Tokenizer) -> np.ndarray:
         text = DEFAULT_PROMPT
     elif text == "-":
         text = sys.stdin.read()
-    tokens = tokenizer.encode([text.encode()])[0]
+    tokens = tokenizer.encode([text.encode()], spells_end=True)[0]
     if not len(tokens):
         raise ValueError("the prompt is empty; give at least one token to go on from")
     return tokens

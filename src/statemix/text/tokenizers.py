@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,6 +13,10 @@ import numpy as np
 
 TOKENIZER_FILE = "tokenizer.json"
 
+# Every byte that UTF-8 has, but for the zero that no text holds.
+_CODE_POINTS = (*range(1, 0x800), *range(0x800, 0xD800, 0x800), *range(0xE000, 0x110000, 0x800))
+_ALL_BYTES = "".join(map(chr, _CODE_POINTS))
+
 _END_TOKENS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|eos|>", "<|im_end|>", "[SEP]")
 
 
@@ -19,12 +24,16 @@ class Tokenizer(ABC):
     """Text to token numbers and back.
 
     vocab_size: token numbers lie below it. end_token: written behind every document, and what a model
-    reads before the first token of one. identity: tells tokenizers apart.
+    reads before the first token of one.
     """
 
     vocab_size: int
     end_token: int
-    identity: str
+
+    @property
+    @abstractmethod
+    def identity(self) -> str:
+        """The same for tokenizers that make the same tokens of every text."""
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -35,8 +44,11 @@ class Tokenizer(ABC):
         raise ValueError(f"tokenizer: a vocabulary of {self.vocab_size} does not fit 32 bits")
 
     @abstractmethod
-    def encode(self, texts: Sequence[bytes]) -> list[np.ndarray]:
-        """The tokens of each text (UTF-8), without the end token."""
+    def encode(self, texts: Sequence[bytes], *, spells_end: bool = False) -> list[np.ndarray]:
+        """The tokens of each text (UTF-8), without the end token.
+
+        Text that spells the end token is text like any other; ``spells_end`` takes it for the token.
+        """
 
     @abstractmethod
     def decode(self, tokens: Sequence[int] | np.ndarray) -> str:
@@ -58,9 +70,12 @@ class ByteTokenizer(Tokenizer):
 
     vocab_size = 256
     end_token = 0
-    identity = "bytes"
 
-    def encode(self, texts: Sequence[bytes]) -> list[np.ndarray]:
+    @property
+    def identity(self) -> str:
+        return "bytes"
+
+    def encode(self, texts: Sequence[bytes], *, spells_end: bool = False) -> list[np.ndarray]:
         return [np.frombuffer(text, dtype=np.uint8) for text in texts]
 
     def decode(self, tokens: Sequence[int] | np.ndarray) -> str:
@@ -110,7 +125,23 @@ class FileTokenizer(Tokenizer):
         self.end_token = found[0]
         # Numbers may have gaps: what counts is the largest.
         self.vocab_size = 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values())
-        self.identity = hashlib.sha256(definition.encode()).hexdigest()
+        self._end_text = self._tokenizer.id_to_token(self.end_token)
+
+    @property
+    def identity(self) -> str:
+        """ "bytes" where tokens are bytes, else the checksum of what makes tokens of text.
+
+        A file that was written again, as ``transformers`` does, may differ in all else.
+        """
+        if self.vocab_size == 256 and self.end_token == 0:
+            every = _ALL_BYTES.encode()
+            if self.encode([every])[0].tolist() == list(every):
+                return "bytes"
+        parts = json.loads(self._tokenizer.to_str())
+        makes = {name: parts[name] for name in ("normalizer", "pre_tokenizer", "model")}
+        makes["added_tokens"] = [(token["id"], token["content"]) for token in parts["added_tokens"]]
+        makes["end_token"] = self.end_token
+        return hashlib.sha256(json.dumps(makes, sort_keys=True).encode()).hexdigest()
 
     @classmethod
     def from_file(cls, path: str | Path, *, end_token: str | int | None = None) -> FileTokenizer:
@@ -131,10 +162,22 @@ class FileTokenizer(Tokenizer):
             raise ValueError(f"tokenizer {file}: it is not UTF-8 (byte {error.start})") from None
         return cls(definition, end_token=end_token, where=str(file))
 
-    def encode(self, texts: Sequence[bytes]) -> list[np.ndarray]:
+    def encode(self, texts: Sequence[bytes], *, spells_end: bool = False) -> list[np.ndarray]:
         decoded = [text.decode("utf-8") for text in texts]
         encodings = self._tokenizer.encode_batch_fast(decoded, add_special_tokens=False)
+        if self._end_text and not spells_end:
+            for number, text in enumerate(decoded):
+                if self._end_text in text:
+                    encodings[number] = self._as_text(text)
         return [np.array(encoding.ids, dtype=self.dtype) for encoding in encodings]
+
+    def _as_text(self, text: str) -> Any:
+        """The encoding of a text whose special tokens are but letters."""
+        self._tokenizer.encode_special_tokens = True
+        try:
+            return self._tokenizer.encode(text, add_special_tokens=False)
+        finally:
+            self._tokenizer.encode_special_tokens = False
 
     def decode(self, tokens: Sequence[int] | np.ndarray) -> str:
         numbers = [int(token) for token in tokens if token != self.end_token]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from statemix.models.loss import CrossEntropy, next_token_loss
 
 from .batches import DeviceBatch
-from .checkpoint import load_checkpoint, newest_checkpoint
+from .checkpoint import CheckpointError, load_checkpoint, newest_checkpoint
 from .config import RunConfig
 from .folder import CHECKPOINTS
 from .metrics import Row
@@ -136,6 +136,11 @@ class Run:
         if checkpoint is None:
             return
         self.step, progress = load_checkpoint(checkpoint, self.model, self.optimizer)
+        if not progress:
+            raise CheckpointError(
+                f"checkpoint {checkpoint}: it holds weights alone, as statemix convert writes them, and not "
+                f"how far training had come: the model can be used, but its run cannot be resumed"
+            )
         if self.workers.first:
             self.sums = torch.tensor(progress["sums"], dtype=torch.float64, device=self.device)
         self.summed_steps, self.tokens = progress["summed_steps"], progress["tokens"]
