@@ -176,6 +176,13 @@ def test_time_that_is_over_stops_a_group_which_can_go_on(tmp_path):
     assert_alike(resumed, train_replicas(configs, progress=False), rel=1e-7)
 
 
+def test_what_saves_memory_alone_changes_nothing():
+    base = small().model
+    saving = replace(base, gradient_checkpointing=True, mixer=replace(base.mixer, recompute_gates=True))
+    configs = unlike(model=saving)
+    assert_alike(train_replicas(configs, progress=False), [train(c, progress=False) for c in configs])
+
+
 def test_a_limit_counts_the_time_of_evaluations(tmp_path, monkeypatch):
     monkeypatch.setattr(replicas, "evaluate", lambda *_: time.sleep(0.2) or {"accuracy_at_8": 0.5})
     stopped = train_replicas(unlike(evaluate_every=1), out=tmp_path, time_limit=0.5, progress=False)

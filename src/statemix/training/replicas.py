@@ -64,7 +64,8 @@ def train_replicas(
 
     Args:
         configs: alike but for name, seed, optimizer and schedule. Of ``steps``, batches and the rest there is
-            one for all. ``compile`` compiles the whole step, ``accumulate`` changes nothing here.
+            one for all. ``compile`` compiles the whole step; ``accumulate``, ``gradient_checkpointing`` and
+            ``recompute_gates``, which save memory, change nothing here.
         out: a folder for metrics, checkpoints and results of the group. Nothing is written without it.
         resume: go on with the group in ``out``.
         capture: replay each step as a CUDA graph. Default: on a GPU where the model can be captured.
@@ -115,9 +116,12 @@ def train_replicas(
 
 def _initialized(config: RunConfig, device: torch.device) -> torch.nn.Module:
     """The model of a run as :func:`train` draws it."""
+    # What is computed twice to save memory cannot be mapped over replicas, and gives the same numbers.
+    mixer = replace(config.model.mixer, recompute_gates=False)
+    model = replace(config.model, gradient_checkpointing=False, mixer=mixer)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        return make_model(config.model).to(device)
+        return make_model(model).to(device)
 
 
 def _other_differences(one: RunConfig, other: RunConfig) -> list[str]:
