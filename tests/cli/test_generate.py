@@ -200,6 +200,7 @@ def test_the_tokenizer_says_what_ends_a_text_where_the_model_does_not(tmp_path):
     ("options", "message"),
     [
         (["--prompt", ""], "the prompt is empty"),
+        (["--prompt", "caf\udce9"], "the prompt is not UTF-8 (at 3)"),
         ([], 'give one with --prompt "..."'),
         (["--prompt", "a", "--temperature", "-1"], "temperature must be at least 0; got -1.0"),
         (["--prompt", "a", "--top-p", "2"], "top_p must be above 0 and at most 1"),

@@ -46,6 +46,24 @@ def test_flags_reach_the_preparation(notes, tmp_path):
     assert 10 < splits["validation"]["documents"] < 40
 
 
+def test_a_separator_is_typed_with_backslashes(tmp_path):
+    (tmp_path / "t.txt").write_text("one\n\ntwo\tthree\\four")
+    for number, (separator, count) in enumerate({"\\n\\n": 2, "\\t": 2, "\\\\": 2, "t": 3}.items()):
+        out = tmp_path / str(number)
+        arguments = ["--out", str(out), "--separator", separator, "--validation-share", "0"]
+        assert main(["text", "prepare", str(tmp_path / "t.txt"), *arguments]) == 0
+        assert TokenShards(out).index["splits"]["train"]["documents"] == count
+
+
+def test_after_a_wrong_flag_the_right_one_does(tmp_path, capsys):
+    (tmp_path / "t.jsonl").write_text('{"body": "words"}\n')
+    arguments = ["text", "prepare", str(tmp_path / "t.jsonl"), "--out", str(tmp_path / "out")]
+    assert main(arguments) == 1
+    assert "name another with --field" in capsys.readouterr().err
+    assert main([*arguments, "--field", "body", "--validation-share", "0"]) == 0
+    assert TokenShards(tmp_path / "out").index["splits"]["train"]["bytes"] == 6
+
+
 def test_what_is_left_out_is_listed(notes, tmp_path, capsys):
     (notes / "bad.md").write_bytes(b"\xff")
     (notes / "empty.md").write_text("")

@@ -257,6 +257,61 @@ def test_what_is_no_text_is_named_with_its_place(tmp_path, name, content, messag
         quiet([tmp_path / name], tmp_path / "out")
 
 
+def test_offsets_are_those_of_the_file_where_it_is_cut_into_documents(tmp_path):
+    data = b"good\n--\nalso good\n--\ncaf\xe9"
+    (tmp_path / "a.txt").write_bytes(data)
+    options = PrepareOptions(read=ReadOptions(separator="--\n"))
+    place = rf"a\.txt \(document 3\) is not UTF-8: byte 0xe9 at offset {data.index(0xE9)};"
+    with pytest.raises(SourceError, match=place):
+        quiet([tmp_path / "a.txt"], tmp_path / "out", options)
+
+
+@pytest.mark.parametrize("kind", ["parquet", "disk", "hub"])
+def test_a_source_that_is_damaged_inside_is_named(tmp_path, kind, monkeypatch):
+    parquet, datasets = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    table = datasets.Dataset.from_dict({"text": [f"text {i}" * 9 for i in range(99)]})
+    (tmp_path / "source").mkdir()
+    if kind == "disk":
+        table.save_to_disk(tmp_path / "source")
+        file, name = next((tmp_path / "source").glob("*.arrow")), f"{tmp_path}/source"
+        file.write_bytes(file.read_bytes()[:400])
+    else:
+        file = tmp_path / "source" / "t.parquet"
+        parquet.write_table(table.data.table, file, compression="none", use_dictionary=False)
+        data = bytearray(file.read_bytes())
+        data[100:900] = b"\xff" * 800
+        file.write_bytes(data)
+        name = str(file) if kind == "parquet" else f"hf:{tmp_path}/source"
+    source = file if kind == "parquet" else name
+    wanted = OSError if kind == "hub" else SourceError
+    with pytest.raises(wanted, match=f"text: {name} cannot be read: .+"):
+        quiet([source], tmp_path / "out")
+    (tmp_path / "fine.txt").write_text("fine")
+    options = PrepareOptions(validation_share=0.0, read=ReadOptions(skip_errors=True))
+    if kind == "hub":  # it may be the network: what is there must not be left out for that
+        with pytest.raises(OSError, match="cannot be read"):
+            quiet([source, tmp_path / "fine.txt"], tmp_path / "o2", options)
+    else:
+        shards = quiet([source, tmp_path / "fine.txt"], tmp_path / "o2", options)
+        assert [d.tobytes() for d in documents(shards)] == [b"fine"]
+
+
+def test_what_was_begun_otherwise_begins_anew_while_nothing_is_done(tmp_path):
+    pytest.importorskip("tokenizers")
+    (tmp_path / "a.txt").write_bytes(b"caf\xe9 " * 9)
+    learned = PrepareOptions(tokenizer="train-bpe", vocab_size=260, read=ReadOptions(replace_errors=True))
+    quiet([tmp_path / "a.txt"], tmp_path / "bpe", learned)
+    begun = PrepareOptions(tokenizer=str(tmp_path / "bpe" / "tokenizer.json"))
+    with pytest.raises(SourceError):
+        quiet([tmp_path / "a.txt"], tmp_path / "out", begun)
+    assert (tmp_path / "out" / "tokenizer.json").is_file()
+    options = PrepareOptions(validation_share=0.5, read=ReadOptions(replace_errors=True))
+    anew = quiet([tmp_path / "a.txt"], tmp_path / "out", options)
+    whole = quiet([tmp_path / "a.txt"], tmp_path / "whole", options)
+    assert contents(anew.folder) == contents(whole.folder)
+
+
 def test_errors_are_replaced_or_left_out_on_request_only(tmp_path):
     (tmp_path / "src").mkdir()
     (tmp_path / "src" / "a.txt").write_bytes(b"caf\xe9 \0!")

@@ -147,9 +147,13 @@ def _prompt(options: Options, tokenizer: Tokenizer) -> np.ndarray:
         if options.model is not None:
             raise ValueError('there is no prompt; give one with --prompt "..."')
         text = DEFAULT_PROMPT
-    elif text == "-":
-        text = sys.stdin.read()
-    tokens = tokenizer.encode([text.encode()], spells_end=True)[0]
+    try:
+        data = (sys.stdin.read() if text == "-" else text).encode()
+    except (UnicodeEncodeError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"the prompt is not UTF-8 (at {error.start}); convert it: iconv -f latin1 -t utf-8"
+        ) from None
+    tokens = tokenizer.encode([data], spells_end=True)[0]
     if not len(tokens):
         raise ValueError("the prompt is empty; give at least one token to go on from")
     return tokens

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -78,7 +79,8 @@ def main(argv: list[str]) -> int:
 
 def _run(action: Prepare | Info | Verify) -> int:
     if isinstance(action, Prepare):
-        shards = prepare(list(action.sources), action.out, action.options)
+        read = replace(action.options.read, separator=_unescaped(action.options.read.separator))
+        shards = prepare(list(action.sources), action.out, replace(action.options, read=read))
         print(shards.describe())
         _say_left_out(shards)
         print(f"to train on it: statemix train lm --data.path {action.out}")
@@ -92,6 +94,12 @@ def _run(action: Prepare | Info | Verify) -> int:
     else:
         print(f"{TokenShards(action.folder, verify=True).describe()}\nall checksums fit")
     return 0
+
+
+def _unescaped(text: str) -> str:
+    """Line ends as they are typed in a shell: \\n, \\r, \\t, and \\\\ for a backslash."""
+    letters = {"n": "\n", "r": "\r", "t": "\t", "\\": "\\"}
+    return re.sub(r"\\([nrt\\])", lambda found: letters[found[1]], text)
 
 
 def _say_left_out(shards: TokenShards) -> None:

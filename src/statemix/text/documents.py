@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import json
@@ -98,8 +99,8 @@ def read_part(part: Part, options: ReadOptions, start: int = 0) -> Iterator[byte
     Empty documents come as b"". A part that is unreadable as a whole raises.
     """
     readers = {"text": _plain, "json": _json_lines, "parquet": _parquet, "hub": _dataset, "disk": _dataset}
-    for data, place in readers[part.kind](part, options, start):
-        yield data if isinstance(data, SourceError) else _checked(data, place, options)
+    for data, place, offset in readers[part.kind](part, options, start):
+        yield data if isinstance(data, SourceError) else _checked(data, place, offset, options)
 
 
 def _is_excluded(file: Path, folder: Path, names: tuple[str, ...]) -> bool:
@@ -118,13 +119,14 @@ def _file_part(path: Path, given: bool = False) -> Part:
     return Part(str(path), path.stat().st_size, kind, given)
 
 
-def _checked(data: bytes, place: str, options: ReadOptions) -> bytes | SourceError:
+def _checked(data: bytes, place: str, offset: int, options: ReadOptions) -> bytes | SourceError:
+    """What is text; offsets are counted from the beginning of ``place``, ``offset`` bytes before the data."""
     zero = data.find(TEXT_END)
     if zero >= 0:
         if not options.replace_errors:
             return SourceError(
-                f"text: {place} is binary: a zero byte at offset {zero}; leave it out with --pattern or "
-                f"--skip-errors"
+                f"text: {place} is binary: a zero byte at offset {offset + zero}; leave it out with "
+                f"--pattern or --skip-errors"
             )
         data = data.replace(b"\0", "\ufffd".encode())
     try:
@@ -132,22 +134,28 @@ def _checked(data: bytes, place: str, options: ReadOptions) -> bytes | SourceErr
     except UnicodeDecodeError as error:
         if not options.replace_errors:
             return SourceError(
-                f"text: {place} is not UTF-8: byte 0x{data[error.start]:02x} at offset {error.start}; "
-                f"convert it (iconv -f latin1 -t utf-8), or pass --replace-errors or --skip-errors"
+                f"text: {place} is not UTF-8: byte 0x{data[error.start]:02x} at offset "
+                f"{offset + error.start}; convert it (iconv -f latin1 -t utf-8), or pass --replace-errors or "
+                f"--skip-errors"
             )
         data = data.decode("utf-8", errors="replace").encode()
     return data if data.strip() else b""
 
 
-Found = Iterator[tuple[bytes | SourceError, str]]
+# A document or why it is none, where it is, and how many bytes of that place lie before it.
+Found = Iterator[tuple[bytes | SourceError, str, int]]
 
 
 def _plain(part: Part, options: ReadOptions, start: int) -> Found:
     with _open(Path(part.name)) as file:
         data = _read_all(file, part.name)
-    pieces = data.split(options.separator.encode()) if options.separator else [data]
-    for number, piece in enumerate(pieces[start:], start):
-        yield piece, part.name if len(pieces) == 1 else f"{part.name} (document {number + 1})"
+    separator = options.separator.encode()
+    pieces = data.split(separator) if separator else [data]
+    offset = 0
+    for number, piece in enumerate(pieces):
+        if number >= start:
+            yield piece, part.name if len(pieces) == 1 else f"{part.name} (document {number + 1})", offset
+        offset += len(piece) + len(separator)
 
 
 def _json_lines(part: Part, options: ReadOptions, start: int) -> Found:
@@ -155,7 +163,7 @@ def _json_lines(part: Part, options: ReadOptions, start: int) -> Found:
     with _open(Path(part.name)) as file:
         for number, line in enumerate(_lines(file, part.name)):
             if number >= start:
-                yield _json_row(line, options, f"{part.name} line {number + 1} (byte {offset})")
+                yield *_json_row(line, options, f"{part.name} line {number + 1} (byte {offset})"), 0
             offset += len(line)
 
 
@@ -188,16 +196,24 @@ def _parquet(part: Part, options: ReadOptions, start: int) -> Found:
         raise SourceError(f"text: {part.name} is no Parquet file: {error}") from None
     _check_column(part.name, options.field, file.schema_arrow.names)
     number = 0
-    for batch in file.iter_batches(batch_size=1024, columns=[options.field]):
-        if number + len(batch) > start:
-            for row, text in enumerate(batch.column(0).to_pylist(), number):
-                if row >= start:
-                    yield _cell(text, f"{part.name} row {row + 1}")
-        number += len(batch)
+    with _named(part.name, SourceError):
+        for batch in file.iter_batches(batch_size=1024, columns=[options.field]):
+            if number + len(batch) > start:
+                for row, text in enumerate(batch.column(0).to_pylist(), number):
+                    if row >= start:
+                        yield *_cell(text, f"{part.name} row {row + 1}"), 0
+            number += len(batch)
 
 
 def _dataset(part: Part, options: ReadOptions, start: int) -> Found:
     datasets = _optional("datasets")
+    # A hub that does not answer is no reason to leave its text out.
+    with _named(part.name, SourceError if part.kind == "disk" else OSError):
+        for number, row in enumerate(_opened_dataset(datasets, part, options).skip(start), start):
+            yield *_cell(row[options.field], f"{part.name} row {number + 1}"), 0
+
+
+def _opened_dataset(datasets: Any, part: Part, options: ReadOptions) -> Any:
     if part.kind == "disk":
         found = datasets.load_from_disk(part.name)
         if isinstance(found, dict):
@@ -215,8 +231,18 @@ def _dataset(part: Part, options: ReadOptions, start: int) -> Found:
         )
     if found.column_names is not None:
         _check_column(part.name, options.field, found.column_names)
-    for number, row in enumerate(found.skip(start), start):
-        yield _cell(row[options.field], f"{part.name} row {number + 1}")
+    return found
+
+
+@contextlib.contextmanager
+def _named(name: str, kind: type[Exception]) -> Iterator[None]:
+    """Whatever a library raises becomes a ``kind`` that names what was read."""
+    try:
+        yield
+    except SourceError:
+        raise
+    except Exception as error:
+        raise kind(f"text: {name} cannot be read: {error.__cause__ or error}") from None
 
 
 def _cell(text: Any, place: str) -> tuple[bytes | SourceError, str]:

@@ -66,6 +66,11 @@ def read_journal(folder: Path) -> dict[str, Any] | None:
     return json.loads(file.read_bytes()) if file.is_file() else None
 
 
+def nothing_done(journal: dict[str, Any]) -> bool:
+    """Whether a preparation stands before its first document: it may begin anew, and otherwise."""
+    return journal["position"] == [0, 0]
+
+
 def digest_of_parts(parts: list[Part]) -> str:
     """SHA-256 over the names and sizes of parts."""
     total = hashlib.sha256()

@@ -19,6 +19,7 @@ from .journal import (
     check_same,
     digest_of_parts,
     identity,
+    nothing_done,
     read_journal,
     write_json,
 )
@@ -140,6 +141,10 @@ class _Job:
         journal = read_journal(folder)
         if journal is None:
             check_free(folder)
+        elif nothing_done(journal) and journal["made_from"] != made_from:
+            journal = None
+            if options.tokenizer == "bytes":
+                (folder / TOKENIZER_FILE).unlink(missing_ok=True)
         else:
             check_same(folder, journal, made_from, parts)
         self.aside = _file_aside(parts, options)
