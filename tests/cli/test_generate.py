@@ -72,6 +72,22 @@ def test_streaming_holds_back_half_a_character(tmp_path, capsys, monkeypatch):
     assert made == [*text.encode(), 0xE4]
 
 
+@pytest.mark.parametrize("stream", [[], ["--stream"]], ids=["whole", "streamed"])
+def test_words_keep_the_space_between_prompt_and_continuation(tmp_path, capsys, stream):
+    tokenizers = pytest.importorskip("tokenizers")
+    words = {"</s>": 0, **{f"\u2581w{number}": number for number in range(1, 123)}}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="</s>"))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
+    tokenizer.decoder = tokenizers.decoders.Metaspace()
+    model = write(tmp_path / "run", vocabulary=123, data=ShardData(path="elsewhere"))
+    tokenizer.save(str(tmp_path / "run" / "tokenizer.json"))
+    command = ["generate", str(tmp_path / "run"), "--prompt", "w1 w2", "--max-new-tokens", "9"]
+    assert main([*command, "--temperature", "0", "--device", "cpu", *stream]) == 0
+    tokens = model.generate(torch.tensor([[1, 2]]), 9, temperature=0)[0].tolist()
+    assert 0 not in tokens
+    assert capsys.readouterr().out == " ".join(f"w{token}" for token in tokens) + "\n"
+
+
 def test_writing_ends_with_the_text(tmp_path, capsys):
     model = write(tmp_path / "run")
     with torch.no_grad():

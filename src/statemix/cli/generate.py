@@ -112,20 +112,20 @@ def _write(opened: OpenedModel, tokenizer: Tokenizer, prompt: np.ndarray, option
     # The first token waits for kernels to be compiled and the prompt to be read; what follows is the pace.
     tokens = itertools.chain([next(tokens)], tokens)
     began = time.perf_counter()
-    text = tokenizer.decode(prompt)
-    made: list[int] = []
+    # Decoded as one: between two texts a tokenizer of words would lose the space.
+    text = prompt.tolist()
     if options.stream:
-        print(text, end="", flush=True)
-        for piece in _pieces(tokens, tokenizer, made):
+        print(tokenizer.decode(text), end="", flush=True)
+        for piece in _pieces(tokens, tokenizer, text):
             print(piece, end="", flush=True)
         print()
     else:
-        made.extend(tokens)
-        print(text + tokenizer.decode(made))
-    seconds = time.perf_counter() - began
+        text.extend(tokens)
+        print(tokenizer.decode(text))
+    made, seconds = len(text) - len(prompt), time.perf_counter() - began
     device = opened.model.embedding.weight.device
     print(
-        f"[{len(made)} tokens, {len(made) / seconds:,.0f} tokens/s on {device}, seed {options.seed}]",
+        f"[{made} tokens, {made / seconds:,.0f} tokens/s on {device}, seed {options.seed}]",
         file=sys.stderr,
     )
 
@@ -168,13 +168,13 @@ def _tokens(opened: OpenedModel, prompt: np.ndarray, sampler: Sampler, options: 
     return (int(token) for token in itertools.islice(stream, options.max_new_tokens))
 
 
-def _pieces(tokens: Iterator[int], tokenizer: Tokenizer, made: list[int]) -> Iterator[str]:
-    """The text of tokens as they come, held back while it ends inside a character."""
-    shown = read = 0  # tokens before `shown` are printed; the text since then up to `read` too
+def _pieces(tokens: Iterator[int], tokenizer: Tokenizer, text: list[int]) -> Iterator[str]:
+    """What tokens add to a text as they come, held back while it ends inside a character."""
+    shown, read = 0, len(text)  # tokens before `shown` are printed; the text since then up to `read` too
     for token in tokens:
-        made.append(token)
-        before, now = tokenizer.decode(made[shown:read]), tokenizer.decode(made[shown:])
+        text.append(token)
+        before, now = tokenizer.decode(text[shown:read]), tokenizer.decode(text[shown:])
         if len(now) > len(before) and not now.endswith("\ufffd"):
             yield now[len(before) :]
-            shown, read = read, len(made)
-    yield tokenizer.decode(made[shown:])[len(tokenizer.decode(made[shown:read])) :]
+            shown, read = read, len(text)
+    yield tokenizer.decode(text[shown:])[len(tokenizer.decode(text[shown:read])) :]
