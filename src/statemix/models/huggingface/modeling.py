@@ -19,6 +19,7 @@ from statemix.models.mixers import make_mixer
 from .cache import StatemixCache
 from .configuration import StatemixConfig
 from .loss import needs_no_logits, next_label_loss
+from .packing import ARGUMENTS, document_bounds
 
 _generation: Any = GenerationMixin  # its methods are typed for models of their own
 
@@ -126,6 +127,8 @@ class StatemixModel(StatemixPreTrainedModel):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
         cache: StatemixCache | None = None,
+        position_ids: Tensor | None = None,
+        cu_seq_lens_q: Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
         """Read tokens, from the start or from a cache.
@@ -136,6 +139,9 @@ class StatemixModel(StatemixPreTrainedModel):
             cache, past_key_values: the cache to go on from, by either name; it is changed to stand behind
                 these tokens.
             use_cache: return a cache, a new one if none is passed.
+            position_ids: (B, T); without a mask and a cache a document begins wherever they are 0, and knows
+                nothing of what stands before it, as collators pack them. Else they are not read.
+            cu_seq_lens_q: (S + 1,), the bounds of documents packed in a batch of 1, in place of that.
 
         Raises:
             ValueError: no tokens, or a mask or cache that does not fit.
@@ -160,12 +166,29 @@ class StatemixModel(StatemixPreTrainedModel):
             )
         cache = _checked_cache(cache, len(self.blocks), batch)
         mask = _mask_of_new(attention_mask, cache, batch, time)
+        bounds = None
+        if attention_mask is None and cache is None:
+            bounds = document_bounds(position_ids, cu_seq_lens_q, batch, time)
+        elif cu_seq_lens_q is not None:
+            raise ValueError(
+                "Statemix: cu_seq_lens_q packs whole documents: give no attention_mask and no cache"
+            )
+        if bounds is not None:  # each document ends in a state of its own, and none is the row's
+            x, use_cache = x.flatten(0, 1)[None], False
         each: list[Any] | None = [] if output_hidden_states else None
         wants_states = use_cache or cache is not None
         x, states = self.blocks(
-            x, None if cache is None else cache.states, return_states=wants_states, mask=mask, each=each
+            x,
+            None if cache is None else cache.states,
+            return_states=wants_states,
+            cu_seqlens=bounds,
+            mask=mask,
+            each=each,
         )
         x = self.norm(x)
+        if bounds is not None:
+            x = x.view(batch, time, -1)
+            each = None if each is None else [some.view(batch, time, -1) for some in each]
         if states is not None:
             cache = StatemixCache() if cache is None else cache
             cache.update_states(states, time)
@@ -224,9 +247,10 @@ class StatemixForCausalLM(StatemixPreTrainedModel, GenerationMixin):
         skip_logits: bool | None = None,
         **kwargs: Any,
     ) -> Any:
-        """As :meth:`StatemixModel.forward`, then logits: all, or the last ``logits_to_keep``.
+        """As :meth:`StatemixModel.forward`, its ``position_ids`` included, then logits.
 
         Args:
+            logits_to_keep: how many of the last places get logits, or which places; 0 for all.
             labels: (B, T), the tokens themselves; -100 is not asked. With ``num_items_in_batch`` the loss is
                 the sum over that number, as gradient accumulation needs it.
             skip_logits: with labels, make the loss in pieces and no logits. Default: the config's, else in
@@ -250,6 +274,7 @@ class StatemixForCausalLM(StatemixPreTrainedModel, GenerationMixin):
             use_cache=use_cache,
             output_hidden_states=output_hidden_states,
             return_dict=True,
+            **{name: kwargs[name] for name in ARGUMENTS if name in kwargs},
         )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         hidden = found.last_hidden_state[:, kept]
