@@ -178,7 +178,16 @@ def test_states_for_another_number_of_layers_are_refused():
 
 
 @pytest.mark.parametrize(
-    "settings", [{"d_model": 0}, {"num_layers": 0}, {"vocab_size": 0}, {"embedding_std": 0.0}]
+    "settings",
+    [
+        {"d_model": 0},
+        {"num_layers": 0},
+        {"vocab_size": 0},
+        {"embedding_std": 0.0},
+        {"mlp": "relu"},
+        {"mlp_ratio": 0.0},
+        {"norm_eps": -1.0},
+    ],
 )
 def test_sizes_that_make_no_model_are_refused(settings):
     with pytest.raises(ValueError, match=next(iter(settings))):

@@ -18,6 +18,7 @@ from .swiglu import swiglu
 
 INITIAL_STD = 0.02
 INITIALIZATIONS = ("paper", "fan-in")
+MLPS = ("swiglu", "gelu", "none")
 
 
 class MLP(nn.Module):

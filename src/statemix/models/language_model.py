@@ -15,7 +15,7 @@ from statemix.nn import BDLRU, HLRU
 from statemix.nn.plain import is_plain
 from statemix.shapes import Boundaries, Mask, Tokens
 
-from .block import INITIAL_STD, INITIALIZATIONS, MLP, Block, Blocks
+from .block import INITIAL_STD, INITIALIZATIONS, MLP, MLPS, Block, Blocks
 from .mixers import MixerConfig, make_mixer
 from .sampling import Sampler
 
@@ -76,6 +76,14 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.embedding_std <= 0:
             raise ValueError(f"model: embedding_std must be above 0; got {self.embedding_std}")
+        if self.norm_eps < 0:
+            raise ValueError(f"model: norm_eps must be at least 0; got {self.norm_eps}")
+        if self.mlp not in MLPS:
+            raise ValueError(f"model: mlp must be one of {MLPS}; got {self.mlp!r}")
+        if self.mlp_ratio <= 0:
+            raise ValueError(
+                f'model: mlp_ratio must be above 0; got {self.mlp_ratio}; mlp="none" leaves MLPs out'
+            )
         if self.mlp_init not in INITIALIZATIONS:
             raise ValueError(f"model: mlp_init must be one of {INITIALIZATIONS}; got {self.mlp_init!r}")
         for name in ("vocab_size", "output_size", "d_model", "num_layers", "max_length"):

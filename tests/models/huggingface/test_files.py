@@ -124,6 +124,8 @@ def test_a_model_of_a_task_is_no_language_model():
         ({"mixer": []}, "must name at least one"),
         ({"order": 0}, "order must be at least 1; got 0"),
         ({"hidden_size": 0}, "d_model must be at least 1"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers must be at least 1"),
+        ({"mlp": "relu"}, "mlp must be one of .*; got 'relu'"),
         ({"readout": "latest"}, "no mixer of bdlru has the option readout"),
         ({"mixer_options": {"colour": 1}}, "unknown fields colour"),
     ],

@@ -33,6 +33,7 @@ def test_flattened_documents_do_not_see_each_other(mixer, bounds):
     assert output.loss.item() == pytest.approx(sum(losses).item() / 6, rel=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore:.*checkpointing.* is deprecated:FutureWarning")
 def test_rows_of_packed_documents_learn_as_the_documents_do():
     rows, positions = [[5, 6, 7, 8, 9], [10, 11, 12, 13, 14]], [[0, 1, 2, 3, 0], [0, 1, 2, 0, 1]]
     model, other = causal_lm().train(), causal_lm().train()

@@ -101,8 +101,10 @@ class StatemixConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         if isinstance(self.mixer, (list, tuple)):
             self.mixer = list(self.mixer)
-        if self.order is not None and self.order < 1:
-            raise ValueError(f"StatemixConfig: order must be at least 1; got {self.order}")
+        for name in ("order", "num_hidden_layers"):
+            size = getattr(self, name)
+            if size is not None and size < 1:
+                raise ValueError(f"StatemixConfig: {name} must be at least 1; got {size}")
         self.model_config()
 
     @classmethod
