@@ -11,11 +11,13 @@ import pytest
 import torch
 
 from statemix.models import MixerConfig, ModelConfig
+from statemix.text import PrepareOptions, ShardError, prepare
 from statemix.training import (
     CheckpointError,
     Observer,
     OptimizerConfig,
     RunFolderError,
+    ShardData,
     TextData,
     load_run,
     read_config,
@@ -260,6 +262,38 @@ def test_a_run_of_another_config_is_not_resumed(tmp_path):
     train(small(), out=tmp_path, observers=[At(5, terminate)], progress=False)
     with pytest.raises(RunFolderError, match=r"another config .*batch_size: 8 and 9"):
         train(small(batch_size=9), out=tmp_path, resume=True, progress=False)
+
+
+@pytest.mark.parametrize("kind", ["windows", "shards"])
+def test_a_run_is_resumed_on_the_text_that_it_began_with(tmp_path, kind):
+    def write(word):
+        (tmp_path / "t.txt").write_text(f"{word} to be or not to be " * 99)
+        if kind == "shards":
+            shutil.rmtree(tmp_path / "shards", ignore_errors=True)
+            prepare([str(tmp_path / "t.txt")], tmp_path / "shards", progress=False)
+
+    path = str(tmp_path / ("shards" if kind == "shards" else "t.txt"))
+    data = ShardData(path=path, length=16) if kind == "shards" else TextData(corpus=path, length=16)
+    config = small(data=data)
+    write("how")
+    whole = train(config, out=tmp_path / "run", progress=False)
+    (tmp_path / "run" / "result.json").unlink()
+    write("why")
+    with pytest.raises(RunFolderError, match=r"its text has changed \(SHA-256 [0-9a-f]{16} when it began"):
+        train(config, out=tmp_path / "run", resume=True, progress=False)
+    write("how")  # the same text again is the same text
+    again = train(config, out=tmp_path / "run", resume=True, progress=False)
+    assert again.scores == whole.scores
+
+
+def test_shards_that_hold_nothing_out_are_refused_before_training(tmp_path):
+    (tmp_path / "t.jsonl").write_text('{"text": "to be or not to be"}\n' * 9)
+    options = PrepareOptions(validation_share=0.0)
+    prepare([str(tmp_path / "t.jsonl")], tmp_path / "shards", options, progress=False)
+    config = small(data=ShardData(path=str(tmp_path / "shards"), length=16))
+    with pytest.raises(ShardError, match="no document fell into 'validation'"):
+        train(config, out=tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
 
 
 def test_weights_of_another_model_are_refused(tmp_path):

@@ -83,7 +83,8 @@ def _run(action: Prepare | Info | Verify) -> int:
         shards = prepare(list(action.sources), action.out, replace(action.options, read=read))
         print(shards.describe())
         _say_left_out(shards)
-        print(f"to train on it: statemix train lm --data.path {action.out}")
+        if all(split["tokens"] for split in shards.index["splits"].values()):
+            print(f"to train on it: statemix train lm --data.path {action.out}")
     elif isinstance(action, Info):
         shards = TokenShards(action.folder, verify=False)
         print(shards.describe())
@@ -110,8 +111,14 @@ def _say_left_out(shards: TokenShards) -> None:
         print(f"left out: {left_out['not_text']:,} that are no text, the first:")
         for line in left_out["named"]:
             print(f"  {line}")
-    if not shards.index["splits"]["validation"]["tokens"]:
-        print("no document fell into validation: raise --validation-share, or cut files with --separator")
+    splits = shards.index["splits"]
+    if not splits["validation"]["tokens"]:
+        print(
+            "no document fell into validation, which training needs: raise --validation-share, or cut files "
+            "with --separator"
+        )
+    elif not splits["train"]["tokens"]:
+        print("no document is left to train on: lower --validation-share, or cut files with --separator")
 
 
 def _usage() -> str:

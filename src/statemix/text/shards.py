@@ -143,6 +143,12 @@ class TokenShards:
             self._splits[name] = TokenSplit(self.folder, name, entries, self.end_token)
         return self._splits[name]
 
+    @property
+    def text_sha256(self) -> str:
+        """Over all files and the end token: the same for the same tokens, wherever they came from."""
+        files = {name: entry["sha256"] for name, entry in self.index["files"].items()}
+        return digest({"files": files, "end_token": self.end_token})
+
     def tokenizer(self) -> Tokenizer:
         """What made the tokens, to make text of them again."""
         return open_tokenizer(self.index["tokenizer"], self.folder, self.end_token)

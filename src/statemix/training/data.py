@@ -167,6 +167,8 @@ class TaskSource:
         self.config = config
         self._training_set = functools.lru_cache(maxsize=16)(self._draw_training_set)
 
+    text_sha256 = None
+
     def describe(self) -> str:
         return f"{self.config.task}, tested at {self.config.test_lengths}"
 
@@ -205,6 +207,11 @@ class TextSource:
                 f"data: {self.corpus.name} has {len(self.corpus.train)} bytes to train on: too few for "
                 f"windows of {config.length}; pass a smaller length"
             )
+
+    @property
+    def text_sha256(self) -> str:
+        """Over the paths and contents of all files."""
+        return self.corpus.sha256
 
     def describe(self) -> str:
         return self.corpus.describe()

@@ -27,12 +27,17 @@ class RunFolderError(RuntimeError):
     """A run folder that cannot serve; the message has its path, the reason and what to do."""
 
 
-def prepare_folder(path: Path, config: RunConfig, *, resume: bool, bytes_needed: int) -> None:
+def prepare_folder(
+    path: Path, config: RunConfig, *, resume: bool, bytes_needed: int, text_sha256: str | None = None
+) -> None:
     """Make or reopen the folder of a run, before any training.
+
+    Args:
+        text_sha256: checksum of the text that is trained on, which is kept and compared.
 
     Raises:
         RunFolderError: it cannot be written, its disk is too full, it is occupied, or (to resume) it
-            holds no run or a run of another config.
+            holds no run, or a run of another config or on other text.
     """
     occupied = path.is_dir() and any(path.iterdir())
     if resume and not occupied:
@@ -47,10 +52,16 @@ def prepare_folder(path: Path, config: RunConfig, *, resume: bool, bytes_needed:
             raise RunFolderError(
                 f"run folder {path}: its run has another config ({'; '.join(unlike[:5])}); resume it as it is"
             )
+        before = _text_sha256(path)
+        if before is not None and text_sha256 is not None and before != text_sha256:
+            raise RunFolderError(
+                f"run folder {path}: its text has changed (SHA-256 {before[:16]} when it began, "
+                f"{text_sha256[:16]} now); put it back as it was, or start another run"
+            )
     _check_writable(path, bytes_needed)
     if not resume:
         write_json(path / CONFIG, to_json(config))
-        write_json(path / ENVIRONMENT, environment(config))
+        write_json(path / ENVIRONMENT, environment(config) | {"text_sha256": text_sha256})
 
 
 def read_config(path: str | Path) -> RunConfig:
@@ -95,6 +106,14 @@ def write_json(path: Path, values: Any) -> None:
     temporary = path.with_name(f".{path.name}.writing")
     temporary.write_text(json.dumps(values, indent=2) + "\n")
     os.replace(temporary, path)
+
+
+def _text_sha256(path: Path) -> str | None:
+    """The checksum of the text that a run began with, where it is known."""
+    try:
+        return json.loads((path / ENVIRONMENT).read_bytes()).get("text_sha256")
+    except (OSError, ValueError, AttributeError):
+        return None  # it only says what the run was made with
 
 
 def _check_writable(path: Path, bytes_needed: int) -> None:

@@ -115,7 +115,9 @@ def train(
         if folder is not None:
             if workers.first:
                 size = sum(p.numel() * p.element_size() for p in model.parameters())
-                prepare_folder(folder, config, resume=resume, bytes_needed=3 * 3 * size)
+                prepare_folder(
+                    folder, config, resume=resume, bytes_needed=3 * 3 * size, text_sha256=source.text_sha256
+                )
                 if isinstance(source, ShardSource):
                     # What makes text of tokens again goes where the weights go.
                     source.shards.tokenizer().save(folder)

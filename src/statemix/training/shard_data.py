@@ -58,13 +58,14 @@ class ShardSource:
     its own, and drops less than a row. Shift, order and rows follow from seed and step alone.
 
     Raises:
-        ShardError: not prepared, or damaged. ValueError: fewer tokens than one row.
+        ShardError: not prepared, damaged, or nothing held out. ValueError: fewer tokens than one row.
     """
 
     def __init__(self, config: ShardData) -> None:
         self.config = config
         self.shards = open_shards(config.path)
         self.train = self.shards.split("train")
+        self.shards.split("validation")  # what is not there at the end of a run must be said at its beginning
         if len(self.train) < config.length:
             raise ValueError(
                 f"data: {config.path} has {len(self.train):,} tokens to train on: too few for rows of "
@@ -73,6 +74,11 @@ class ShardSource:
 
     def describe(self) -> str:
         return self.shards.describe()
+
+    @property
+    def text_sha256(self) -> str:
+        """Over the tokens and what makes them; not over where they lie or came from."""
+        return self.shards.text_sha256
 
     @property
     def rows(self) -> int:
