@@ -114,6 +114,16 @@ def test_a_converted_model_reads_the_shards_of_its_run(tmp_path, tokenizer, caps
     assert capsys.readouterr().out.partition(":")[2] == shown[0]
 
 
+def test_what_is_no_text_is_named_without_flags_of_another_command(tmp_path, capsys):
+    (tmp_path / "bad.txt").write_bytes(b"caf\xe9")
+    (tmp_path / "bad.jsonl").write_text('{"body": "words"}\n')
+    for name, place in (("bad.txt", "byte 0xe9 at offset 3;"), ("bad.jsonl", "line 1 (byte 0) has no text")):
+        assert main(["evaluate", "--data", str(tmp_path / name), "--device", "cpu"]) == 1
+        said = capsys.readouterr().err
+        assert f"{name}" in said and place in said and "statemix text prepare has flags" in said
+        assert "--skip-errors" not in said and "--field" not in said and "is kept" not in said
+
+
 def test_what_is_no_model_is_said(tmp_path, capsys):
     assert main(["evaluate", str(tmp_path)]) == 1
     assert "holds no config.json" in capsys.readouterr().err

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 import torch
 import tyro
 
-from statemix.text import PrepareOptions, ReadOptions, ShardError, TokenShards, prepare
+from statemix.text import PrepareOptions, ReadOptions, ShardError, SourceError, TokenShards, prepare
 from statemix.text.shards import INDEX
 from statemix.text.tokenizers import TOKENIZER_FILE, ByteTokenizer
 from statemix.training import CheckpointError, RunFolderError, ShardData, TaskData, TextData, read_config
@@ -131,7 +131,18 @@ def _shards(
             options = PrepareOptions(
                 tokenizer=str(file) if file.is_file() else "bytes", validation_share=0.0, read=read
             )
-            yield prepare([name], folder / "shards", options, progress=False), "train"
+            yield _prepared(name, folder / "shards", options), "train"
+
+
+def _prepared(source: str, folder: Path, options: PrepareOptions) -> TokenShards:
+    try:
+        return prepare([source], folder, options, progress=False)
+    except SourceError as error:
+        # Its advice is about flags and a folder of the other command.
+        raise SourceError(
+            f"{str(error).partition('; ')[0]}; statemix text prepare has flags for such text: give --data the "
+            f"folder that it writes"
+        ) from None
 
 
 def _check_vocabulary(opened: OpenedModel, shards: TokenShards) -> None:
