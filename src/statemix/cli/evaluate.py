@@ -140,8 +140,8 @@ def _prepared(source: str, folder: Path, options: PrepareOptions) -> TokenShards
     except SourceError as error:
         # Its advice is about flags and a folder of the other command.
         raise SourceError(
-            f"{str(error).partition('; ')[0]}; statemix text prepare has flags for such text: give --data the "
-            f"folder that it writes"
+            f"{str(error).partition('; ')[0]}; statemix text prepare has flags for such text: give --data "
+            f"the folder that it writes"
         ) from None
 
 
