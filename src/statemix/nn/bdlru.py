@@ -95,7 +95,7 @@ class BDLRU(RecurrentLayer):
 
     def transition(self, x: Sequence) -> Tensor:
         """A_t of each block at each step, (B, T, N, M, M); acts on the left."""
-        logits = self._gate_logits(x, x.dtype, 0)
+        logits = self._gate_logits(x, x.dtype)
         coefficients = normalize(logits, 3, self.normalization)
         return coefficients[:, :, :, : self.block_size].permute(0, 1, 4, 2, 3)
 

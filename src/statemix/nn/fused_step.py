@@ -93,7 +93,7 @@ def advance(
     from statemix.kernels.triton import step
 
     count(layer.family, "step", "triton")
-    gate_logits = layer._gate_logits(x[:, None], values.dtype, 0)[:, 0]
+    gate_logits = layer._gate_logits(x[:, None], values.dtype)[:, 0]
     values = values.unflatten(1, layer._value_shape)
     step.advance(
         layer.family, gate_logits, values, state, layer.normalization, new_state=new_state, read=read

@@ -103,7 +103,7 @@ class HLRU(RecurrentLayer):
 
     def transition(self, x: Sequence) -> Tensor:
         """The companion matrix of each channel at each step, (B, T, N, M, M); acts on the left."""
-        logits = self._gate_logits(x, x.dtype, 0)
+        logits = self._gate_logits(x, x.dtype)
         lags = normalize(logits, 2, self.normalization)[:, :, : self.order].transpose(2, 3)
         shift = torch.eye(self.order, dtype=lags.dtype, device=lags.device)[:-1]
         return torch.cat([lags[..., None, :], shift.expand(*lags.shape[:3], -1, -1)], -2)

@@ -20,6 +20,7 @@ from .checks import check_input
 from .fused_step import fused_step
 from .padding import RealSteps
 from .plain import is_plain
+from .projection import two_products
 from .recomputation import recomputed
 
 INITIAL_STATES = ("zeros", "learned")
@@ -193,7 +194,7 @@ class RecurrentLayer(nn.Module):
         if state is None:
             state = self.initial_state_for(x.shape[0])
         values = self.value(x).unflatten(1, self._value_shape)
-        gate_logits = self._gate_logits(x[:, None], values.dtype, 0)[:, 0]
+        gate_logits = self._gate_logits(x[:, None], values.dtype)[:, 0]
         coefficients = normalize(gate_logits, gate_logits.dim() - 2, self.normalization)
         state, read = self._advance(coefficients, values.to(coefficients.dtype), state)
         return self.output(read.to(values.dtype).flatten(1)), state
@@ -261,12 +262,7 @@ class RecurrentLayer(nn.Module):
         extra = self._extra_columns(x)
         if extra and state is not None:
             state = F.pad(state, (0, extra))
-        if extra:
-            values = F.linear(x, _padded(self.value.weight, self._value_shape, extra))
-        else:
-            values = self.value(x)
-        values = values.unflatten(2, _grown(self._value_shape, extra))
-        gate_logits = self._gate_logits(x, values.dtype, extra)
+        gate_logits, values = self._inputs(x, extra)
         with self._keeping(x, gate_logits, extra):
             hidden, final = self._operator(
                 gate_logits,
@@ -298,16 +294,29 @@ class RecurrentLayer(nn.Module):
         y, final = self._forward(real.take(x), state, real.cu_seqlens)
         return real.put(y), final
 
-    def _gate_logits(self, x: Tensor, dtype: torch.dtype, extra: int) -> Tensor:
+    def _inputs(self, x: Tensor, extra: int) -> tuple[Tensor, Tensor]:
+        """What the operator takes, grown by ``extra`` blocks: gate logits and values."""
+        gates, values = _grown(self._gate_shape, extra), _grown(self._value_shape, extra)
+        if self.selective and is_plain(self.gate) and is_plain(self.value):
+            logits, entering = two_products(
+                x,
+                _padded(self.gate.weight, self._gate_shape, extra),
+                _padded(self.gate.bias, self._gate_shape, extra),
+                _padded(self.value.weight, self._value_shape, extra),
+            )
+            return logits.unflatten(2, gates), entering.unflatten(2, values)
+        if extra:  # the gates are constants, and the projection is its weight
+            entering = F.linear(x, _padded(self.value.weight, self._value_shape, extra))
+        else:
+            entering = self.value(x)
+        logits = self._gate_logits(x, entering.dtype)
+        return F.pad(logits, (0, extra)) if extra else logits, entering.unflatten(2, values)
+
+    def _gate_logits(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         """Logits of the gates, (#B, #T, *gate_shape): one product with its bias, or a constant."""
-        shape = _grown(self._gate_shape, extra)
         if not self.selective:
-            return F.pad(self.gate_logits.to(dtype), (0, extra))[None, None]
-        if not extra:
-            return self.gate(x).unflatten(2, shape)
-        weight = _padded(self.gate.weight, self._gate_shape, extra)
-        bias = _padded(self.gate.bias, self._gate_shape, extra)
-        return F.linear(x, weight, bias).unflatten(2, shape)
+            return self.gate_logits.to(dtype)[None, None]
+        return self.gate(x).unflatten(2, self._gate_shape)
 
     def _keeping(self, x: Tensor, gate_logits: Tensor, extra: int) -> AbstractContextManager[Any]:
         """What the backward pass keeps of the gates while the operator runs: logits, or their input."""

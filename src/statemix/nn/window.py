@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from statemix.ops.hlru import shifted_windows
+
+from .transforms import is_rewritten
 
 
 def window_product(
@@ -43,7 +44,7 @@ def window_product(
     rows = hidden.shape[0] * hidden.shape[1]
     # What lies between sequences is computed for nothing; and what rewrites or differentiates the program in
     # other ways than reverse mode needs to see its plain operations.
-    if 8 * sequences * (order - 1) > rows or _transformed():
+    if 8 * sequences * (order - 1) > rows or is_rewritten():
         return _plain(hidden, initial, weight, cu_seqlens)
     return _WindowProduct.apply(hidden, initial, weight, cu_seqlens)
 
@@ -52,15 +53,6 @@ def windows(hidden: Tensor, initial: Tensor | None, order: int, cu_seqlens: Tens
     """The last ``order`` states at every step, laid out in memory: (B, T, M*N), newest first."""
     past = shifted_windows(hidden, initial, order - 1, cu_seqlens)
     return torch.cat([hidden[:, :, None], past], 2).flatten(2)
-
-
-def _transformed() -> bool:
-    return (
-        torch.compiler.is_compiling()
-        or torch._C._are_functorch_transforms_active()
-        or torch._C._len_torch_dispatch_stack() > 0
-        or forward_ad._current_level >= 0
-    )
 
 
 def _plain(hidden: Tensor, initial: Tensor | None, weight: Tensor, cu_seqlens: Tensor | None) -> Tensor:

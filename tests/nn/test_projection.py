@@ -1,0 +1,73 @@
+"""Two products of one input: what two linear layers give, with one gradient of the input."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from statemix.nn.projection import two_products
+
+size = st.integers(1, 7)
+
+
+@settings(deadline=None)
+@given(st.tuples(size, size, size, size, size), st.booleans())
+def test_values_and_gradients_equal_those_of_two_linear_layers(sizes, with_bias):
+    batch, time, width, one, other = sizes
+    torch.manual_seed(0)
+    shapes = [(batch, time, width), (one, width), (one,), (other, width)]
+    inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+    x, first, bias, second = inputs
+    given_bias = bias if with_bias else None
+    found = two_products(x, first, given_bias, second)
+    truth = F.linear(x, first, given_bias), F.linear(x, second)
+    weights = [torch.randn_like(y) for y in truth]
+
+    def gradients(outputs):
+        loss = sum((y * w).sum() for y, w in zip(outputs, weights, strict=True))
+        return torch.autograd.grad(loss, inputs, allow_unused=True)
+
+    for one_value, other_value in zip(found, truth, strict=True):
+        torch.testing.assert_close(one_value, other_value)
+    for a, b in zip(gradients(found), gradients(truth), strict=True):
+        assert (a is None) == (b is None)
+        if a is not None:
+            torch.testing.assert_close(a, b)
+
+
+def test_it_can_be_differentiated_twice():
+    torch.manual_seed(0)
+    shapes = [(2, 3, 4), (5, 4), (5,), (3, 4)]
+    inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+    assert torch.autograd.gradcheck(two_products, inputs)
+    assert torch.autograd.gradgradcheck(two_products, inputs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_autocast_makes_both_products_in_its_format_and_keeps_gradients_of_weights_wide(dtype):
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 4, dtype=dtype)
+    weights = [torch.randn(shape, requires_grad=True) for shape in ((5, 4), (5,), (3, 4))]
+    with torch.autocast("cpu", torch.bfloat16):
+        found = two_products(x, *weights)
+        truth = F.linear(x, *weights[:2]), F.linear(x, weights[2])
+    assert all(torch.equal(a, b) and a.dtype == torch.bfloat16 for a, b in zip(found, truth, strict=True))
+    gradients = torch.autograd.grad(sum(y.float().square().sum() for y in found), weights)
+    assert all(g.dtype == torch.float32 for g in gradients)
+
+
+def test_autocast_leaves_float64_as_it_is():
+    x, first, second = (torch.randn(s, dtype=torch.float64) for s in ((2, 3, 4), (5, 4), (3, 4)))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert all(y.dtype == torch.float64 for y in two_products(x, first, None, second))
+
+
+def test_transforms_see_plain_operations():
+    torch.manual_seed(0)
+    x, first, bias, second = (torch.randn(shape) for shape in ((6, 2, 3, 4), (5, 4), (5,), (3, 4)))
+    mapped = torch.vmap(lambda row: two_products(row, first, bias, second))(x)
+    for a, b in zip(mapped, two_products(x, first, bias, second), strict=True):
+        torch.testing.assert_close(a, b)
+    _, tangent = torch.func.jvp(lambda w: two_products(x, w, bias, second)[0], (first,), (first,))
+    torch.testing.assert_close(tangent, F.linear(x, first))
