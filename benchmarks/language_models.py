@@ -8,6 +8,8 @@ Every cell of a size has as many parameters, the same rows in the same order and
 documents, so that every mixer runs on its fastest path. The table holds a row for each cell, "not
 run" until it is; its curves, configs and conditions lie beside it. A cell that is there is not run again.
 With ``--cell-seconds`` in place of ``--tokens`` a cell gets as many steps as fit, measured at its beginning.
+With ``--rates`` every mixer is tuned alike: a short run at each rate, with a seed and a length of schedule of
+its own; the lowest loss over its last tenth is taken, of tokens it had not seen before. Tuning is kept too.
 """
 
 from __future__ import annotations
@@ -90,7 +92,8 @@ def cell_config(size: str, mixer: str, seed: int, arguments: argparse.Namespace,
     """The recipe of a cell with what was asked for."""
     config = language_run(size, mixer, length=arguments.length)
     rows = max(1, (arguments.batch_tokens or SIZES[size].batch_tokens) // arguments.length)
-    rate = arguments.learning_rate or config.optimizer.learning_rate
+    if arguments.learning_rate:
+        config = _at_rate(config, arguments.learning_rate)
     return replace(
         config,
         name=f"{size}-{mixer}-{seed}",
@@ -98,7 +101,6 @@ def cell_config(size: str, mixer: str, seed: int, arguments: argparse.Namespace,
         data=replace(
             config.data, path=data, reset_states=False, evaluation_tokens=arguments.evaluation_tokens
         ),
-        optimizer=replace(config.optimizer, learning_rate=rate),
         batch_size=rows,
         accumulate=arguments.accumulate,
         steps=max(1, (arguments.tokens or SIZES[size].tokens) // (rows * arguments.length)),
@@ -115,6 +117,52 @@ def steps_that_fit(config: RunConfig, seconds: float) -> int:
     rate = trial.history[-1]["tokens_per_second"]
     left = seconds - (time.perf_counter() - began)
     return max(1, int(left * rate / (config.batch_size * config.data.length)))  # pyright: ignore[reportAttributeAccessIssue]
+
+
+class Tuning:
+    """The learning rate of each mixer, by short runs; kept beside the table, and not done twice."""
+
+    SEED = 1000
+    COLUMNS = ("size", "mixer", "learning_rate", "tokens", "loss")
+
+    def __init__(self, path: Path, rates: list[float], tokens: int) -> None:
+        self.path, self.rates, self.tokens = path, rates, tokens
+        self.rows: list[dict[str, Any]] = []
+        if path.is_file():
+            with open(path, newline="") as file:
+                self.rows = list(csv.DictReader(file))
+
+    def tuned(self, config: RunConfig, size: str, mixer: str) -> RunConfig:
+        """The config at the best of the rates."""
+        losses = {rate: self._loss(config, size, mixer, rate) for rate in self.rates}
+        return _at_rate(config, min(losses, key=lambda rate: losses[rate]))
+
+    def _loss(self, config: RunConfig, size: str, mixer: str, rate: float) -> float:
+        for row in self.rows:
+            if (row["size"], row["mixer"], float(row["learning_rate"])) == (size, mixer, rate):
+                return float(row["loss"])
+        row_tokens = config.batch_size * config.data.length  # pyright: ignore[reportAttributeAccessIssue]
+        steps = max(10, self.tokens // row_tokens)
+        short = replace(_at_rate(config, rate), seed=self.SEED, steps=steps, log_every=max(1, steps // 10))
+        loss = train(short, progress=False).history[-1]["loss"]
+        row = {
+            "size": size,
+            "mixer": mixer,
+            "learning_rate": rate,
+            "tokens": steps * row_tokens,
+            "loss": loss,
+        }
+        self.rows.append(row)
+        with open(self.path, "w", newline="") as file:
+            writer = csv.DictWriter(file, self.COLUMNS)
+            writer.writeheader()
+            writer.writerows(self.rows)
+        print(row, flush=True)
+        return loss
+
+
+def _at_rate(config: RunConfig, rate: float) -> RunConfig:
+    return replace(config, optimizer=replace(config.optimizer, learning_rate=rate))
 
 
 def run_cell(config: RunConfig, folder: Path | None) -> tuple[TrainResult, Curve, float]:
@@ -206,6 +254,8 @@ def main() -> int:
     parser.add_argument("--cell-seconds", type=float, help="train for as long instead of for so many tokens")
     parser.add_argument("--seconds", type=float, default=560, help="begin no cell after these")
     parser.add_argument("--learning-rate", type=float, help="default: the size's own")
+    parser.add_argument("--rates", nargs="+", type=float, help="tune over these learning rates")
+    parser.add_argument("--tuning-tokens", type=int, default=25_000_000, help="of each run that tunes")
     parser.add_argument("--length", type=int, default=1024)
     parser.add_argument("--batch-tokens", type=int)
     parser.add_argument("--accumulate", type=int, default=1)
@@ -220,6 +270,8 @@ def main() -> int:
     table = Table(arguments.out, everything)
     device = torch.device("cuda" if torch.cuda.is_available() and arguments.device != "cpu" else "cpu")
     head = describe(device, " ".join(["python", *sys.argv]))
+    beside = arguments.out.with_name(f"{arguments.out.stem}_tuning.csv")
+    tuning = Tuning(beside, arguments.rates, arguments.tuning_tokens) if arguments.rates else None
     with tempfile.TemporaryDirectory() as temporary:
         data = unpacked(arguments.data, temporary)
         for size, mixer, seed in grid:
@@ -233,6 +285,8 @@ def main() -> int:
             print(f"{cell}", flush=True)
             try:
                 config = cell_config(size, mixer, seed, arguments, data)
+                if tuning is not None:
+                    config = tuning.tuned(config, size, mixer)
                 if arguments.cell_seconds:
                     config = replace(config, steps=steps_that_fit(config, arguments.cell_seconds))
                 folder = None if arguments.runs is None else arguments.runs / config.name

@@ -37,6 +37,16 @@ def test_sizes_are_what_their_names_say():
         assert run.steps * run.batch_size * run.data.length == pytest.approx(chosen.tokens, rel=0.01)
 
 
+def test_a_mixed_stack_has_the_layers_of_its_name_each_at_its_own_size():
+    mixed, blocks, attention = (
+        language_run("lm-10m", mixer).model for mixer in ("bdlru-2+attention", "bdlru-2", "attention")
+    )
+    found = mixed.mixers()
+    assert [m.name for m in found] == ["bdlru", "bdlru", "attention"] * 2
+    assert found[0] == blocks.mixers()[0] and found[2].num_heads == attention.mixers()[0].num_heads
+    assert found[2].rotary and found[0].block_size == 2
+
+
 def test_unknown_names_list_the_nearest():
     with pytest.raises(ValueError, match="no mixer 'bdlru-3'; nearest: bdlru-"):
         language_run("lm", "bdlru-3")
@@ -44,7 +54,9 @@ def test_unknown_names_list_the_nearest():
         language_run("lm-11m")
 
 
-def test_the_table_grows_cell_by_cell_and_says_what_was_not_run(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """The benchmark over some mixers of the smallest size; the rows of its table by mixer."""
     (tmp_path / "song.txt").write_text("la la la, " * 300)
     prepare([str(tmp_path / "song.txt")], tmp_path / "shards", progress=False)
     spec = importlib.util.spec_from_file_location("language_models", BENCHMARK)
@@ -53,13 +65,17 @@ def test_the_table_grows_cell_by_cell_and_says_what_was_not_run(tmp_path, monkey
     out = tmp_path / "table.csv"
     small = ["--tokens", "256", "--length", "16", "--batch-tokens", "64", "--device", "cpu"]
 
-    def run(*mixers):
+    def run(*mixers, options=()):
         arguments = ["--data", str(tmp_path / "shards"), "--out", str(out), "--size", "lm", *small]
-        monkeypatch.setattr(sys, "argv", ["language_models.py", *arguments, "--mixers", *mixers])
+        monkeypatch.setattr(sys, "argv", ["language_models.py", *arguments, *options, "--mixers", *mixers])
         assert module.main() == 0
         with open(out, newline="") as file:
             return {row["mixer"]: row for row in csv.DictReader(file)}
 
+    return run
+
+
+def test_the_table_grows_cell_by_cell_and_says_what_was_not_run(run, tmp_path, capsys):
     rows = run("hlru-2")
     assert rows.keys() == LANGUAGE_MIXERS.keys()
     assert {m for m, row in rows.items() if row["status"] != "not run"} == {"hlru-2"}
@@ -71,3 +87,19 @@ def test_the_table_grows_cell_by_cell_and_says_what_was_not_run(tmp_path, monkey
     curves = (tmp_path / "table_curves.csv").read_text()
     assert "lm-hlru-2-0,4,256," in curves and "lm-lstm-0,4,256," in curves
     assert '"lm-lstm-0"' in (tmp_path / "table_configs.json").read_text()
+
+
+def test_every_mixer_is_tuned_over_the_same_rates_and_none_twice(run, tmp_path, capsys):
+    options = ("--rates", "1e-6", "1e-2", "--tuning-tokens", "640")
+    rows = run("hlru-2", "lstm", options=options)
+    with open(tmp_path / "table_tuning.csv", newline="") as file:
+        tried = list(csv.DictReader(file))
+    for mixer in ("hlru-2", "lstm"):
+        losses = {float(r["learning_rate"]): float(r["loss"]) for r in tried if r["mixer"] == mixer}
+        # A rate of a millionth learns nothing in ten steps.
+        assert losses.keys() == {1e-6, 1e-2} and losses[1e-2] < losses[1e-6]
+        assert float(rows[mixer]["learning_rate"]) == 1e-2
+    capsys.readouterr()
+    run("hlru-2", "bdlru-1", options=options)
+    assert "'mixer': 'hlru-2', 'learning_rate': 1e-06" not in capsys.readouterr().out
+    assert len((tmp_path / "table_tuning.csv").read_text().splitlines()) == 7

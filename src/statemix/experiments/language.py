@@ -53,11 +53,20 @@ LANGUAGE_MIXERS: dict[str, dict[str, Any]] = {
     "mamba2": {"name": "mamba2"},
     "attention": {"name": "attention", "rotary": True},
     "lstm": {"name": "lstm", "block_size": 1},
+    "bdlru-2+attention": {"name": "attention", "rotary": True, "block_size": 2},
+    "hlru-2+attention": {"name": "attention", "rotary": True, "block_size": 2},
 }
 """Mixers by the name that follows a recipe's: ``lm-10m/hlru-2``."""
 
+PATTERNS: dict[str, tuple[str, ...]] = {
+    "bdlru-2+attention": ("bdlru", "bdlru", "attention"),
+    "hlru-2+attention": ("hlru", "hlru", "attention"),
+}
+"""Those that differ from layer to layer: two recurrences carry state, then attention looks up."""
+
 DEFAULT_MIXER = "bdlru-4"
 
+_READ_PACKED = ("bdlru", "hlru")
 _BYTES = 256
 _HEAD_DIM = 64
 
@@ -84,21 +93,23 @@ def language_run(
         True
     """
     chosen, options = _named("size", size, SIZES), dict(_named("mixer", mixer, LANGUAGE_MIXERS))
-    if mixer == "attention":
+    if options["name"] == "attention":
         options["num_heads"] = chosen.d_model // _HEAD_DIM
+    pattern = PATTERNS.get(mixer, ())
     rows = max(1, chosen.batch_tokens // length)
     model = ModelConfig(
         vocab_size=vocab_size,
         d_model=chosen.d_model,
         num_layers=chosen.num_layers,
         mixer=MixerConfig(**options),
+        pattern=pattern,
     )
     return RunConfig(
         name=size if mixer == DEFAULT_MIXER else f"{size}-{mixer}",
         # The data says how large the vocabulary is.
         model=replace(_as_large_as_attention(model), vocab_size=None),
         # Others run packed documents as padded rows, which costs them more than a state that crosses over.
-        data=ShardData(length=length, reset_states=options["name"] in ("bdlru", "hlru")),
+        data=ShardData(length=length, reset_states=options["name"] in _READ_PACKED),
         optimizer=OptimizerConfig(
             learning_rate=chosen.learning_rate, weight_decay=0.1, betas=(0.9, 0.95), clip_norm=1.0
         ),
@@ -138,19 +149,22 @@ LANGUAGE: dict[str, Callable[..., RunConfig]] = {
 
 def _as_large_as_attention(config: ModelConfig) -> ModelConfig:
     """The config with its mixers sized to the parameters of attention, in multiples that products like."""
-    if config.mixer.name == "attention":
+    kinds = [name for name in config.pattern or (config.mixer.name,) if name != "attention"]
+    if not kinds:
         return config
     heads = config.d_model // _HEAD_DIM
-    peer = replace(config, mixer=MixerConfig(name="attention", num_heads=heads))
+    peer = replace(config, mixer=MixerConfig(name="attention", num_heads=heads), pattern=())
     # Heads are too coarse to come nearer than a tenth of a small model.
-    coarse = config.mixer.name not in ("bdlru", "hlru", "lstm", "gru")
+    coarse = kinds[0] not in ("bdlru", "hlru", "lstm", "gru")
     found = fit(
-        config,
+        replace(config, mixer=config.mixer.named(kinds[0]), pattern=()),
         parameters=count_parameters(peer),
         multiple_of=1 if coarse else 8,
         tolerance=0.1 if coarse else 0.05,
     )
-    return found.config
+    if not config.pattern:
+        return found.config
+    return replace(config, mixer=replace(config.mixer, num_blocks=found.config.mixer.num_blocks))
 
 
 def _named(what: str, name: str, table: dict[str, Any]) -> Any:
