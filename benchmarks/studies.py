@@ -18,6 +18,7 @@ from statemix.bench.environment import write_csv
 from statemix.experiments import recipe
 from statemix.experiments.mad import TASKS, mad_recipe
 from statemix.experiments.sweep import Launch, SweepFolder, Trial, run_sweep
+from statemix.experiments.sweep.trials import MOST_REPLICAS
 from statemix.models import MixerConfig
 from statemix.training import RunConfig
 
@@ -129,9 +130,16 @@ def large_group(name: str, seeds: int) -> Iterator[Trial]:
         with_data(recipe(name), test_lengths=(8, 16, 32, 64, 128), test_examples=TEST_EXAMPLES), steps=12_000
     )
     halved = with_model(with_mixer(config, num_blocks=24), d_model=128)
+    more = fan_in(with_mixer(config, num_blocks=128))
     for model, changed in {
         "width 256": config,
         "width 256, fan-in": fan_in(config),
+        "128 blocks, fan-in": more,
+        "128 blocks, fan-in, batch 512": replace(more, batch_size=512),
+        "128 blocks, fan-in, half the steps": replace(more, steps=6000),
+        "128 blocks, fan-in, slowly growing": with_data(more, growing_share=0.9),
+        "blocks of 8, fan-in": fan_in(with_mixer(config, block_size=8)),
+        "two layers, fan-in": with_model(fan_in(config), num_layers=2),
         "width 128, fan-in": fan_in(halved),
         "width 128, fan-in, two layers, gelu": with_model(fan_in(halved), num_layers=2, mlp="gelu"),
     }.items():
@@ -180,7 +188,8 @@ def modular_arithmetic(seeds: int) -> Iterator[Trial]:
         "width 128, 64 blocks, batch 256, rate 2.5e-3": replace(
             wide, optimizer=replace(wide.optimizer, learning_rate=2.5e-3)
         ),
-        "width 128, 64 blocks, batch 256, 3 x steps": replace(wide, steps=7500),
+        "width 128, 64 blocks, batch 256, 1500 steps": replace(wide, steps=1500),
+        "width 128, 64 blocks, batch 256, lengths that grow": with_data(wide, start_length=3),
         "1500 steps": replace(base, steps=1500),
         "batch 256": replace(base, batch_size=256),
         "three layers": with_model(base, num_layers=3),
@@ -289,6 +298,10 @@ def main() -> int:
     parser.add_argument("--rates", nargs="+", type=float, help="only these learning rates")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--minutes", type=float, default=9.5, help="for all studies together")
+    parser.add_argument(
+        "--replicas", type=int, default=MOST_REPLICAS,
+        help="runs trained as one; 1 suits layers that have fast kernels of their own",
+    )  # fmt: skip
     parser.add_argument("--share", type=float, default=1.0, help="of the steps, to try things out")
     parser.add_argument("--list", action="store_true", help="say what there is and run nothing")
     arguments = parser.parse_args()
@@ -313,7 +326,9 @@ def main() -> int:
         if left <= 0:
             print("no time is left; the same command goes on")
             return 1
-        folder = SweepFolder.begin(arguments.out / name, trials, " ".join(["python", *sys.argv]))
+        folder = SweepFolder.begin(
+            arguments.out / name, trials, " ".join(["python", *sys.argv]), most_replicas=arguments.replicas
+        )
         launch = Launch(launcher="inline", minutes_at_most=left)
         run_sweep(folder, launch, lambda line: print(f"{time.strftime('%H:%M:%S')} {line}", flush=True))
         rows = [
