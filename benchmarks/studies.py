@@ -126,22 +126,24 @@ def what_helps_on_s4(seeds: int) -> Iterator[Trial]:
 
 
 def large_group(name: str, seeds: int) -> Iterator[Trial]:
-    config = exactly(
-        with_data(recipe(name), test_lengths=(8, 16, 32, 64, 128), test_examples=TEST_EXAMPLES), steps=12_000
-    )
+    config = exactly(with_data(recipe(name), test_lengths=(8, 16, 32, 64, 128), test_examples=TEST_EXAMPLES))
+    few = with_mixer(config, num_blocks=48)
     halved = with_model(with_mixer(config, num_blocks=24), d_model=128)
-    more = fan_in(with_mixer(config, num_blocks=128))
     for model, changed in {
-        "width 256": config,
-        "width 256, fan-in": fan_in(config),
-        "128 blocks, fan-in": more,
-        "128 blocks, fan-in, batch 512": replace(more, batch_size=512),
-        "128 blocks, fan-in, half the steps": replace(more, steps=6000),
-        "128 blocks, fan-in, slowly growing": with_data(more, growing_share=0.9),
-        "blocks of 8, fan-in": fan_in(with_mixer(config, block_size=8)),
-        "two layers, fan-in": with_model(fan_in(config), num_layers=2),
-        "width 128, fan-in": fan_in(halved),
-        "width 128, fan-in, two layers, gelu": with_model(fan_in(halved), num_layers=2, mlp="gelu"),
+        "128 blocks, fan-in": config,
+        "width 256": with_mixer(few, weight_init="paper"),
+        "width 256, fan-in": few,
+        "128 blocks, fan-in, batch 512": replace(config, batch_size=512),
+        "128 blocks, fan-in, twice the steps": replace(config, steps=2 * config.steps),
+        "128 blocks, fan-in, half the steps": replace(config, steps=config.steps // 2),
+        "128 blocks, fan-in, slowly growing": with_data(config, growing_share=0.9),
+        "blocks of 8, fan-in": with_mixer(few, block_size=8),
+        "128 blocks of 8, fan-in": with_mixer(config, block_size=8),
+        "two layers, fan-in": with_model(few, num_layers=2),
+        "width 128, fan-in": halved,
+        "width 128, fan-in, two layers, gelu": with_model(
+            halved, num_layers=2, mlp="gelu", mlp_init="fan-in"
+        ),
     }.items():
         yield from over(changed, f"{name}, {model}", seeds=max(5, seeds), rates=(1e-3, 2e-3), decays=(0.0,))
 

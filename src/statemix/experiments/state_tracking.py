@@ -55,12 +55,12 @@ def s4_composition() -> RunConfig:
 
 
 def s5_composition() -> RunConfig:
-    """Compose permutations of five things, with lengths that grow from 2 on; half an hour on a core."""
+    """Compose permutations of five things, with lengths that grow from 2 on; a run for a GPU."""
     return _grown("s5-composition", "S5")
 
 
 def a5_composition() -> RunConfig:
-    """Compose even permutations of five things, with lengths that grow from 2 on; half an hour on a core."""
+    """Compose even permutations of five things, with lengths that grow from 2 on; a run for a GPU."""
     return _grown("a5-composition", "A5")
 
 
@@ -135,10 +135,11 @@ def regular_modular_arithmetic() -> RunConfig:
 
 
 def _grown(name: str, group: str) -> RunConfig:
-    """All elements of a large group, half an hour on one core.
+    """All elements of a large group: minutes on a GPU, hours on a core.
 
-    At a fixed length no plateau is left, so lengths grow; width 256 learns S5 where 128 took far longer,
-    and an MLP before the readout would forgive states that are a little wrong.
+    At a fixed length no plateau is left, so lengths grow; width 256 learns S5 where 128 took far longer.
+    With 48 blocks one seed in five never finds the rule; with 128 ten of ten did, and held it at four times
+    the length in 89 to 100 %. An MLP before the readout would forgive states that are a little wrong.
     """
     base = s3_composition()
     return replace(
@@ -148,13 +149,13 @@ def _grown(name: str, group: str) -> RunConfig:
             base.model,
             d_model=256,
             mlp="none",
-            mixer=replace(base.model.mixer, block_size=5, num_blocks=48),
+            mixer=replace(base.model.mixer, block_size=5, num_blocks=128, weight_init="fan-in"),
         ),
         data=TaskData(
             task=make("permutation", group=group, length=32), test_lengths=(8, 32, 128), start_length=2
         ),
         optimizer=replace(base.optimizer, learning_rate=2e-3),
-        steps=8000,
+        steps=12_000,
         batch_size=128,
         checkpoint_every=1000,
     )
@@ -166,8 +167,9 @@ def _generated(name: str, group: str) -> RunConfig:
     task = make("permutation", group=group, tokens="generators", num_generators=4, length=40)
     return replace(
         base,
-        # First weights by fan-in: 99.9 to 100 % on 32 generators of S5, over five seeds, for 97 to 100.
-        model=replace(base.model, mixer=replace(base.model.mixer, weight_init="fan-in")),
+        # Few tokens need few blocks. First weights by fan-in: 99.9 to 100 % on 32 generators of S5, over five
+        # seeds, for 97 to 100.
+        model=replace(base.model, mixer=replace(base.model.mixer, num_blocks=48)),
         data=TaskData(task=task, test_lengths=(40,), test_bins=((40, 256),), start_length=2),
         steps=10_000,
     )
