@@ -16,7 +16,7 @@ def set_by_hand(layer: BDLRU, rows: torch.Tensor, written: torch.Tensor, start: 
     Inputs are one-hot. A row of gates that selects one source is exact, so any permutation and any value
     that overwrites is; two states that flow into one are not, since a row's magnitudes sum to one.
     """
-    inputs, states = rows.shape
+    states = rows.shape[1]
     sources = torch.where(rows < 0, torch.full_like(rows, states), rows)
     logits = SHARP * F.one_hot(sources, states + 1).float()  # (inputs, M, M + 1)
     with torch.no_grad():

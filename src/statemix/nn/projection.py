@@ -25,8 +25,8 @@ def two_products(x: Tensor, first: Tensor, bias: Tensor | None, second: Tensor) 
     """
     given = [x, first, second] if bias is None else [x, first, second, bias]
     # Nothing is gained where nothing is differentiated, and a single step is better off with the weights that
-    # autocast has cast before. What rewrites the program, or hides other tensors behind these, needs to see its
-    # plain operations.
+    # autocast has cast before. What rewrites the program, or hides other tensors behind these, needs to see
+    # its plain operations.
     single = not torch.is_grad_enabled() or x.shape[1] == 1
     if single or is_rewritten() or any(type(t) not in (Tensor, nn.Parameter) for t in given):
         return F.linear(x, first, bias), F.linear(x, second)
