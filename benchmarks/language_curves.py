@@ -1,4 +1,4 @@
-"""Draws the learning curves of a table of language models: python benchmarks/language_curves.py TABLE_curves.csv FIGURE.svg
+"""Draws learning curves of language models: python benchmarks/language_curves.py TABLE_curves.csv FIGURE.svg
 
 Needs matplotlib. Each curve is the training loss in bits a token over the tokens seen, a mean of five points.
 """
