@@ -1,7 +1,9 @@
 """What every name in the catalog promises, and the streams that batches are drawn from."""
 
 import json
+import re
 import time
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -47,6 +49,30 @@ def test_every_length_from_the_minimum_on_works_and_none_below(name, start_token
         assert int(targets[asked].min()) >= 0 and int(targets[asked].max()) < task.output_size
     with pytest.raises(ValueError, match=f"length must be at least {shortest}; got {shortest - 1}"):
         make(name, **small, start_token=start_token, length=shortest - 1)
+
+
+@pytest.mark.parametrize("value", [3.5, 64.0, True, "64"])
+@pytest.mark.parametrize("name", CATALOG)
+def test_a_whole_number_that_is_none_is_refused_where_the_task_is_made(name, value):
+    kind = type(make(name)).__name__
+    for field in fields(make(name)):
+        if type(getattr(make(name), field.name)) is int:
+            said = rf"{kind}: {field.name} must be an integer( or None)?; got {re.escape(repr(value))}"
+            with pytest.raises(TypeError, match=said):
+                make(name, **{field.name: value})
+
+
+def test_settings_of_other_kinds_are_refused_where_the_task_is_made():
+    with pytest.raises(TypeError, match=r"Permutation: num_generators must be an integer or None; got 4\.0"):
+        make("word-problem", num_generators=4.0)
+    with pytest.raises(TypeError, match="InContextRecall: noise must be a number; got '0.2'"):
+        make("noisy-recall", noise="0.2")
+    with pytest.raises(TypeError, match="Counting: start_token must be True or False; got 1"):
+        make("counting", start_token=1)
+    with pytest.raises(TypeError, match="Permutation: group must be a string; got 3"):
+        make("permutation", group=3)
+    assert make("noisy-recall", noise=0).noise == 0
+    assert make("counting", length=np.int64(9)).sample(1).inputs.shape == (1, 9)
 
 
 @pytest.mark.parametrize("name", CATALOG)

@@ -40,12 +40,12 @@ class SelectiveCopying(Task):
     selective: bool = True
     """Whether blanks lie between the tokens; else all of them come after."""
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         if self.vocabulary < 4:
             raise ValueError(f"SelectiveCopying: vocabulary must be at least 4; got {self.vocabulary}")
         if self.num_copied < 1:
             raise ValueError(f"SelectiveCopying: num_copied must be at least 1; got {self.num_copied}")
-        super().__post_init__()
+        super().check()
 
     @property
     def num_tokens(self) -> int:

@@ -30,8 +30,8 @@ class Counting(StateTracking):
     symbols: int = 2
     """Inputs are 0 .. symbols - 1."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check(self) -> None:
+        super().check()
         for name in ("modulus", "symbols"):
             if getattr(self, name) < 2:
                 raise ValueError(f"Counting: {name} must be at least 2; got {getattr(self, name)}")

@@ -34,8 +34,8 @@ class CycleNavigation(StateTracking):
     cycle: int = 5
     """Places on the circle."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check(self) -> None:
+        super().check()
         if self.cycle < 2:
             raise ValueError(f"CycleNavigation: cycle must be at least 2; got {self.cycle}")
 

@@ -29,7 +29,7 @@ class MadTask(Task):
     noise: float = 0.0
     """Share of the sequence that is noise."""
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         name = type(self).__name__
         if not 0 <= self.noise < 1:
             raise ValueError(f"{name}: noise must lie in [0, 1); got {self.noise}")
@@ -44,7 +44,7 @@ class MadTask(Task):
                 f"ordinary tokens, {self.noise_vocabulary} of noise and {self.num_special} special; "
                 f"got {self.vocabulary}"
             )
-        super().__post_init__()
+        super().check()
 
     @property
     @abstractmethod

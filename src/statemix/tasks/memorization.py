@@ -40,8 +40,8 @@ class Memorization(MadTask):
     dictionary_seed: int = 0
     """Decides the dictionary."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check(self) -> None:
+        super().check()
         if self.dictionary_seed < 0:
             raise ValueError(f"Memorization: dictionary_seed must be at least 0; got {self.dictionary_seed}")
 

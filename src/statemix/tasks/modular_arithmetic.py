@@ -49,8 +49,8 @@ class ModularArithmetic(StateTracking):
     equals: bool = False
     """Whether sequences end with =, where the answer is asked."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check(self) -> None:
+        super().check()
         if self.modulus < 2:
             raise ValueError(f"ModularArithmetic: modulus must be at least 2; got {self.modulus}")
         known = set(self.operators) <= set(OPERATORS)

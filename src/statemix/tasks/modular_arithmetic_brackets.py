@@ -35,8 +35,8 @@ class ModularArithmeticBrackets(FormalLanguage):
     multiply: bool = True
     """Whether * comes up besides + and -."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check(self) -> None:
+        super().check()
         if self.modulus < 2:
             raise ValueError(f"ModularArithmeticBrackets: modulus must be at least 2; got {self.modulus}")
 

@@ -42,8 +42,8 @@ class Permutation(StateTracking):
     generator_seed: int = 0
     """Decides which generators are drawn."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check(self) -> None:
+        super().check()
         if self.tokens not in ("elements", "generators"):
             raise ValueError(f"Permutation: tokens must be elements or generators; got {self.tokens!r}")
         if self.generator_seed < 0:

@@ -39,8 +39,8 @@ class InContextRecall(MadTask):
     """In training, targets are what is asked, or the next token everywhere, as in the published code.
     Tests ask for values in either case."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check(self) -> None:
+        super().check()
         if self.train_on not in ("asked", "next"):
             raise ValueError(
                 f'{type(self).__name__}: train_on must be "asked" or "next"; got {self.train_on!r}'

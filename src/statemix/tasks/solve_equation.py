@@ -34,8 +34,8 @@ class SolveEquation(FormalLanguage):
     modulus: int = 5
     """Numbers are 0 .. modulus - 1, and values are taken modulo it."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check(self) -> None:
+        super().check()
         if self.modulus < 2:
             raise ValueError(f"SolveEquation: modulus must be at least 2; got {self.modulus}")
 

@@ -81,8 +81,8 @@ class SymbolStringTask(StringTask):
     symbols: int = 2
     """Size of the alphabet."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check(self) -> None:
+        super().check()
         if self.symbols < 2:
             raise ValueError(f"{type(self).__name__}: symbols must be at least 2; got {self.symbols}")
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import numbers
+import types
+import typing
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
-from typing import ClassVar, NamedTuple, Self
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -32,6 +36,7 @@ class Task(ABC):
     """A task with its settings. A new one gives its vocabulary, its answers and :meth:`generate`.
 
     Raises:
+        TypeError: a setting of another kind than its field's, such as a length of 3.5.
         ValueError: a length below :attr:`minimum_length`, or a setting out of range. Every length from
             the minimum on works.
     """
@@ -47,6 +52,15 @@ class Task(ABC):
     """Whether sequences begin with a token of their own: something stands in the state before it is moved."""
 
     def __post_init__(self) -> None:
+        for name, (kinds, wanted) in _kinds(type(self)).items():
+            value = getattr(self, name)
+            # To Python, True and False are integers.
+            if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+                raise TypeError(f"{type(self).__name__}: {name} must be {wanted}; got {value!r}")
+        self.check()
+
+    def check(self) -> None:
+        """Refuse settings out of range with a ValueError; all are of the kind that their fields say."""
         if self.length < self.minimum_length:
             raise ValueError(
                 f"{type(self).__name__}: length must be at least {self.minimum_length}; got {self.length}"
@@ -154,5 +168,28 @@ class Task(ABC):
         return render({"tokens": tokens, "answers": answers}, width)
 
 
-def _tensor(numbers: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(numbers, dtype=np.int64))
+_KINDS: dict[Any, tuple[type, str]] = {
+    int: (numbers.Integral, "an integer"),
+    float: (numbers.Real, "a number"),
+    bool: (bool, "True or False"),
+    str: (str, "a string"),
+    types.NoneType: (types.NoneType, "None"),
+}
+
+
+@functools.cache
+def _kinds(cls: type[Task]) -> dict[str, tuple[tuple[type, ...], str]]:
+    """What the fields of a task may hold, and how that is said; those of given values check themselves."""
+    hints = typing.get_type_hints(cls)
+    found = {}
+    for field in fields(cls):
+        hint = hints[field.name]
+        parts = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+        if all(part in _KINDS for part in parts):
+            kinds, names = zip(*(_KINDS[part] for part in parts), strict=True)
+            found[field.name] = kinds, " or ".join(names)
+    return found
+
+
+def _tensor(tokens: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(tokens, dtype=np.int64))

@@ -22,8 +22,8 @@ class StateTracking(Task):
     asked: Literal["every", "last"] = "every"
     """Whether the answer is asked at every step or at the last one only."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check(self) -> None:
+        super().check()
         if self.asked not in ("every", "last"):
             raise ValueError(f'{type(self).__name__}: asked must be "every" or "last"; got {self.asked!r}')
 
