@@ -107,6 +107,20 @@ def test_backend_for_names_what_auto_takes():
         backend_for("cpu", family="lru")
 
 
+@pytest.mark.parametrize("device", ["foo", "", None, "cuda:x"])
+def test_backend_for_names_a_device_that_is_none(device):
+    with pytest.raises(ValueError, match=r"^backend_for: the device must be .*; got "):
+        backend_for(device)
+
+
+@pytest.mark.parametrize("size", [0, -1, 2.0, True, "2"])
+def test_backend_for_names_a_size_that_no_layer_has(size):
+    with pytest.raises(
+        ValueError, match="^backend_for: order_or_block_size must be an integer of at least 1"
+    ):
+        backend_for("cpu", order_or_block_size=size)
+
+
 def test_a_device_without_kernels_takes_the_reference_and_says_so():
     with pytest.warns(RuntimeWarning, match="slow reference on mps"):
         from statemix.ops.dispatch import resolve_backend

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from itertools import pairwise
 
 import torch
@@ -191,6 +192,28 @@ def remember_boundaries(cu_seqlens: Tensor, time: int) -> None:
     """Take boundaries on a GPU as checked, where who made them on the CPU will not wait to read them."""
     if cu_seqlens.device.type != "cpu":
         _checked_boundaries[cu_seqlens] = (cu_seqlens._version, time)
+
+
+def check_device(operation: str, device: torch.device | str) -> torch.device:
+    """The device of that name; ValueError where PyTorch knows no such kind."""
+    try:
+        return torch.device(device)
+    except (RuntimeError, TypeError):
+        raise ValueError(
+            f"{operation}: the device must be a tensor's, a torch.device or its name, such as 'cpu' or "
+            f"'cuda:1'; got {device!r}"
+        ) from None
+
+
+def check_size(operation: str, name: str, size: int) -> int:
+    """A size as an integer; ValueError where it is none, or below 1."""
+    try:
+        whole = 0 if isinstance(size, bool) else operator.index(size)
+    except TypeError:
+        whole = 0
+    if whole < 1:
+        raise ValueError(f"{operation}: {name} must be an integer of at least 1; got {size!r}")
+    return whole
 
 
 def _readable(tensor: Tensor) -> bool:

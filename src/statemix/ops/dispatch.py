@@ -12,6 +12,8 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from .checks import check_device, check_size
+
 FAMILIES = ("bdlru", "hlru")
 BACKENDS = ("auto", "reference", "cpu", "cuda", "triton")
 
@@ -36,7 +38,7 @@ def backend_for(
         dtype: of logits and values; default the tensor's, or float32.
 
     Raises:
-        ValueError: an unknown family.
+        ValueError: an unknown family or device, or a size below 1.
 
     Examples:
         >>> backend_for("cpu")
@@ -44,12 +46,13 @@ def backend_for(
     """
     if family not in FAMILIES:
         raise ValueError(f"backend_for: family must be one of {FAMILIES}; got {family!r}")
+    size = check_size("backend_for", "order_or_block_size", order_or_block_size)
     if isinstance(tensor_or_device, Tensor):
         device = tensor_or_device.device
         dtype = dtype or tensor_or_device.dtype
     else:
-        device = torch.device(tensor_or_device)
-    return _automatic(device.type, device.index, family, order_or_block_size, dtype or torch.float32)[0]
+        device = check_device("backend_for", tensor_or_device)
+    return _automatic(device.type, device.index, family, size, dtype or torch.float32)[0]
 
 
 def resolve_backend(
