@@ -116,7 +116,7 @@ def test_backend_for_names_a_device_that_is_none(device):
 @pytest.mark.parametrize("size", [0, -1, 2.0, True, "2"])
 def test_backend_for_names_a_size_that_no_layer_has(size):
     with pytest.raises(
-        ValueError, match="^backend_for: order_or_block_size must be an integer of at least 1"
+        ValueError, match=r"^backend_for: order_or_block_size must be an integer of at least 1"
     ):
         backend_for("cpu", order_or_block_size=size)
 

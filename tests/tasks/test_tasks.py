@@ -65,7 +65,7 @@ def test_a_whole_number_that_is_none_is_refused_where_the_task_is_made(name, val
 def test_settings_of_other_kinds_are_refused_where_the_task_is_made():
     with pytest.raises(TypeError, match=r"Permutation: num_generators must be an integer or None; got 4\.0"):
         make("word-problem", num_generators=4.0)
-    with pytest.raises(TypeError, match="InContextRecall: noise must be a number; got '0.2'"):
+    with pytest.raises(TypeError, match=r"InContextRecall: noise must be a number; got '0\.2'"):
         make("noisy-recall", noise="0.2")
     with pytest.raises(TypeError, match="Counting: start_token must be True or False; got 1"):
         make("counting", start_token=1)

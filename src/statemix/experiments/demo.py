@@ -33,6 +33,7 @@ from statemix.training import (
     TrainResult,
     train,
 )
+from statemix.training.folder import is_occupied
 
 from .recipes import s3_composition, text_bytes
 
@@ -166,8 +167,7 @@ def continued(config: RunConfig, folder: Path, observers: Sequence[Observer]) ->
         Interrupted: a signal came; the run can be continued.
         RunFolderError: the folder holds a run of another config, or cannot be written.
     """
-    started = folder.is_dir() and any(folder.iterdir())
-    result = train(config, out=folder, resume=started, observers=observers, progress=False)
+    result = train(config, out=folder, resume=is_occupied(folder), observers=observers, progress=False)
     if result.status == "interrupted":
         raise Interrupted(result.signal or 0)
     if result.status == "diverged":

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import platform
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from .config import RunConfig, differences, from_json, to_json
+from .lock import locked
 
 CONFIG, ENVIRONMENT, RESULT = "config.json", "environment.json", "result.json"
 CHECKPOINTS = "checkpoints"
+LOCK = ".lock"
 END_TOKEN_FILE = "end_token.json"
 """The number of the token that ends a document, beside tokenizer.json; alone where tokens are bytes."""
 
@@ -27,19 +31,53 @@ class RunFolderError(RuntimeError):
     """A run folder that cannot serve; the message has its path, the reason and what to do."""
 
 
-def prepare_folder(
+@contextlib.contextmanager
+def prepared_folder(
     path: Path, config: RunConfig, *, resume: bool, bytes_needed: int, text_sha256: str | None = None
-) -> None:
-    """Make or reopen the folder of a run, before any training.
+) -> Iterator[None]:
+    """The folder of a run, made or reopened before any training; while entered, no other process writes it.
 
     Args:
         text_sha256: checksum of the text that is trained on, which is kept and compared.
 
     Raises:
-        RunFolderError: it cannot be written, its disk is too full, it is occupied, or (to resume) it
-            holds no run, or a run of another config or on other text.
+        RunFolderError: it cannot be written, its disk is too full, it is occupied, another process trains
+            there, or (to resume) it holds no run, or a run of another config or on other text.
     """
-    occupied = path.is_dir() and any(path.iterdir())
+    _check_content(path, config, resume, text_sha256)
+    with contextlib.ExitStack() as stack:
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(
+                locked(
+                    path / LOCK,
+                    RunFolderError(
+                        f"run folder {path}: another process trains this run now; wait for it, or stop it"
+                    ),
+                )
+            )
+            _write_something(path)
+        except OSError as error:
+            full = error.errno == errno.ENOSPC
+            what = "its disk is full" if full else f"it cannot be written ({error.strerror})"
+            raise RunFolderError(f"run folder {path}: {what}; choose another with --out") from None
+        _check_room(path, bytes_needed)
+        if not resume:
+            # Another process may have begun, and ended, a run here since.
+            _check_content(path, config, resume, text_sha256)
+            write_json(path / CONFIG, to_json(config))
+            write_json(path / ENVIRONMENT, environment(config) | {"text_sha256": text_sha256})
+        yield
+
+
+def is_occupied(path: Path) -> bool:
+    """Whether a folder holds anything: a run, or something else that is not written over."""
+    return path.is_dir() and any(file.name != LOCK for file in path.iterdir())
+
+
+def _check_content(path: Path, config: RunConfig, resume: bool, text_sha256: str | None) -> None:
+    """Raise unless what is there is the run that is asked for, or nothing."""
+    occupied = is_occupied(path)
     if resume and not occupied:
         raise RunFolderError(f"run folder {path}: there is no run to resume; leave out resume to start one")
     if occupied and not resume:
@@ -58,10 +96,6 @@ def prepare_folder(
                 f"run folder {path}: its text has changed (SHA-256 {before[:16]} when it began, "
                 f"{text_sha256[:16]} now); put it back as it was, or start another run"
             )
-    _check_writable(path, bytes_needed)
-    if not resume:
-        write_json(path / CONFIG, to_json(config))
-        write_json(path / ENVIRONMENT, environment(config) | {"text_sha256": text_sha256})
 
 
 def read_config(path: str | Path) -> RunConfig:
@@ -116,17 +150,13 @@ def _text_sha256(path: Path) -> str | None:
         return None  # it only says what the run was made with
 
 
-def _check_writable(path: Path, bytes_needed: int) -> None:
+def _write_something(path: Path) -> None:
     probe = path / ".probe"
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"x" * 4096)
-        probe.unlink()
-    except OSError as error:
-        what = (
-            "its disk is full" if error.errno == errno.ENOSPC else f"it cannot be written ({error.strerror})"
-        )
-        raise RunFolderError(f"run folder {path}: {what}; choose another with --out") from None
+    probe.write_bytes(b"x" * 4096)
+    probe.unlink()
+
+
+def _check_room(path: Path, bytes_needed: int) -> None:
     free = shutil.disk_usage(path).free
     needed = bytes_needed + _SPARE_BYTES
     if free < needed:

@@ -18,7 +18,7 @@ from .checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
 from .config import RunConfig
 from .data import open_source
 from .evaluation import evaluate
-from .folder import CHECKPOINTS, END_TOKEN_FILE, RESULT, prepare_folder, read_config, read_result, write_json
+from .folder import CHECKPOINTS, END_TOKEN_FILE, RESULT, prepared_folder, read_config, read_result, write_json
 from .metrics import CsvMetrics, Observer, Row, TensorBoardMetrics, is_finite
 from .optimizer import make_optimizer
 from .progress import make_progress
@@ -81,7 +81,8 @@ def train(
         progress: show a bar, or lines where the output is no terminal.
 
     Raises:
-        RunFolderError: the folder is occupied, cannot be written or has no room; before training.
+        RunFolderError: the folder is occupied, cannot be written or has no room, or another process trains
+            there; before training.
         CheckpointError: no checkpoint there can be used.
         OSError: a checkpoint could not be written later; the earlier ones are kept.
 
@@ -115,8 +116,11 @@ def train(
         if folder is not None:
             if workers.first:
                 size = sum(p.numel() * p.element_size() for p in model.parameters())
-                prepare_folder(
-                    folder, config, resume=resume, bytes_needed=3 * 3 * size, text_sha256=source.text_sha256
+                sha256 = source.text_sha256
+                stack.enter_context(
+                    prepared_folder(
+                        folder, config, resume=resume, bytes_needed=3 * 3 * size, text_sha256=sha256
+                    )
                 )
                 if isinstance(source, ShardSource):
                     # What makes text of tokens again goes where the weights go.

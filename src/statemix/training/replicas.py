@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -23,7 +23,7 @@ from .checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
 from .config import RunConfig, differences, from_json, to_json
 from .data import open_source
 from .evaluation import evaluate
-from .folder import CHECKPOINTS, RESULT, RunFolderError, prepare_folder, write_json
+from .folder import CHECKPOINTS, RESULT, RunFolderError, prepared_folder, write_json
 from .loop import Status, TrainResult, choose_device, wants_bfloat16
 from .metrics import CsvTable, Observer, Row
 from .prefetch import stacked_batches
@@ -105,7 +105,7 @@ def train_replicas(
         state = StackedModels(models, configs, bfloat16=wants_bfloat16(first, device))
         run = _Group(configs, models[0], state, folder)
         if folder is not None:
-            run.open(folder, resume)
+            stack.enter_context(run.opened(folder, resume))
         observers = [*([make_progress()] if progress else []), *observers]
         for observer in observers:
             stack.callback(observer.close)
@@ -162,10 +162,15 @@ class _Group:
         self.optimizer = torch.optim.SGD([state.weights])
         self._tables: tuple[CsvTable, CsvTable] | None = None
 
-    def open(self, folder: Path, resume: bool) -> None:
-        """Make or reopen the folder; go back to its last good checkpoint."""
+    @contextlib.contextmanager
+    def opened(self, folder: Path, resume: bool) -> Iterator[None]:
+        """The folder, made or reopened, back at its last good checkpoint; no other process writes it."""
         size = self.state.weights.numel() * self.state.weights.element_size()
-        prepare_folder(folder, self.configs[0], resume=resume, bytes_needed=3 * 3 * size)
+        with prepared_folder(folder, self.configs[0], resume=resume, bytes_needed=3 * 3 * size):
+            self._open(folder, resume)
+            yield
+
+    def _open(self, folder: Path, resume: bool) -> None:
         if not resume:
             write_json(folder / REPLICAS, [to_json(config) for config in self.configs])
         elif not (folder / REPLICAS).is_file() or self.configs != _read_replicas(folder):

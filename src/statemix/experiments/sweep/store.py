@@ -24,13 +24,9 @@ from typing import Any
 from statemix.bench.environment import commit, versions
 from statemix.training import ShardData, TrainResult, from_json, to_json
 from statemix.training.folder import write_json
+from statemix.training.lock import locked
 
 from .trials import MOST_REPLICAS, Trial, group_id, groups, short_names
-
-try:
-    import fcntl
-except ModuleNotFoundError:  # Windows
-    fcntl = None
 
 ATTEMPTS = 2
 _FORMAT = 1
@@ -139,17 +135,8 @@ class SweepFolder:
         Raises:
             SweepFolderError: another process runs it now.
         """
-        with open(self.path / "sweep.json", "r+b") as file:
-            if fcntl is not None:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    raise SweepFolderError(
-                        f"sweep folder {self.path}: another process runs this sweep now; wait for it, or "
-                        f"stop it"
-                    ) from None
-                except OSError:  # a file system without locks
-                    pass
+        refusal = f"sweep folder {self.path}: another process runs this sweep now; wait for it, or stop it"
+        with locked(self.path / "sweep.json", SweepFolderError(refusal)):
             yield
 
     def run_folder(self, group: str) -> Path:
