@@ -1,0 +1,49 @@
+"""One process at a time: a lock on a file that goes with the process that has it, however it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows
+    fcntl = None
+
+_held: set[int] = set()
+
+
+@contextlib.contextmanager
+def locked(path: Path, refusal: Exception) -> Iterator[None]:
+    """While entered, whoever else enters it for this file gets ``refusal``, in this process or another.
+
+    The file is made where there is none, and stays: one that is taken away could be locked twice.
+    """
+    # Opened to be written: file systems of a network lock no file that is only read.
+    file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
+    _held.add(file)
+    try:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise refusal from None
+            except OSError:  # a file system without locks
+                pass
+        yield
+    finally:
+        if file in _held:
+            _held.discard(file)
+            os.close(file)
+
+
+def _forget() -> None:
+    """In a process that was forked, which would hold on to what its parent has, and may outlive it."""
+    while _held:
+        os.close(_held.pop())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
