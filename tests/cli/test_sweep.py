@@ -82,6 +82,10 @@ def test_time_that_is_over_leaves_a_command_to_go_on_with(tmp_path, capsys):
         (["parity", "--grid", "model.mixer.block-sise=1"], "nearest: model.mixer.block_size"),
         (["parity", "--grid", "model.mixer.block-size"], "must be a field and its values"),
         (["parity", "--variants", "mixer"], "nearest: mixers"),
+        (
+            ["parity", "--dry-run", "--model.mixer.name", "attention", "--grid", "model.mixer.num-heads=2,3"],
+            "trial 'num-heads=3': it has a model that cannot be built",
+        ),
     ],
 )
 def test_wrong_flags_are_named(capsys, arguments, message):

@@ -24,7 +24,8 @@ from statemix.experiments.sweep import (
     run_sweep,
 )
 from statemix.experiments.sweep.store import ATTEMPTS
-from statemix.experiments.sweep.trials import groups
+from statemix.experiments.sweep.trials import check_models, groups
+from statemix.models import MIXERS, MixerConfig, ModelConfig, make_model
 from statemix.training import OptimizerConfig, RunConfig, ScheduleConfig, ShardData, from_json, train
 
 from ..training.small import small
@@ -150,6 +151,39 @@ def test_a_folder_with_anything_else_is_refused(tmp_path):
     assert (tmp_path / "other" / "notes.txt").read_text() == "mine"
     with pytest.raises(SweepFolderError, match="holds no sweep"):
         SweepFolder(tmp_path / "nowhere")
+
+
+def test_a_model_that_cannot_be_built_is_named_before_anything_runs(tmp_path):
+    base = small(model=ModelConfig(d_model=8, mixer=MixerConfig(name="attention")))
+    made = grid(base, {"model.mixer.num_heads": [2, 3]}, seeds=2)
+    said = r"trial 'num_heads=3': it has a model that cannot be built: .*num_heads.* 3"
+    with pytest.raises(ValueError, match=said):
+        SweepFolder.begin(tmp_path / "sweep", made, "statemix sweep")
+    assert not (tmp_path / "sweep").exists()
+    wrong = replace(base, model=replace(base.model, mixer=MixerConfig(), vocab_size=7))
+    with pytest.raises(ValueError, match=r"trial 'wrong'.*model\.vocab_size is 7, but the data has 2"):
+        SweepFolder.begin(tmp_path / "sweep", [Trial(model="wrong", config=wrong)], "statemix sweep")
+
+
+def test_a_large_grid_builds_each_of_its_models_once_and_no_weights(tmp_path, monkeypatch):
+    built = []
+
+    def build(config):
+        built.append(model := make_model(config))
+        return model
+
+    monkeypatch.setattr(sweep.trials, "make_model", build)
+    rates = [1e-4 * (i + 1) for i in range(20)]
+    made = grid(small(), {**AXES, "optimizer.learning_rate": rates}, seeds=5)
+    SweepFolder.begin(tmp_path, made, "statemix sweep")
+    assert len(made) == 200 and len(built) == 2
+    assert all(parameter.is_meta for model in built for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("mixer", MIXERS)
+def test_every_mixer_passes_the_check_of_a_sweep(mixer):
+    model = ModelConfig(d_model=16, mixer=MixerConfig(name=mixer, initial_state="learned"))
+    check_models([Trial(model=mixer, config=small(model=model))])
 
 
 def test_a_crash_is_tried_once_more_and_then_reported(tmp_path, monkeypatch):

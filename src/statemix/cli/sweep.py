@@ -16,7 +16,7 @@ import tyro
 
 from statemix.experiments import RECIPES, recipe
 from statemix.experiments.sweep import Launch, SweepFolder, SweepFolderError, Trial, run_sweep
-from statemix.experiments.sweep.trials import MOST_REPLICAS, check_field, seeded, settings_name
+from statemix.experiments.sweep.trials import MOST_REPLICAS, check_field, check_models, seeded, settings_name
 from statemix.experiments.variants import VARIANTS, variants
 from statemix.training import RunConfig
 
@@ -58,6 +58,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         options, trials = _read_arguments(argv)
         if options.dry_run:
+            check_models(trials)
             return _list(trials)
         out = options.out or Path("sweeps") / argv[0]
         command = shlex.join(["statemix", "sweep", *argv])

@@ -26,7 +26,7 @@ from statemix.training import ShardData, TrainResult, from_json, to_json
 from statemix.training.folder import write_json
 from statemix.training.lock import locked
 
-from .trials import MOST_REPLICAS, Trial, group_id, groups, short_names
+from .trials import MOST_REPLICAS, Trial, check_models, group_id, groups, short_names
 
 ATTEMPTS = 2
 _FORMAT = 1
@@ -74,7 +74,8 @@ class SweepFolder:
 
         Raises:
             SweepFolderError: the folder holds something else, or a sweep of other trials.
-            ValueError: no trials, two that are the same, or trials that are not of tasks or texts.
+            ValueError: no trials, two that are the same, trials that are not of tasks or texts, or one whose
+                model cannot be built; nothing is written then.
         """
         path = Path(path)
         if most_replicas < 1:
@@ -102,6 +103,7 @@ class SweepFolder:
                     f"{folder.command}); continue that one, or choose another folder"
                 )
             return folder
+        check_models(trials)
         try:
             for name in ("groups", "results"):
                 (path / name).mkdir(parents=True, exist_ok=True)

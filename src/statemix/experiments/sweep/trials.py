@@ -11,6 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
+
+from statemix.models import make_model
 from statemix.training import RunConfig, groupable, to_json
 
 MOST_REPLICAS = 16
@@ -71,6 +74,25 @@ def seeded(
         Trial(model=model, config=replace(config, seed=config.seed + i), settings=settings or {})
         for i in range(seeds)
     ]
+
+
+def check_models(trials: Sequence[Trial]) -> None:
+    """Raise ValueError with the name of the first trial whose model cannot be built, and the reason.
+
+    Each distinct model is built once, without its weights.
+    """
+    built = set()
+    for trial in trials:
+        try:
+            model = trial.config.resolved().model
+            if model not in built:
+                with torch.device("meta"):
+                    make_model(model)
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"sweep: trial {trial.model!r} has a model that cannot be built: {error}"
+            ) from None
+        built.add(model)
 
 
 def settings_name(settings: Mapping[str, Any], otherwise: str) -> str:
