@@ -89,9 +89,8 @@ def check_models(trials: Sequence[Trial]) -> None:
                 with torch.device("meta"):
                     make_model(model)
         except (ValueError, TypeError) as error:
-            raise ValueError(
-                f"sweep: trial {trial.model!r} has a model that cannot be built: {error}"
-            ) from None
+            reason = f"it has a model that cannot be built: {error}"
+            raise ValueError(f"sweep: trial {trial.model!r}: {reason}") from None
         built.add(model)
 
 
