@@ -218,6 +218,53 @@ def test_a_tokenizer_is_known_by_the_tokens_that_it_makes(tmp_path):
     assert again.identity == one.identity != ByteTokenizer().identity
 
 
+def word_tokenizer(file, *words):
+    tokenizers = pytest.importorskip("tokenizers")
+    vocabulary = {word: number for number, word in enumerate(["<eos>", "?", *words])}
+    model = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="?"))
+    model.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    model.save(str(file))
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_tokenizer_whose_file_has_changed_since_is_named(tmp_path, stopped):
+    word_tokenizer(tmp_path / "t.json", "a", "b")
+    sources = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
+    sources[0].write_text('{"text": "a b"}\n' * 3)
+    sources[1].write_text('{"text": 7}\n' if stopped else '{"text": "b"}\n')
+    options = PrepareOptions(tokenizer=str(tmp_path / "t.json"), validation_share=0.0)
+    out = tmp_path / "out"
+    if stopped:
+        with pytest.raises(SourceError):
+            quiet(sources, out, options)
+    else:
+        quiet(sources, out, options)
+    before, kept = contents(out), (tmp_path / "t.json").read_text()
+    word_tokenizer(tmp_path / "t.json", "b", "a")
+    with pytest.raises(ShardError, match=r"another tokenizer than .*t\.json is now; put back .*--out"):
+        quiet(sources, out, options)
+    assert contents(out) == before
+    sources[1].write_text('{"text": "b"}\n')
+    # The same tokens in a file of other bytes, and no file where the tokenizer is kept, are as good.
+    (tmp_path / "t.json").write_text(json.dumps(json.loads(kept), indent=7))
+    shards = quiet(sources, out, options)
+    (tmp_path / "t.json").unlink()
+    assert [d.tolist() for d in documents(shards)] == [[2, 3]] * 3 + [[3]]
+    assert quiet(sources, out, options).index == shards.index
+
+
+def test_a_preparation_that_has_done_nothing_takes_the_tokenizer_as_it_is_now(tmp_path):
+    word_tokenizer(tmp_path / "t.json", "a", "b")
+    (tmp_path / "a.jsonl").write_text('{"text": 7}\n')
+    options = PrepareOptions(tokenizer=str(tmp_path / "t.json"), validation_share=0.0)
+    with pytest.raises(SourceError):
+        quiet([tmp_path / "a.jsonl"], tmp_path / "out", options)
+    word_tokenizer(tmp_path / "t.json", "b", "a")
+    (tmp_path / "a.jsonl").write_text('{"text": "a b"}\n')
+    shards = quiet([tmp_path / "a.jsonl"], tmp_path / "out", options)
+    assert [d.tolist() for d in documents(shards)] == [[3, 2]]
+
+
 def test_a_tokenizer_without_an_end_is_refused_unless_one_is_named(tmp_path):
     tokenizers = pytest.importorskip("tokenizers")
     model = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0, "b": 1, "stop": 2}, unk_token="a"))

@@ -85,7 +85,7 @@ def prepare(
 
     Raises:
         SourceError: something is no text, with its file and place; what was prepared is kept.
-        ShardError: the folder holds something else.
+        ShardError: the folder holds something else, or the tokenizer's file has changed since.
         FileNotFoundError: a source is not there.
 
     Examples:
@@ -105,9 +105,12 @@ def prepare(
             raise ShardError(
                 f"shards {folder}: it holds text prepared from other sources or options; choose another --out"
             )
+        shards = TokenShards(folder)
+        if _tokenizer_differs(folder, options):
+            raise _other_tokenizer(folder, options)
         (folder / JOURNAL).unlink(missing_ok=True)
         say(f"{folder}: already prepared")
-        return TokenShards(folder)
+        return shards
     job = _Job(folder, parts, options, made_from, say)
     try:
         job.run()
@@ -141,12 +144,16 @@ class _Job:
         journal = read_journal(folder)
         if journal is None:
             check_free(folder)
-        elif nothing_done(journal) and journal["made_from"] != made_from:
+        elif nothing_done(journal) and (
+            journal["made_from"] != made_from or _tokenizer_differs(folder, options)
+        ):
             journal = None
             if options.tokenizer == "bytes":
                 (folder / TOKENIZER_FILE).unlink(missing_ok=True)
         else:
             check_same(folder, journal, made_from, parts)
+            if _tokenizer_differs(folder, options):
+                raise _other_tokenizer(folder, options)
         self.aside = _file_aside(parts, options)
         # The part that is read and how many of its documents are done.
         self.position: tuple[int, int] = (0, 0)
@@ -325,6 +332,24 @@ class _Job:
             f"{self._total('documents'):,} documents, {done / 1e6:,.1f} MB, "
             f"{self._total('tokens'):,} tokens, {rate / 1e6:.1f} MB/s{left}"
         )
+
+
+def _tokenizer_differs(folder: Path, options: PrepareOptions) -> bool:
+    """Whether the file that is named as the tokenizer makes other tokens now than the one that is kept."""
+    if options.tokenizer in ("bytes", "train-bpe") or not Path(options.tokenizer).expanduser().exists():
+        return False
+    named, kept = (
+        FileTokenizer.from_file(path, end_token=options.end_token or None)
+        for path in (options.tokenizer, folder)
+    )
+    return named.identity != kept.identity
+
+
+def _other_tokenizer(folder: Path, options: PrepareOptions) -> ShardError:
+    return ShardError(
+        f"shards {folder}: it was prepared with another tokenizer than {options.tokenizer} is now; put back "
+        f"the one that is kept as {folder / TOKENIZER_FILE}, or choose another --out"
+    )
 
 
 def _nothing_left_out() -> dict[str, Any]:
