@@ -6,8 +6,9 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from statemix.models import LanguageModel, ModelConfig
+from statemix.models import LanguageModel, ModelConfig, make_model
 from statemix.models.loss import linear_cross_entropy, next_token_loss
+from tests.nn.adapters import Adapted
 
 
 def case(tokens=37, width=8, vocabulary=60, dtype=torch.float32, scale=3.0):
@@ -174,6 +175,52 @@ def test_a_model_learns_from_pieces_as_from_whole_logits(tied, monkeypatch):
     )
     for one, other in zip(found, wanted, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+
+
+def adapted(head):
+    return Adapted(head)
+
+
+def hooked(head):
+    head.register_forward_hook(lambda module, args, output: 2 * output)
+    return head
+
+
+def with_bias(head):
+    biased = torch.nn.Linear(head.in_features, head.out_features, dtype=head.weight.dtype)
+    biased.weight = head.weight
+    torch.nn.init.normal_(biased.bias)
+    return biased
+
+
+@pytest.mark.parametrize("architecture", ["language-model", "autoencoder"])
+@pytest.mark.parametrize("change", [adapted, hooked, with_bias])
+def test_a_head_that_is_more_than_its_weight_is_asked_for_its_logits(change, architecture):
+    torch.manual_seed(0)
+    config = ModelConfig(vocab_size=23, d_model=8, architecture=architecture, max_length=9)
+    model = make_model(config).double()
+    model.head = change(model.head)
+    tokens = torch.randint(23, (2, 9))
+    targets = torch.cat([tokens[:, 1:], torch.full((2, 1), -100)], 1)
+    logits = model(tokens)
+    wanted = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+    found = next_token_loss(model, tokens, targets)
+    torch.testing.assert_close(found.mean, wanted, rtol=1e-12, atol=1e-12)
+    assert (found.right, found.asked) == ((logits.argmax(-1) == targets).sum(), 16)
+    parameters = list(model.parameters())
+    gradients = torch.autograd.grad(found.mean, parameters)
+    for one, other in zip(gradients, torch.autograd.grad(wanted, parameters), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+    with pytest.raises(RuntimeError, match=r"is more than its weight; call model\.head"):
+        _ = model.head_weight
+
+
+def test_a_plain_head_is_read_and_never_called(monkeypatch):
+    model = LanguageModel(ModelConfig(vocab_size=23, d_model=8))
+    tokens = torch.randint(23, (2, 9))
+    wanted = F.cross_entropy(model(tokens).flatten(0, 1), tokens.flatten())
+    monkeypatch.setattr(LanguageModel, "_logits", None)
+    torch.testing.assert_close(next_token_loss(model, tokens, tokens).mean, wanted)
 
 
 # The compiler itself makes an instance of the function while it reads it.

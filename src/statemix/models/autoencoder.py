@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from statemix.shapes import Boundaries, Mask, Tokens
 
 from .block import MLP
-from .language_model import INITIAL_STD, ModelConfig, make_blocks
+from .language_model import INITIAL_STD, ModelConfig, make_blocks, weight_alone
 
 
 class Autoencoder(nn.Module):
@@ -61,8 +61,12 @@ class Autoencoder(nn.Module):
 
     @property
     def head_weight(self) -> Tensor:
-        """The weight that turns hidden vectors into logits, (V, H)."""
-        return self.head.weight
+        """The weight that turns hidden vectors into logits, (V, H).
+
+        Raises:
+            RuntimeError: the head is more than its weight: wrapped, patched, hooked, or with a bias.
+        """
+        return weight_alone(self.head)
 
     def encode(self, tokens: Tokens, *, mask: Mask | None = None) -> Tensor:
         """The one vector of each sequence, (B, D): the final norm at its last real token."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -158,8 +158,12 @@ class LanguageModel(nn.Module):
 
     @property
     def head_weight(self) -> Tensor:
-        """The weight that turns hidden vectors into logits, (V, D): the embedding's where they are tied."""
-        return self.embedding.weight if self.head is None else self.head.weight
+        """The weight that turns hidden vectors into logits, (V, D): the embedding's where they are tied.
+
+        Raises:
+            RuntimeError: the head is more than its weight: wrapped, patched, hooked, or with a bias.
+        """
+        return self.embedding.weight if self.head is None else weight_alone(self.head)
 
     def forward(
         self,
@@ -301,6 +305,16 @@ def make_blocks(config: ModelConfig) -> Blocks:
         ),
         gradient_checkpointing=config.gradient_checkpointing,
     )
+
+
+def weight_alone(head: nn.Module) -> Tensor:
+    """The weight of a head, which must be nothing but it."""
+    if not is_plain(head) or head.bias is not None:
+        raise RuntimeError(
+            f"head_weight: a {type(head).__name__} that is wrapped, patched, hooked or has a bias is more "
+            f"than its weight; call model.head on the hidden vectors"
+        )
+    return cast(nn.Linear, head).weight
 
 
 def check_prompt(prompt: Tensor, mask: Tensor | None) -> None:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from statemix.nn.plain import is_plain
 from statemix.shapes import Boundaries, Mask, Tokens
 
 IGNORE_INDEX = -100
@@ -94,7 +95,8 @@ def next_token_loss(
 ) -> CrossEntropy:
     """What a :class:`LanguageModel` makes of ``targets`` (B, T) after ``tokens`` (B, T), by pieces.
 
-    Options as the model's own: ``cu_seqlens`` for documents packed in a batch of 1, ``mask`` for padding.
+    Options as the model's own: ``cu_seqlens`` for documents packed in a batch of 1, ``mask`` for padding. A
+    head that is more than its weight (an adapter, a hook) is called, and makes all logits at once.
 
     Examples:
         >>> from statemix.models import LanguageModel, ModelConfig
@@ -106,7 +108,26 @@ def next_token_loss(
         14
     """
     hidden = model(tokens, return_hidden=True, cu_seqlens=cu_seqlens, mask=mask)
-    return linear_cross_entropy(hidden, cast(Tensor, model.head_weight), targets)
+    head = cast("nn.Module | None", model.head)
+    weight = cast(Tensor, model.head_weight) if head is None else readable_weight(head, hidden)
+    if weight is not None:
+        return linear_cross_entropy(hidden, weight, targets)
+    logits = cast(nn.Module, head)(hidden)
+    total, right = _of_logits(logits.flatten(0, -2), targets.flatten(), IGNORE_INDEX)
+    return CrossEntropy(total, right, (targets != IGNORE_INDEX).sum())
+
+
+def readable_weight(head: nn.Module, hidden: Tensor) -> Tensor | None:
+    """The weight of a head that is nothing but it, beside what it reads; None where it has to be called.
+
+    Heads that were wrapped or hooked (adapters, quantization, sharding, offloading) are more than a weight.
+    """
+    if not is_plain(head):
+        return None
+    weight = cast(Tensor, head.weight)
+    # Replicas of DataParallel hold plain tensors; a sharded weight is of another class.
+    whole = head.bias is None and type(weight) in (Tensor, nn.Parameter) and weight.device == hidden.device
+    return weight if whole else None
 
 
 def _piece(vocabulary: int, device: torch.device) -> int:
@@ -122,7 +143,10 @@ def _dtype(hidden: Tensor) -> torch.dtype:
 
 
 def _plain(rows: Tensor, weight: Tensor, wanted: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
-    logits = F.linear(rows, weight)
+    return _of_logits(F.linear(rows, weight), wanted, ignore_index)
+
+
+def _of_logits(logits: Tensor, wanted: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
     wide = torch.promote_types(logits.dtype, torch.float32)
     total = F.cross_entropy(logits.to(wide), wanted, ignore_index=ignore_index, reduction="sum")
     return total, (logits.detach().argmax(-1) == wanted).sum()

@@ -8,8 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.loss.loss_utils import ForCausalLMLoss
 
-from statemix.models.loss import IGNORE_INDEX, linear_cross_entropy
-from statemix.nn.plain import is_plain
+from statemix.models.loss import IGNORE_INDEX, linear_cross_entropy, readable_weight
 
 
 def needs_no_logits(head: nn.Module, loss_function: Any, hidden: Tensor) -> bool:
@@ -18,11 +17,7 @@ def needs_no_logits(head: nn.Module, loss_function: Any, hidden: Tensor) -> bool
     A head that was wrapped (adapters, quantization, sharding, hooks) has to be called, and a loss of the
     user's own reads logits.
     """
-    if loss_function is not ForCausalLMLoss or not isinstance(head, nn.Linear) or not is_plain(head):
-        return False
-    # Replicas of DataParallel hold plain tensors; a sharded weight is of another class.
-    weight = head.weight
-    return head.bias is None and type(weight) in (Tensor, nn.Parameter) and weight.device == hidden.device
+    return loss_function is ForCausalLMLoss and readable_weight(head, hidden) is not None
 
 
 def next_label_loss(
