@@ -38,15 +38,17 @@ class Convolved(Baseline):
         self.recurrent_shapes = (tuple(layer.initial_state_for(1).shape[1:]),)
         self.window_shapes = ((self.convolution.kernel - 1, layer.d_model),)
         self.initial_state = None
+        self._find_weight()
 
     def reset_parameters(self) -> None:
         """As the two parts draw their own."""
         self.convolution.reset_parameters()
         self.layer.reset_parameters()
 
-    def _start(self, batch: int) -> tuple[Tensor, ...]:
-        windows = super()._start(batch)[1:]
-        return (self.layer.initial_state_for(batch), *windows)
+    def _start(self, batch: int, like: Tensor) -> tuple[Tensor, ...]:
+        zeros, window = super()._start(batch, like)
+        learned = self.layer._initial_states(batch)
+        return (zeros if learned is None else learned, window)
 
     def _mix(
         self, x: Tensor, state: tuple[Tensor, ...], real: Tensor | None

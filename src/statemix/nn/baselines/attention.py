@@ -63,14 +63,13 @@ class CausalAttention(Baseline):
         self.output = nn.Linear(inner, d_model, bias=False)
         self._complete()
 
-    def _start(self, batch: int) -> tuple[Tensor, ...]:
+    def _start(self, batch: int, like: Tensor) -> tuple[Tensor, ...]:
         """The empty cache, or the learned place that stands before every sequence."""
-        weight = self.output.weight
         if self.initial_state is not None:
-            learned = super()._start(batch)
-            return (*learned, torch.ones(batch, 1, dtype=torch.bool, device=weight.device))
-        empty = weight.new_zeros(batch, self.num_heads, 0, self.head_dim)
-        return empty, empty, torch.zeros(batch, 0, dtype=torch.bool, device=weight.device)
+            learned = super()._start(batch, like)
+            return (*learned, torch.ones(batch, 1, dtype=torch.bool, device=like.device))
+        empty = like.new_zeros(batch, self.num_heads, 0, self.head_dim)
+        return empty, empty, torch.zeros(batch, 0, dtype=torch.bool, device=like.device)
 
     def _checked_state(self, state: Any, x: Tensor) -> tuple[Tensor, ...]:
         keys, values, real = self._tensors_of(state, 3)

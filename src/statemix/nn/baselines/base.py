@@ -13,6 +13,7 @@ from statemix.ops.checks import check_boundaries
 from statemix.shapes import Boundaries, Mask, Sequence, Token
 
 from ..checks import check_input
+from ..plain import is_plain
 
 INITIAL_STATES = ("zeros", "learned")
 
@@ -47,7 +48,31 @@ class Baseline(nn.Module):
         self.initial_state = None
         if self._learned:
             self.initial_state = nn.ParameterList(torch.empty(shape) for shape in self.recurrent_shapes)
+        self._find_weight()
         self.reset_parameters()
+
+    def _find_weight(self) -> None:
+        """Keep which module has the first parameter, and what it is before anyone wraps it."""
+        name = next(name for name, _ in self.named_parameters())
+        *self._owner, self._first = name.split(".")
+        self._owner_kind = type(self.get_submodule(".".join(self._owner)))
+
+    def _weight(self) -> Tensor | None:
+        """The first parameter, of the layer's dtype and where it computes; None where that says neither.
+
+        A projection that is more than its weight knows by itself what it takes: the weight may be packed, or
+        lie elsewhere.
+        """
+        module: Any = self
+        for name in self._owner:
+            module = getattr(module, name)
+        plain = module is self or is_plain(module, self._owner_kind)
+        return getattr(module, self._first) if plain else None
+
+    def _like(self, x: Tensor) -> Tensor:
+        """A tensor of the dtype and device that the layer computes in: a weight, else its input."""
+        weight = self._weight()
+        return x if weight is None else weight
 
     def reset_parameters(self) -> None:
         """Draw new parameters: linear weights N(0, 0.02), biases 0, a learned initial state N(0, 1)."""
@@ -107,16 +132,20 @@ class Baseline(nn.Module):
 
     def initial_state_for(self, batch: int) -> Any:
         """The state before the first step of each of ``batch`` sequences."""
-        return _bare(self._start(batch))
+        like = self._weight()
+        if like is None:
+            usable = (p for p in self.parameters() if p.is_floating_point() and not p.is_meta)
+            like = next(usable, torch.empty(0))
+        return _bare(self._start(batch, like))
 
-    def _start(self, batch: int) -> tuple[Tensor, ...]:
-        weight = next(self.parameters())
-        wide = torch.promote_types(weight.dtype, torch.float32)
+    def _start(self, batch: int, like: Tensor) -> tuple[Tensor, ...]:
+        """The state before the first step, of the device and, widened, the dtype of ``like``."""
+        wide = torch.promote_types(like.dtype, torch.float32)
         if self.initial_state is None:
-            first = tuple(weight.new_zeros(batch, *s, dtype=wide) for s in self.recurrent_shapes)
+            first = tuple(like.new_zeros(batch, *s, dtype=wide) for s in self.recurrent_shapes)
         else:
             first = tuple(s.to(wide).expand(batch, *s.shape) for s in self.initial_state)
-        return first + tuple(weight.new_zeros(batch, *s, dtype=wide) for s in self.window_shapes)
+        return first + tuple(like.new_zeros(batch, *s, dtype=wide) for s in self.window_shapes)
 
     @abstractmethod
     def _mix(
@@ -128,13 +157,14 @@ class Baseline(nn.Module):
         """
 
     def _run(self, x: Tensor, state: Any, real: Tensor | None) -> tuple[Tensor, Any]:
-        before = self._start(x.shape[0]) if state is None else self._checked_state(state, x)
+        like = self._like(x)
+        before = self._start(x.shape[0], like) if state is None else self._checked_state(state, x)
         if x.shape[1]:
             y, after = self._mix(x, before, real)
             return y, _bare(after)
         # Nothing to run, and the state stays; a step that is not real, anywhere, says what y would be.
         absent = torch.zeros(x.shape[0], 1, dtype=torch.bool, device=x.device)
-        y, _ = self._mix(x.new_zeros(x.shape[0], 1, x.shape[2]), self._start(x.shape[0]), absent)
+        y, _ = self._mix(x.new_zeros(x.shape[0], 1, x.shape[2]), self._start(x.shape[0], like), absent)
         return y[:, :0], _bare(before)
 
     def _padded(self, x: Tensor, state: Any, mask: Tensor) -> tuple[Tensor, Any]:
@@ -158,13 +188,13 @@ class Baseline(nn.Module):
         return y[inside][None], state
 
     def _check_input(self, x: Tensor, dims: int, shape: str) -> None:
-        check_input(type(self).__name__, x, dims, shape, self.d_model, next(self.parameters()))
+        check_input(type(self).__name__, x, dims, shape, self.d_model, self._weight())
 
     def _checked_state(self, state: Any, x: Tensor) -> tuple[Tensor, ...]:
         """The tensors of a state that a caller gave, where they are what a layer returns."""
         shapes = [(x.shape[0], *shape) for shape in (*self.recurrent_shapes, *self.window_shapes)]
         tensors = self._tensors_of(state, len(shapes))
-        dtype = torch.promote_types(next(self.parameters()).dtype, torch.float32)
+        dtype = torch.promote_types(self._like(x).dtype, torch.float32)
         for tensor, shape in zip(tensors, shapes, strict=True):
             self._check_state(tensor, shape, x, dtype)
         return tensors

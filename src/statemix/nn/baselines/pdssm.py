@@ -64,8 +64,8 @@ class PDSSM(Baseline):
         nn.init.normal_(self.value.weight, std=(2 * self.hidden_size) ** -0.5)
         nn.init.normal_(self.skip, std=self.d_model**-0.5)
 
-    def _start(self, batch: int) -> tuple[Tensor, ...]:
-        (state,) = super()._start(batch)
+    def _start(self, batch: int, like: Tensor) -> tuple[Tensor, ...]:
+        (state,) = super()._start(batch, like)
         if self.initial_state is not None:
             return (state,)
         first = torch.zeros_like(state[0])

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from .base import Baseline, check_choice, check_sizes, is_transformed
 
@@ -100,7 +101,7 @@ class Recurrent(Baseline):
         return self.output(hidden), final
 
     def _fused(self, x: Any, state: tuple[Tensor, ...]) -> tuple[Any, tuple[Tensor, ...]]:
-        dtype = self.output.weight.dtype
+        dtype = self._like(x.data if isinstance(x, PackedSequence) else x).dtype
         first = tuple(s[None].to(dtype).contiguous() for s in state)
         hidden, final = self.recurrence(x, first if self.cell == "lstm" else first[0])
         return hidden, tuple(f[0] for f in (final if self.cell == "lstm" else (final,)))
@@ -113,11 +114,9 @@ class Recurrent(Baseline):
         rows = lengths.nonzero()[:, 0]
         if not len(rows):
             return x.new_zeros(*x.shape[:2], self.hidden_size), state
-        packed = nn.utils.rnn.pack_padded_sequence(
-            x[rows], lengths[rows].cpu(), batch_first=True, enforce_sorted=False
-        )
+        packed = pack_padded_sequence(x[rows], lengths[rows].cpu(), batch_first=True, enforce_sorted=False)
         output, final = self._fused(packed, tuple(s[rows] for s in state))
-        padded, _ = nn.utils.rnn.pad_packed_sequence(output, batch_first=True, total_length=x.shape[1])
+        padded, _ = pad_packed_sequence(output, batch_first=True, total_length=x.shape[1])
         hidden = padded.new_zeros(*x.shape[:2], self.hidden_size).index_copy(0, rows, padded)
         ends = (s.index_copy(0, rows, f.to(s.dtype)) for s, f in zip(state, final, strict=True))
         return hidden, tuple(ends)
