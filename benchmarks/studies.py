@@ -82,6 +82,23 @@ def fan_in(config: RunConfig) -> RunConfig:
     return with_model(with_mixer(config, weight_init="fan-in"), mlp_init="fan-in")
 
 
+def sharpened(config: RunConfig, noise: float = 0.0, *, closed: bool = False) -> RunConfig:
+    """Noise on the gates in training, and gates that let nothing in at first."""
+    return with_mixer(config, gate_noise=noise, gate_init="closed" if closed else "paper")
+
+
+def sharpenings(config: RunConfig) -> dict[str, RunConfig]:
+    """What makes gates sharp, by name."""
+    return {
+        "gate noise 0.5": sharpened(config, 0.5),
+        "gate noise 1": sharpened(config, 1.0),
+        "gate noise 2": sharpened(config, 2.0),
+        "closed": sharpened(config, closed=True),
+        "closed, gate noise 1": sharpened(config, 1.0, closed=True),
+        "closed, gate noise 2": sharpened(config, 2.0, closed=True),
+    }
+
+
 def compositions_at_1024(seeds: int) -> Iterator[Trial]:
     """S3 and S4, one layer, trained at 32, tested up to 1,024: precision, steps, width, first weights."""
     s4, s3 = composition("s4-composition", 3000), composition("s3-composition", 2000)
@@ -103,6 +120,8 @@ def compositions_at_1024(seeds: int) -> Iterator[Trial]:
         "s3-composition, width 128, fan-in, 3 x steps": fan_in(replace(wide, steps=6000)),
         "s4-composition, bfloat16": replace(s4, precision="auto"),
         "s3-composition, bfloat16": replace(s3, precision="auto"),
+        **{f"s3-composition, {name}": changed for name, changed in sharpenings(s3).items()},
+        **{f"s4-composition, {name}": changed for name, changed in sharpenings(s4).items()},
     }.items():
         yield from over(config, model, seeds=max(5, seeds), decays=(0.0,))
 
@@ -140,6 +159,8 @@ def large_group(name: str, seeds: int) -> Iterator[Trial]:
         "blocks of 8, fan-in": with_mixer(few, block_size=8),
         "128 blocks of 8, fan-in": with_mixer(config, block_size=8),
         "two layers, fan-in": with_model(few, num_layers=2),
+        **{f"128 blocks, {name}": changed for name, changed in sharpenings(config).items()},
+        **{f"48 blocks, {name}": changed for name, changed in sharpenings(few).items()},
         "width 128, fan-in": halved,
         "width 128, fan-in, two layers, gelu": with_model(
             halved, num_layers=2, mlp="gelu", mlp_init="fan-in"
@@ -183,9 +204,29 @@ def modular_arithmetic(seeds: int) -> Iterator[Trial]:
     made = exactly(with_data(made, start_length=None, test_examples=TEST_EXAMPLES), steps=2500)
     base = with_mixer(made, num_blocks=24)
     wide = with_model(with_mixer(replace(made, batch_size=256), num_blocks=64), d_model=128)
+    many = with_mixer(replace(made, batch_size=256), num_blocks=48)
     for model, changed in {
         "24 blocks": base,
-        "48 blocks, batch 256": with_mixer(replace(made, batch_size=256), num_blocks=48),
+        "48 blocks, batch 256": many,
+        **{f"48 blocks, batch 256, {name}": changed for name, changed in sharpenings(many).items()},
+        "48 blocks, batch 256, twice the steps, gate noise 1": sharpened(replace(many, steps=5000), 1.0),
+        "48 blocks, batch 256, twice the steps, gate noise 2": sharpened(replace(many, steps=5000), 2.0),
+        "48 blocks, batch 256, twice the steps, closed, gate noise 1": sharpened(
+            replace(many, steps=5000), 1.0, closed=True
+        ),
+        "48 blocks, batch 256, four times the steps, gate noise 1": sharpened(
+            replace(many, steps=10_000), 1.0
+        ),
+        "48 blocks, batch 256, four times the steps, gate noise 0.5": sharpened(
+            replace(many, steps=10_000), 0.5
+        ),
+        "48 blocks, batch 256, three layers, gate noise 1": sharpened(with_model(many, num_layers=3), 1.0),
+        "48 blocks, batch 256, three layers, twice the steps, gate noise 1": sharpened(
+            with_model(replace(many, steps=5000), num_layers=3), 1.0
+        ),
+        "96 blocks, batch 256, twice the steps, gate noise 1": sharpened(
+            with_mixer(replace(many, steps=5000), num_blocks=96), 1.0
+        ),
         "width 128, 64 blocks, batch 256": wide,
         "width 128, 64 blocks, batch 256, rate 2.5e-3": replace(
             wide, optimizer=replace(wide.optimizer, learning_rate=2.5e-3)

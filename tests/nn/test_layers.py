@@ -206,6 +206,63 @@ def test_identity_leaning_gates_keep_the_state_at_first(name):
     assert (diagonal > 0.8).all()
 
 
+@pytest.mark.parametrize("name", ["bdlru", "hlru-window"])
+@pytest.mark.parametrize("normalization", ["softmax", "sigmoid"])
+def test_closed_gates_let_nothing_enter_at_first(name, normalization):
+    layer = LAYERS[name](gate_init="closed", normalization=normalization)
+    kept = layer.transition(torch.randn(2, 5, D))
+    kept = kept if name == "bdlru" else kept[..., :1, :]
+    assert (kept.sum(-1) > 0.99).all()
+    opened = LAYERS[name](normalization=normalization)
+    opened.load_state_dict({**layer.state_dict(), "gate.bias": torch.zeros_like(layer.gate.bias)})
+    x = torch.randn(2, 1, D)
+    assert layer(x).norm() < 0.05 * opened(x).norm()
+
+
+@pytest.mark.parametrize("name", ["bdlru", "hlru-window", "hlru-latest"])
+def test_gate_noise_is_drawn_anew_in_training_and_is_absent_otherwise(name):
+    torch.manual_seed(0)
+    quiet, noisy = LAYERS[name](), LAYERS[name](gate_noise=1.0)
+    noisy.load_state_dict(quiet.state_dict())
+    x = torch.randn(2, 7, D)
+    assert not torch.equal(noisy(x), noisy(x))
+    state = noisy.initial_state_for(2) + 1
+    assert not torch.equal(noisy.step(x[:, 0], state)[0], noisy.step(x[:, 0], state)[0])
+    torch.manual_seed(1)
+    first = noisy(x)
+    torch.manual_seed(1)
+    assert torch.equal(noisy(x), first)
+    noisy.eval()
+    assert torch.equal(noisy(x), quiet(x))
+    assert torch.equal(noisy.step(x[:, 0], state)[0], quiet.step(x[:, 0], state)[0])
+
+
+def test_gate_noise_has_the_standard_deviation_that_was_asked_for():
+    torch.manual_seed(0)
+    layer = BDLRU(
+        1, num_blocks=4096, block_size=1, normalization="none", gate_noise=0.7, initial_state="learned"
+    )
+    with torch.no_grad():
+        for parameter in (layer.gate.weight, layer.gate.bias, layer.value.weight):
+            parameter.zero_()
+        layer.initial_state.fill_(1.0)
+    _, state = layer(torch.zeros(1, 1, 1), return_state=True)  # the logit is the factor on a state of one
+    assert state.mean().abs() < 0.04
+    assert state.std().item() == pytest.approx(0.7, rel=0.05)
+
+
+def test_gradients_flow_through_the_noise_that_was_drawn():
+    torch.manual_seed(0)
+    layer = BDLRU(4, num_blocks=3, block_size=2, gate_noise=1.0, dtype=torch.float64)
+    x = torch.randn(2, 5, 4, dtype=torch.float64, requires_grad=True)
+
+    def drawn_alike(x):
+        torch.manual_seed(3)
+        return layer(x)
+
+    assert torch.autograd.gradcheck(drawn_alike, (x,))
+
+
 def test_a_layer_is_made_on_the_meta_device_and_filled_later():
     layer = BDLRU(D, num_blocks=4, block_size=2, initial_state="learned", device="meta")
     layer = layer.to_empty(device="cpu")
@@ -328,6 +385,22 @@ def test_state_alone_is_not_returned_unless_asked():
         (lambda: BDLRU(8, num_blocks=2, block_size=2, backend="gpu"), ValueError, "backend must be"),
         (lambda: BDLRU(8, num_blocks=2, block_size=2, gate_init="best"), ValueError, "gate_init must be"),
         (lambda: BDLRU(8, num_blocks=2, block_size=2, weight_init="best"), ValueError, "weight_init must be"),
+        (
+            lambda: BDLRU(8, num_blocks=2, block_size=2, gate_init="closed", normalization="tanh"),
+            ValueError,
+            "gate_init 'closed' needs a normalization that low logits shut",
+        ),
+        (lambda: HLRU(8, num_channels=2, order=2, gate_noise=-1), ValueError, "gate_noise must be a number from 0"),
+        (
+            lambda: HLRU(8, num_channels=2, order=2, gate_noise=float("nan")),
+            ValueError,
+            "gate_noise must be a number from 0",
+        ),
+        (
+            lambda: BDLRU(8, num_blocks=2, block_size=2, gate_noise=1.0, recompute_gates=True),
+            ValueError,
+            "gate_noise and recompute_gates cannot be had together",
+        ),
         (lambda: HLRU(8, num_channels=2, order=2, readout="all"), ValueError, "readout must be None or one of"),
         (lambda: make("bdlru")(torch.randn(2, D)), ValueError, r"x must be \(B, T, D\) with D = d_model = 12"),
         (lambda: make("bdlru")(torch.randn(2, 3, D + 1)), ValueError, r"got \(2, 3, 13\)"),

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -101,6 +102,17 @@ def test_a_run_that_was_asked_to_stop_goes_on_as_if_it_never_had(tmp_path, stop,
     for name in ("metrics.csv", "evaluations.csv"):
         one, other = table(tmp_path / "run" / name), table(tmp_path / "whole" / name)
         assert numbers(one) == numbers(other)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_resumed_run_draws_the_noise_that_the_whole_one_drew(tmp_path, checkpointing):
+    base = small(log_every=1)
+    noisy = replace(base.model.mixer, gate_noise=1.0)
+    config = replace(base, model=replace(base.model, mixer=noisy, gradient_checkpointing=checkpointing))
+    whole = train(config, out=tmp_path / "whole", progress=False)
+    assert numbers(train(base, progress=False).history) != numbers(whole.history)
+    train(config, out=tmp_path / "run", observers=[At(5, terminate)], progress=False)
+    assert_same_run(train(config, out=tmp_path / "run", resume=True, progress=False), whole)
 
 
 def test_means_over_several_steps_survive_a_stop_between_them(tmp_path):

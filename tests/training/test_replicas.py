@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 import torch
 
-from statemix.models import MIXERS, MixerConfig, make_model
+from statemix.models import MIXERS, MixerConfig, ModelConfig, make_model
 from statemix.tasks import Permutation
 from statemix.training import (
     OptimizerConfig,
@@ -152,9 +152,15 @@ def test_a_group_of_which_all_diverge_stops():
     assert [r.status for r in found] == ["diverged"] * 2 and max(r.step for r in found) < 12
 
 
+def noisy() -> ModelConfig:
+    base = small().model
+    return replace(base, mixer=replace(base.mixer, gate_noise=1.0))
+
+
+@pytest.mark.parametrize("noise", [False, True], ids=["quiet", "noisy"])
 @pytest.mark.parametrize("device", ["cpu", GPU])
-def test_a_group_goes_on_as_if_it_never_stopped(tmp_path, device):
-    configs = unlike(device=device, evaluate_every=6)
+def test_a_group_goes_on_as_if_it_never_stopped(tmp_path, device, noise):
+    configs = unlike(device=device, evaluate_every=6, **({"model": noisy()} if noise else {}))
     whole = train_replicas(configs, out=tmp_path / "whole", progress=False)
     stopped = train_replicas(configs, out=tmp_path / "run", observers=[At(5, terminate)], progress=False)
     assert {r.status for r in stopped} == {"interrupted"} and {r.step for r in stopped} == {5}
@@ -166,6 +172,12 @@ def test_a_group_goes_on_as_if_it_never_stopped(tmp_path, device):
             assert (one.evaluations, one.scores) == (other.evaluations, other.scores)
     results = json.loads((tmp_path / "run" / "result.json").read_text())
     assert [r["scores"] for r in results] == [r.scores for r in whole]
+
+
+def test_replicas_draw_their_own_noise():
+    one = small(model=noisy())
+    found = train_replicas([one, one], progress=False)
+    assert numbers(found[0].history) != numbers(found[1].history)
 
 
 def test_time_that_is_over_stops_a_group_which_can_go_on(tmp_path):

@@ -62,11 +62,14 @@ class MixerConfig:
     initial_state: Literal["zeros", "learned"] = "zeros"
     """What stands before the first step; attention learns a key and a value a head."""
 
-    gate_init: Literal["paper", "identity"] = "paper"
-    """How the gates start: as in the paper, or keeping the state (bdlru, hlru)."""
+    gate_init: Literal["paper", "identity", "closed"] = "paper"
+    """How the gates start: as in the paper, keeping the state, or letting nothing in (bdlru, hlru)."""
 
     weight_init: Literal["paper", "fan-in"] = "paper"
     """How weights start: N(0, 0.02) as in the paper, or N(0, 1/sqrt(inputs)) (bdlru, hlru)."""
+
+    gate_noise: float = 0.0
+    """Standard deviation of noise on the gate logits in training, which makes gates sharp (bdlru, hlru)."""
 
     readout: Literal["window", "latest"] | None = None
     """What hlru reads out: all the states it holds, or the newest. Default: window when selective."""

@@ -26,8 +26,11 @@ class BDLRU(RecurrentLayer):
         normalization: "softmax", "sigmoid", "relu", "tanh", "linear" or "none".
         selective: False makes the gates a learned constant.
         initial_state: "zeros" as in the paper, or "learned", which state tracking wants.
-        gate_init: "paper", or "identity" for gates that keep the state at first.
+        gate_init: "paper", "identity" for gates that keep the state at first, or "closed" for states that
+            nothing enters at first, which want a learned initial state (softmax, sigmoid).
         weight_init: "paper" for weights N(0, 0.02), or "fan-in" for N(0, 1/sqrt(inputs)).
+        gate_noise: standard deviation of the normal noise that training adds to gate logits, so that gates
+            which have to be sharp become so: what is tracked then holds far beyond the trained length.
         recompute_gates: keep the input of the gates for the backward pass instead of their logits, the
             largest tensor of all, and compute these again: one more product for less memory.
         backend: what runs the operator; "auto" takes the best for the device.
@@ -65,6 +68,7 @@ class BDLRU(RecurrentLayer):
         initial_state: str = "zeros",
         gate_init: str = "paper",
         weight_init: str = "paper",
+        gate_noise: float = 0.0,
         recompute_gates: bool = False,
         backend: str = "auto",
         device: torch.device | str | None = None,
@@ -87,6 +91,7 @@ class BDLRU(RecurrentLayer):
             initial_state=initial_state,
             gate_init=gate_init,
             weight_init=weight_init,
+            gate_noise=gate_noise,
             recompute_gates=recompute_gates,
             backend=backend,
             device=device,
@@ -113,3 +118,6 @@ class BDLRU(RecurrentLayer):
 
     def _keeping_logits(self, logits: Tensor) -> Tensor:
         return logits[:, : self.block_size].diagonal()
+
+    def _entering_logits(self, logits: Tensor) -> Tensor:
+        return logits[:, self.block_size]

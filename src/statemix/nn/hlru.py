@@ -30,8 +30,11 @@ class HLRU(RecurrentLayer):
         selective: False makes the gates a learned constant.
         readout: "window" or "latest"; None takes the window for a selective layer, else the latest.
         initial_state: "zeros" as in the paper, or "learned".
-        gate_init: "paper", or "identity" for gates that repeat the last state at first.
+        gate_init: "paper", "identity" for gates that repeat the last state at first, or "closed" for states
+            that nothing enters at first, which want a learned initial state (softmax, sigmoid).
         weight_init: "paper" for weights N(0, 0.02), or "fan-in" for N(0, 1/sqrt(inputs)).
+        gate_noise: standard deviation of the normal noise that training adds to gate logits, so that gates
+            which have to be sharp become so: what is tracked then holds far beyond the trained length.
         recompute_gates: keep the input of the gates for the backward pass instead of their logits, the
             largest tensor of all, and compute these again: one more product for less memory.
         backend: what runs the operator; "auto" takes the best for the device.
@@ -69,6 +72,7 @@ class HLRU(RecurrentLayer):
         initial_state: str = "zeros",
         gate_init: str = "paper",
         weight_init: str = "paper",
+        gate_noise: float = 0.0,
         recompute_gates: bool = False,
         backend: str = "auto",
         device: torch.device | str | None = None,
@@ -95,6 +99,7 @@ class HLRU(RecurrentLayer):
             initial_state=initial_state,
             gate_init=gate_init,
             weight_init=weight_init,
+            gate_noise=gate_noise,
             recompute_gates=recompute_gates,
             backend=backend,
             device=device,
@@ -140,3 +145,6 @@ class HLRU(RecurrentLayer):
 
     def _keeping_logits(self, logits: Tensor) -> Tensor:
         return logits[0]
+
+    def _entering_logits(self, logits: Tensor) -> Tensor:
+        return logits[self.order]

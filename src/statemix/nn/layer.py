@@ -24,10 +24,12 @@ from .projection import two_products
 from .recomputation import recomputed
 
 INITIAL_STATES = ("zeros", "learned")
-GATE_INITIALIZATIONS = ("paper", "identity")
+GATE_INITIALIZATIONS = ("paper", "identity", "closed")
 WEIGHT_INITIALIZATIONS = ("paper", "fan-in")
 
 _IDENTITY_LOGIT = 3.0
+_CLOSED_LOGIT = -6.0
+_CAN_CLOSE = ("softmax", "sigmoid")  # others take the size of a logit, or have no gradient below zero
 
 
 class RecurrentLayer(nn.Module):
@@ -58,6 +60,7 @@ class RecurrentLayer(nn.Module):
         initial_state: str,
         gate_init: str,
         weight_init: str,
+        gate_noise: float,
         recompute_gates: bool,
         backend: str,
         device: torch.device | str | None,
@@ -76,11 +79,24 @@ class RecurrentLayer(nn.Module):
                 raise ValueError(f"{name}: {what} must be one of {choices}; got {value!r}")
         if d_model < 1:
             raise ValueError(f"{name}: d_model must be at least 1; got {d_model}")
+        if gate_init == "closed" and normalization not in _CAN_CLOSE:
+            raise ValueError(
+                f"{name}: gate_init 'closed' needs a normalization that low logits shut, one of "
+                f"{_CAN_CLOSE}; got {normalization!r}"
+            )
+        if not 0 <= gate_noise < float("inf"):
+            raise ValueError(f"{name}: gate_noise must be a number from 0 on; got {gate_noise}")
+        if gate_noise and recompute_gates:
+            raise ValueError(
+                f"{name}: gate_noise and recompute_gates cannot be had together: noise would have to be "
+                f"drawn again; leave one of them out"
+            )
         self.d_model = d_model
         self.normalization = normalization
         self.selective = selective
         self.gate_init = gate_init
         self.weight_init = weight_init
+        self.gate_noise = gate_noise
         self.recompute_gates = recompute_gates
         self.backend = backend
         self._rows, self._columns = rows, columns
@@ -102,8 +118,9 @@ class RecurrentLayer(nn.Module):
         """Draw new parameters: weights N(0, 0.02) and zero gate biases, as in the paper.
 
         ``weight_init="fan-in"`` draws weights from N(0, 1/sqrt(inputs)) instead: what goes through a layer
-        keeps its size. ``gate_init="identity"`` adds 3 to the logit by which a state keeps itself. A learned
-        initial state is drawn from N(0, 1): the rows of a block must differ for mixing to be seen at all.
+        keeps its size. ``gate_init="identity"`` adds 3 to the logit by which a state keeps itself,
+        ``"closed"`` takes 6 from the logit by which values enter. A learned initial state is drawn from
+        N(0, 1): the rows of a block must differ for mixing to be seen at all.
         """
         self._draw(self.value.weight)
         self._draw(self.output.weight)
@@ -114,6 +131,8 @@ class RecurrentLayer(nn.Module):
             bias.zero_()
             if self.gate_init == "identity":
                 self._keeping_logits(bias.view(self._gate_shape)).add_(_IDENTITY_LOGIT)
+            elif self.gate_init == "closed":
+                self._entering_logits(bias.view(self._gate_shape)).add_(_CLOSED_LOGIT)
         if self.initial_state is not None:
             nn.init.normal_(self.initial_state)
 
@@ -194,7 +213,7 @@ class RecurrentLayer(nn.Module):
         if state is None:
             state = self.initial_state_for(x.shape[0])
         values = self.value(x).unflatten(1, self._value_shape)
-        gate_logits = self._gate_logits(x[:, None], values.dtype)[:, 0]
+        gate_logits = self._noised(self._gate_logits(x[:, None], values.dtype)[:, 0])
         coefficients = normalize(gate_logits, gate_logits.dim() - 2, self.normalization)
         state, read = self._advance(coefficients, values.to(coefficients.dtype), state)
         return self.output(read.to(values.dtype).flatten(1)), state
@@ -251,6 +270,10 @@ class RecurrentLayer(nn.Module):
     def _keeping_logits(self, logits: Tensor) -> Tensor:
         """A view of the gate logits by which a state keeps itself."""
 
+    @abstractmethod
+    def _entering_logits(self, logits: Tensor) -> Tensor:
+        """A view of the gate logits by which values enter."""
+
     def _forward(self, x: Tensor, state: Tensor | None, cu_seqlens: Tensor | None) -> tuple[Tensor, Tensor]:
         states = x.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
         if state is None:
@@ -263,6 +286,7 @@ class RecurrentLayer(nn.Module):
         if extra and state is not None:
             state = F.pad(state, (0, extra))
         gate_logits, values = self._inputs(x, extra)
+        gate_logits = self._noised(gate_logits)
         with self._keeping(x, gate_logits, extra):
             hidden, final = self._operator(
                 gate_logits,
@@ -317,6 +341,12 @@ class RecurrentLayer(nn.Module):
         if not self.selective:
             return self.gate_logits.to(dtype)[None, None]
         return self.gate(x).unflatten(2, self._gate_shape)
+
+    def _noised(self, gate_logits: Tensor) -> Tensor:
+        """The logits with what training adds to them."""
+        if not (self.gate_noise and self.training):
+            return gate_logits
+        return gate_logits + self.gate_noise * torch.randn_like(gate_logits)
 
     def _keeping(self, x: Tensor, gate_logits: Tensor, extra: int) -> AbstractContextManager[Any]:
         """What the backward pass keeps of the gates while the operator runs: logits, or their input."""

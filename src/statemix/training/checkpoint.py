@@ -46,7 +46,7 @@ def save_checkpoint(
     """
     files = {
         WEIGHTS: save(_on_cpu(model.state_dict()), metadata={"format": "pt"}),
-        OPTIMIZER: save(_on_cpu(_optimizer_tensors(model, optimizer) | _random_tensors())),
+        OPTIMIZER: save(_on_cpu(_optimizer_tensors(model, optimizer) | _random_tensors(model))),
     }
     state: dict[str, Any] = {"format": FORMAT, "step": step, "progress": progress}
     state["files"] = {
@@ -121,8 +121,9 @@ def load_checkpoint(
         by_name = _optimizer_state(path / OPTIMIZER, saved, model)
         _load_optimizer(model, optimizer, by_name)
         torch.set_rng_state(saved["random/cpu"])
-        if torch.cuda.is_available() and "random/cuda" in saved:
-            torch.cuda.set_rng_state(saved["random/cuda"])
+        device = next(model.parameters()).device
+        if device.type == "cuda" and "random/cuda" in saved:
+            torch.cuda.set_rng_state(saved["random/cuda"], device)
     model.load_state_dict(weights)
     return state["step"], state["progress"]
 
@@ -214,10 +215,10 @@ def _load_optimizer(
     optimizer.load_state_dict(whole)
 
 
-def _random_tensors() -> dict[str, Tensor]:
-    tensors = {"random/cpu": torch.get_rng_state()}
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        tensors["random/cuda"] = torch.cuda.get_rng_state()
+def _random_tensors(model: nn.Module) -> dict[str, Tensor]:
+    tensors, device = {"random/cpu": torch.get_rng_state()}, next(model.parameters()).device
+    if device.type == "cuda":
+        tensors["random/cuda"] = torch.cuda.get_rng_state(device)
     return tensors
 
 

@@ -36,6 +36,7 @@ def stacked_batches(
         sampler=range(first_step // chunks.steps, -(-configs[0].steps // chunks.steps)),
         num_workers=workers,
         prefetch_factor=4 if workers else None,
+        generator=torch.Generator(),  # not the one that a checkpoint puts back
     )
     copying = torch.cuda.Stream(device) if device.type == "cuda" else None
     step = first_step - first_step % chunks.steps

@@ -62,6 +62,8 @@ def train_replicas(
 ) -> list[TrainResult]:
     """Train several configs as one batched model, each as :func:`train` would, within rounding.
 
+    Layers that draw noise in training (``gate_noise``) draw other numbers than alone, each replica its own.
+
     Args:
         configs: alike but for name, seed, optimizer and schedule. Of ``steps``, batches and the rest there is
             one for all. ``compile`` compiles the whole step; ``accumulate``, ``gradient_checkpointing`` and
@@ -102,6 +104,9 @@ def train_replicas(
             stack.callback(torch.set_num_threads, torch.get_num_threads())
             torch.set_num_threads(first.threads)
         models = [_initialized(config, device) for config in configs]
+        # What layers draw in training begins at the same place in every run of a group.
+        stack.enter_context(torch.random.fork_rng([device.index or 0] if device.type == "cuda" else []))
+        torch.manual_seed(first.seed)
         state = StackedModels(models, configs, bfloat16=wants_bfloat16(first, device))
         run = _Group(configs, models[0], state, folder)
         if folder is not None:

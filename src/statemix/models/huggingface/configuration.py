@@ -17,6 +17,7 @@ _MIXER_OPTIONS = {
     "initial_state": "initial_state",
     "gate_init": "gate_init",
     "weight_init": "weight_init",
+    "gate_noise": "gate_noise",
     "readout": "readout",
     "num_heads": "num_attention_heads",
     "backend": "backend",
@@ -47,8 +48,8 @@ class StatemixConfig(PreTrainedConfig):
         order: states that a channel looks back on (hlru); block_size where it is left out. Models that
             hold both kinds may have both sizes.
         num_blocks: blocks (bdlru) or channels (hlru); default about hidden_size over the block size.
-        normalization, selective, initial_state, gate_init, weight_init, readout, backend: as in
-            :class:`statemix.MixerConfig`; each goes to those mixers that have it.
+        normalization, selective, initial_state, gate_init, weight_init, gate_noise, readout, backend:
+            as in :class:`statemix.MixerConfig`; each goes to those mixers that have it.
         num_attention_heads: heads of attention layers; default 4.
         mixer_options: further fields of :class:`statemix.MixerConfig`, for other mixers.
         mlp, mlp_ratio, mlp_init: kind of the MLP, its hidden width over hidden_size, how its weights start.
@@ -81,6 +82,7 @@ class StatemixConfig(PreTrainedConfig):
     initial_state: str = "zeros"
     gate_init: str = "paper"
     weight_init: str = "paper"
+    gate_noise: float = 0.0
     readout: str | None = None
     num_attention_heads: int | None = None
     backend: str = "auto"
