@@ -285,6 +285,10 @@ def baselines(seeds: int) -> Iterator[Trial]:
 def mad(seeds: int, epochs: int = 40) -> Iterator[Trial]:
     """The six MAD tasks in a fifth of their epochs: BD-LRU by block size beside baselines."""
     mixers = {f"BD-LRU m={m}": MixerConfig(block_size=m, num_blocks=128 // m) for m in (1, 2, 4, 8)}
+    mixers |= {
+        f"BD-LRU m={m}, convolution": MixerConfig(block_size=m, num_blocks=128 // m, convolution=True)
+        for m in (2, 4)
+    }
     mixers |= {"H-LRU m=4": MixerConfig(name="hlru", block_size=4, num_blocks=32)}
     mixers |= {"attention": MixerConfig(name="attention", num_heads=8)}
     mixers |= {name: COMPARED[name] for name in ("Mamba-2", "Gated DeltaNet", "LSTM")}
