@@ -31,7 +31,8 @@ SIZES = {
     torch.bfloat16: (2,),
     torch.float16: (1,),
 }
-FORWARD_ERROR = {torch.float32: 1e-5, torch.float64: 1e-11, torch.bfloat16: 2e-3, torch.float16: 3e-4}
+# An output in half precision is off by its rounding at most, 2^-8 and 2^-11; by half of it on average.
+FORWARD_ERROR = {torch.float32: 1e-5, torch.float64: 1e-11, torch.bfloat16: 4e-3, torch.float16: 5e-4}
 STATE_ERROR = {torch.float32: 1e-5, torch.float64: 1e-11, torch.bfloat16: 1e-5, torch.float16: 1e-5}
 GRADIENT_ERROR = {torch.float32: 1e-5, torch.float64: 1e-11, torch.bfloat16: 1e-2, torch.float16: 2e-3}
 
