@@ -87,12 +87,27 @@ def sharpened(config: RunConfig, noise: float = 0.0, *, closed: bool = False) ->
     return with_mixer(config, gate_noise=noise, gate_init="closed" if closed else "paper")
 
 
+def rising(config: RunConfig, noise: float, first: float, last: float) -> RunConfig:
+    """Noise on the gates that rises between two shares of the steps, when the rule has been found."""
+    return replace(sharpened(config, noise), gate_noise_rise=(first, last))
+
+
+def validated(config: RunConfig) -> RunConfig:
+    """Gates times what validation calls for when training is over."""
+    return replace(config, sharpen_gates=(1.25, 1.5, 2.0, 3.0))
+
+
 def sharpenings(config: RunConfig) -> dict[str, RunConfig]:
     """What makes gates sharp, by name."""
     return {
         "gate noise 0.5": sharpened(config, 0.5),
         "gate noise 1": sharpened(config, 1.0),
         "gate noise 2": sharpened(config, 2.0),
+        "gate noise rising to 0.5": rising(config, 0.5, 0.4, 0.6),
+        "gate noise rising to 1": rising(config, 1.0, 0.4, 0.6),
+        "gate noise rising to 2": rising(config, 2.0, 0.4, 0.8),
+        "sharpened gates": validated(config),
+        "gate noise rising to 1, sharpened gates": validated(rising(config, 1.0, 0.4, 0.6)),
         "closed": sharpened(config, closed=True),
         "closed, gate noise 1": sharpened(config, 1.0, closed=True),
         "closed, gate noise 2": sharpened(config, 2.0, closed=True),
@@ -154,6 +169,13 @@ def large_group(name: str, seeds: int) -> Iterator[Trial]:
         "width 256, fan-in": few,
         "128 blocks, fan-in, batch 512": replace(config, batch_size=512),
         "128 blocks, fan-in, twice the steps": replace(config, steps=2 * config.steps),
+        "128 blocks, twice the steps, gate noise rising to 1": rising(
+            replace(config, steps=2 * config.steps), 1.0, 0.4, 0.6
+        ),
+        "128 blocks, twice the steps, gate noise rising to 1, sharpened gates": validated(
+            rising(replace(config, steps=2 * config.steps), 1.0, 0.4, 0.6)
+        ),
+        "128 blocks, gate noise rising late to 1": rising(config, 1.0, 0.6, 0.9),
         "128 blocks, fan-in, half the steps": replace(config, steps=config.steps // 2),
         "128 blocks, fan-in, slowly growing": with_data(config, growing_share=0.9),
         "blocks of 8, fan-in": with_mixer(few, block_size=8),
@@ -209,6 +231,27 @@ def modular_arithmetic(seeds: int) -> Iterator[Trial]:
         "24 blocks": base,
         "48 blocks, batch 256": many,
         **{f"48 blocks, batch 256, {name}": changed for name, changed in sharpenings(many).items()},
+        **{
+            f"{kind}, {times}, gate noise rising to {noise:g}": rising(
+                replace(one, steps=steps), noise, 0.4, 0.6 if noise == 1 else 0.8
+            )
+            for kind, one in (("24 blocks", base), ("48 blocks, batch 256", many))
+            for times, steps in (("twice the steps", 5000), ("four times the steps", 10_000))
+            for noise in (1.0, 2.0)
+        },
+        "24 blocks, four times the steps, gate noise rising to 1, sharpened gates": validated(
+            rising(replace(base, steps=10_000), 1.0, 0.4, 0.6)
+        ),
+        "24 blocks, batch 128, four times the steps, gate noise rising to 1, sharpened gates": validated(
+            rising(replace(base, steps=10_000, batch_size=128), 1.0, 0.4, 0.6)
+        ),
+        "32 blocks, batch 256, gate noise rising to 1, sharpened gates": validated(
+            rising(with_mixer(many, num_blocks=32), 1.0, 0.4, 0.6)
+        ),
+        "48 blocks, batch 256, twice the steps": replace(many, steps=5000),
+        "48 blocks, batch 256, twice the steps, gate noise rising early to 1": rising(
+            replace(many, steps=5000), 1.0, 0.2, 0.4
+        ),
         "48 blocks, batch 256, twice the steps, gate noise 1": sharpened(replace(many, steps=5000), 1.0),
         "48 blocks, batch 256, twice the steps, gate noise 2": sharpened(replace(many, steps=5000), 2.0),
         "48 blocks, batch 256, twice the steps, closed, gate noise 1": sharpened(
@@ -292,6 +335,10 @@ def mad(seeds: int, epochs: int = 40) -> Iterator[Trial]:
     mixers |= {"H-LRU m=4": MixerConfig(name="hlru", block_size=4, num_blocks=32)}
     mixers |= {"attention": MixerConfig(name="attention", num_heads=8)}
     mixers |= {name: COMPARED[name] for name in ("Mamba-2", "Gated DeltaNet", "LSTM")}
+    mixers |= {
+        f"{name}, no convolution": replace(COMPARED[name], convolution=False)
+        for name in ("Mamba-2", "Gated DeltaNet")
+    }
     for task in TASKS:
         config = replace(
             mad_recipe(task, epochs=EPOCHS_OF_MEMORIZATION if task == "memorization" else epochs)

@@ -3,5 +3,6 @@
 from .bdlru import BDLRU
 from .hlru import HLRU
 from .layer import RecurrentLayer
+from .sharpening import sharpen_gates
 
-__all__ = ["BDLRU", "HLRU", "RecurrentLayer"]
+__all__ = ["BDLRU", "HLRU", "RecurrentLayer", "sharpen_gates"]

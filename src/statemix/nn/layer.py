@@ -97,6 +97,8 @@ class RecurrentLayer(nn.Module):
         self.gate_init = gate_init
         self.weight_init = weight_init
         self.gate_noise = gate_noise
+        # The part of the noise that is drawn now, which a trainer may let rise; one number, or a tensor of one.
+        self.gate_noise_share: Tensor | float = 1.0
         self.recompute_gates = recompute_gates
         self.backend = backend
         self._rows, self._columns = rows, columns
@@ -346,7 +348,8 @@ class RecurrentLayer(nn.Module):
         """The logits with what training adds to them."""
         if not (self.gate_noise and self.training):
             return gate_logits
-        return gate_logits + self.gate_noise * torch.randn_like(gate_logits)
+        noise = torch.randn_like(gate_logits) * self.gate_noise
+        return gate_logits + noise * self.gate_noise_share
 
     def _keeping(self, x: Tensor, gate_logits: Tensor, extra: int) -> AbstractContextManager[Any]:
         """What the backward pass keeps of the gates while the operator runs: logits, or their input."""

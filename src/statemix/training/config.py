@@ -34,6 +34,12 @@ class RunConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     """The learning rate over the steps."""
 
+    gate_noise_rise: tuple[float, float] = (0.0, 0.0)
+    """Shares of the steps between which the gate noise of the mixers rises from nothing to its full size."""
+
+    sharpen_gates: tuple[float, ...] = ()
+    """Factors on the gate logits that are tried, beside 1, when training is over; what validates best is kept."""
+
     steps: int = 400
     """Updates of the weights."""
 
@@ -77,6 +83,18 @@ class RunConfig:
         for name in ("seed", "evaluate_every", "threads"):
             if getattr(self, name) < 0:
                 raise ValueError(f"config: {name} must be at least 0; got {getattr(self, name)}")
+        first, last = self.gate_noise_rise
+        if not 0 <= first <= last <= 1:
+            raise ValueError(
+                f"config: gate_noise_rise must be two shares of the steps, 0 <= first <= last <= 1; got {first}, {last}"
+            )
+        if last > 0 and self.model.mixer.gate_noise == 0:
+            raise ValueError(
+                f"config: gate_noise_rise lets the mixers' gate noise rise, and there is none; set "
+                f"model.mixer.gate_noise, or leave gate_noise_rise out"
+            )
+        if not all(0 < factor < float("inf") for factor in self.sharpen_gates):
+            raise ValueError(f"config: sharpen_gates must be numbers above 0; got {self.sharpen_gates}")
         needed = isinstance(self.data, TaskData) and self.data.task.needs_autoencoder
         if needed and self.model.architecture != "autoencoder":
             raise ValueError(

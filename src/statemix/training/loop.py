@@ -12,6 +12,7 @@ from typing import Any, Literal, cast
 import torch
 
 from statemix.models import LanguageModel, make_model
+from statemix.nn import sharpen_gates
 
 from .batches import ahead, batches_of_step, check_batch_size
 from .checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
@@ -24,6 +25,7 @@ from .optimizer import make_optimizer
 from .progress import make_progress
 from .run import Run, wants_bfloat16
 from .shard_data import ShardSource
+from .sharpening import sharpen_by_validation
 from .signals import StopRequests
 from .workers import join_workers
 
@@ -113,6 +115,7 @@ def train(
             torch.set_num_threads(config.threads)
         model = cast(LanguageModel, make_model(config.model)).to(device)
         run = Run(config, model, make_optimizer(model, config.optimizer), device, workers)
+        stack.callback(run.gate_noise.close)
         if folder is not None:
             if workers.first:
                 size = sum(p.numel() * p.element_size() for p in model.parameters())
@@ -158,6 +161,8 @@ def train(
                     break
             if config.evaluate_every and run.step % config.evaluate_every == 0 and not last:
                 _evaluate(run, source, "validation", listeners)
+            if last and config.sharpen_gates and run.is_finite():
+                _sharpen(run, source, listeners)
             signal = workers.largest(stop.signal or 0)
             if folder is not None and (last or signal or run.step % config.checkpoint_every == 0):
                 if not run.is_finite():
@@ -238,6 +243,25 @@ def _listeners(
     if progress:
         listeners.append(make_progress())
     return [*listeners, *observers]
+
+
+def _sharpen(run: Run, source: Any, listeners: Any) -> None:
+    """Make gates as sharp as validation data call for; the first worker looks, all of them do it."""
+    chosen, tried = 0, []
+    if run.workers.first:
+        model = cast(LanguageModel, run.model)
+        with run.precision():
+            chosen, tried = sharpen_by_validation(
+                model, run.config.sharpen_gates, lambda: evaluate(model, source, "validation")
+            )
+    chosen = run.workers.largest(chosen)
+    if chosen and not run.workers.first:
+        sharpen_gates(run.model, run.config.sharpen_gates[chosen - 1])
+    for one in tried:
+        row = {"step": run.step, "split": one.split, **one.scores}
+        run.evaluations.append(row)
+        for listener in listeners:
+            listener.evaluated(row)
 
 
 def _evaluate(run: Run, source: Any, split: str, listeners: Any) -> dict[str, float]:

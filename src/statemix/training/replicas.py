@@ -17,6 +17,7 @@ from typing import Any, cast
 import torch
 
 from statemix.models import LanguageModel, make_model
+from statemix.nn.sharpening import gate_parameters
 
 from .capture import CapturedStep, stream_for
 from .checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
@@ -29,6 +30,7 @@ from .metrics import CsvTable, Observer, Row
 from .prefetch import stacked_batches
 from .progress import make_progress
 from .shard_data import ShardData
+from .sharpening import sharpen_by_validation
 from .signals import StopRequests
 from .stacked import StackedModels
 
@@ -240,6 +242,8 @@ class _Group:
                     began += time.perf_counter() - paused
                 # Training's own seconds leave evaluations out; a limit does not.
                 late = time_limit is not None and time.perf_counter() - entered > time_limit
+                if last and config.sharpen_gates:
+                    self._sharpen(config.sharpen_gates)
                 if self.folder is not None and (
                     last or stop.signal or late or self.step % config.checkpoint_every == 0
                 ):
@@ -312,6 +316,20 @@ class _Group:
             found.append(scores)
             self._keep(1, i, {"step": self.step, "split": split, **scores})
         return found
+
+    def _sharpen(self, factors: Sequence[float]) -> None:
+        """Make the gates of each replica as sharp as validation data call for."""
+        for i, is_alive in enumerate(self.state.alive.tolist()):
+            if not is_alive:
+                continue
+            self.model.load_state_dict(self.state.replica(i))
+            with self.state.precision():
+                chosen, tried = sharpen_by_validation(
+                    self.model, factors, lambda: evaluate(self.model, self.source, "validation")
+                )
+            self.state.scale(i, gate_parameters(self.model), tried[chosen].factor)
+            for one in tried:
+                self._keep(1, i, {"step": self.step, "split": one.split, **one.scores})
 
     def _keep(self, table: int, replica: int, row: Row) -> None:
         (self.history, self.evaluations)[table][replica].append(row)

@@ -18,6 +18,7 @@ from .batches import DeviceBatch
 from .checkpoint import CheckpointError, load_checkpoint, newest_checkpoint
 from .config import RunConfig
 from .folder import CHECKPOINTS
+from .gate_noise import GateNoise
 from .metrics import Row
 from .schedule import rate_at
 from .workers import Workers
@@ -61,6 +62,7 @@ class Run:
             # Inside of what workers share: it meets whole graphs there.
             loss.compile()
         self._loss = self.workers.wrapped(loss, self.device)
+        self.gate_noise = GateNoise(self.model, self.config, self.device)
 
     def update(self, batches: Sequence[DeviceBatch]) -> None:
         """One step of AdamW on the batches of one step."""
@@ -69,6 +71,7 @@ class Run:
         rate = config.learning_rate * rate_at(self.step, self.config.steps, self.config.schedule)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+        self.gate_noise.at(self.step)
         asked = int(self.workers.sum(torch.tensor(sum(batch.asked for batch in batches))))
         self.optimizer.zero_grad()
         for number, batch in enumerate(batches):

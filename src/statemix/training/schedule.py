@@ -1,4 +1,4 @@
-"""The learning rate as a function of the step alone, so that a resumed run needs no state for it."""
+"""What follows from the step alone, so that a resumed run needs no state for it: learning rate, gate noise."""
 
 from __future__ import annotations
 
@@ -54,3 +54,16 @@ def rate_at(step: int, steps: int, config: ScheduleConfig) -> float:
         return 1.0
     share = (step - max(warmup, 0)) / (last - max(warmup, 0))
     return config.end_share + (1 - config.end_share) * (1 + math.cos(math.pi * share)) / 2
+
+
+def share_at(step: int, steps: int, rise: tuple[float, float]) -> float:
+    """What rises along a line from 0 to 1 between two shares of the steps, at ``step`` (from 0) of ``steps``.
+
+    Examples:
+        >>> [round(share_at(step, 101, (0.4, 0.6)), 3) for step in (0, 40, 45, 60, 100)]
+        [0.0, 0.0, 0.25, 1.0, 1.0]
+        >>> share_at(0, 101, (0.0, 0.0))
+        1.0
+    """
+    first, last = (share * max(1, steps - 1) for share in rise)
+    return 1.0 if step >= last else max(0.0, (step - first) / (last - first))

@@ -7,7 +7,7 @@ rates or decays do not feel each other, and one whose loss is no number is froze
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,7 @@ from torch.func import functional_call
 from statemix.tasks import IGNORED
 
 from .config import RunConfig
+from .gate_noise import GateNoise
 from .optimizer import decays
 from .schedule import rate_at
 
@@ -85,6 +86,7 @@ class StackedModels(nn.Module):
             if isinstance(module, nn.Linear) and module.bias is not None
         }
         self._settings(models[0], configs, device)
+        self._gate_noise = GateNoise(models[0], configs[0], device)
         self.vectorized = self._can_be_vectorized()
 
     def __len__(self) -> int:
@@ -100,6 +102,7 @@ class StackedModels(nn.Module):
 
     def update(self, inputs: Tensor, targets: Tensor) -> None:
         """One step of every replica on its batch, (K, B, T) each; nothing here waits for the device."""
+        self._gate_noise.at(self.step)
         logits = self(inputs).flatten(1, -2)
         wanted = targets.flatten(1).long()
         losses = F.cross_entropy(
@@ -140,6 +143,12 @@ class StackedModels(nn.Module):
         state = dict(self.template.state_dict())
         state.update({name: self._view(self.weights, name)[index].detach() for name in self._places})
         return state
+
+    @torch.no_grad()
+    def scale(self, index: int, names: Iterable[str], factor: float) -> None:
+        """Multiply some parameters of one replica."""
+        for name in names:
+            self._view(self.weights, name)[index].mul_(factor)
 
     def _one(self, parameters: dict[str, Tensor], tokens: Tensor) -> Tensor:
         if self._bfloat16:
