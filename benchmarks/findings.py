@@ -3,6 +3,7 @@
     initial-state   a start token, a learned initial state, both or neither; a drawn state that stays
     relu-gates      how gates of each normalization learn, looked at while they do; remedies for ReLU
     mixed-blocks    one block size against three side by side, at equal parameters
+    sharper-gates   what a factor on the gate logits of a trained model does to it
 
 The seeds of a model are trained as one; a table is written anew after each model. No score chooses anything.
 """
@@ -10,6 +11,7 @@ The seeds of a model are trained as one; a table is written anew after each mode
 from __future__ import annotations
 
 import argparse
+import copy
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -27,6 +29,7 @@ from statemix.bench.environment import describe, write_csv
 from statemix.experiments import recipe
 from statemix.models import MixerConfig, make_mixer, make_model
 from statemix.models.sizing import fit
+from statemix.nn import sharpen_gates
 from statemix.tasks import CycleNavigation
 from statemix.training import RunConfig, TaskData, evaluate, open_source, train_replicas
 from statemix.training.prefetch import stacked_batches
@@ -35,6 +38,7 @@ from statemix.training.stacked import StackedModels
 Case = tuple[str, RunConfig]
 Rows = Iterator[dict[str, Any]]
 BDLRU_MIXER = recipe("s3-composition").model.mixer
+FACTORS = (1.0, 1.25, 1.5, 2.0, 3.0, 5.0)
 
 
 def s3(mixer: MixerConfig, *, start_token: bool = False) -> RunConfig:
@@ -99,6 +103,25 @@ def mixed_blocks() -> Iterator[Case]:
             yield f"{name}, blocks of {m}", replace(config, model=fit(single, mixer_parameters=wanted).config)
 
 
+def sharper_gates() -> Iterator[Case]:
+    """Rules that one source a row solves, learned and half learned, and one that mixes on the way."""
+    base = s3(BDLRU_MIXER)
+    long = replace(base.data, test_lengths=(32, 128, 512, 1024))
+    yield (
+        "S3, 2,000 steps",
+        replace(base, data=long, steps=2000, model=replace(base.model, mlp="none"), precision="float32"),
+    )
+    s4 = recipe("s4-composition")
+    yield (
+        "S4, 500 steps",
+        replace(s4, data=replace(long, task=s4.data.task), sharpen_gates=(), tensorboard=False),
+    )
+    arithmetic = recipe("regular-modular-arithmetic")
+    quiet = replace(arithmetic, gate_noise_rise=(0.0, 0.0), steps=1500, tensorboard=False)
+    mixer = replace(quiet.model.mixer, gate_noise=0.0)
+    yield "modular arithmetic, 1,500 steps", replace(quiet, model=replace(quiet.model, mixer=mixer))
+
+
 def transitions(model: nn.Module, inputs: Tensor) -> dict[str, float]:
     """What transitions after the first token do: spectra, and what the best block keeps for 31 steps."""
     layer, x = next(iter(record_inputs(model, inputs).values()))
@@ -117,6 +140,16 @@ def trained(model: str, configs: list[RunConfig]) -> Rows:
             inputs, _ = result.config.data.task.with_length(32).sample(32, split="validation")
             row |= transitions(result.model, inputs)
         yield row
+
+
+def sharpened(model: str, configs: list[RunConfig]) -> Rows:
+    """Scores of each seed with its gates as trained, and times a factor."""
+    source = open_source(configs[0].resolved().data)
+    for result in train_replicas(configs, progress=False):
+        for factor in FACTORS:
+            trial = copy.deepcopy(result.model)
+            sharpen_gates(trial, factor)
+            yield {"model": model, "seed": result.config.seed, "factor": factor, **evaluate(trial, source)}
 
 
 def watched(model: str, configs: list[RunConfig]) -> Rows:
@@ -165,6 +198,7 @@ STUDIES: dict[str, tuple[Callable[[], Iterator[Case]], Callable[[str, list[RunCo
     "initial-state": (initial_state, trained),
     "relu-gates": (relu_gates, watched),
     "mixed-blocks": (mixed_blocks, trained),
+    "sharper-gates": (sharper_gates, sharpened),
 }
 
 

@@ -222,11 +222,10 @@ def regular(seeds: int) -> Iterator[Trial]:
 
 def modular_arithmetic(seeds: int) -> Iterator[Trial]:
     """What modular arithmetic needs: blocks, batches, widths, steps, learning rates, first weights."""
-    made = recipe("regular-modular-arithmetic")
-    made = exactly(with_data(made, start_length=None, test_examples=TEST_EXAMPLES), steps=2500)
-    base = with_mixer(made, num_blocks=24)
-    wide = with_model(with_mixer(replace(made, batch_size=256), num_blocks=64), d_model=128)
-    many = with_mixer(replace(made, batch_size=256), num_blocks=48)
+    made = with_data(recipe("regular-modular-arithmetic"), test_examples=TEST_EXAMPLES)
+    base = sharpened(exactly(made, steps=2500, gate_noise_rise=(0.0, 0.0)))
+    wide = with_model(with_mixer(replace(base, batch_size=256), num_blocks=64), d_model=128)
+    many = with_mixer(replace(base, batch_size=256), num_blocks=48)
     for model, changed in {
         "24 blocks": base,
         "48 blocks, batch 256": many,

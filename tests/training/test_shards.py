@@ -112,14 +112,16 @@ def test_a_stopped_run_goes_on_with_the_same_losses(folder, tmp_path):
     assert set(whole.scores) == {"bits_per_byte", "perplexity"}
 
 
+SHARPEN = (0.2, 5.0)
 PROGRAM = """
 import json, sys, torch
 torch.set_num_threads(1)
-from tests.training.test_shards import config
+from tests.training.test_shards import SHARPEN, config
 from statemix.training import train
-run = config(sys.argv[1], accumulate=2, device=sys.argv[3], precision="float32")
+run = config(sys.argv[1], accumulate=2, device=sys.argv[3], precision="float32", sharpen_gates=SHARPEN)
 result = train(run, out=sys.argv[2], progress=False)
-print(json.dumps([result.status, [row["loss"] for row in result.history]]))
+gate = result.model.blocks[0].mixer.gate.weight.norm().item()
+print(json.dumps([result.status, [row["loss"] for row in result.history], gate]))
 """
 
 
@@ -148,20 +150,26 @@ two_gpus = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two C
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, two_gpus])])
 def test_two_workers_train_what_one_does(folder, tmp_path, device):
-    alone = train(config(folder, device=device, precision="float32"), progress=False)
+    options = {"device": device, "precision": "float32", "sharpen_gates": SHARPEN}
+    alone = train(config(folder, **options), progress=False)
+    gate = alone.model.blocks[0].mixer.gate.weight.norm().item()
+    plain = train(config(folder, device=device, precision="float32"), progress=False)
+    assert gate != pytest.approx(plain.model.blocks[0].mixer.gate.weight.norm().item(), rel=0.1)
     processes = workers(folder, tmp_path / "run", 2, device)
     answers = [process.communicate(timeout=120) for process in processes]
     for process, (shown, errors) in zip(processes, answers, strict=True):
         assert process.returncode == 0, errors[-2000:]
-        status, losses = json.loads(shown.splitlines()[-1])
+        status, losses, found = json.loads(shown.splitlines()[-1])
         assert status == "finished"
+        # What the first found on validation data the other has done too.
+        assert found == pytest.approx(gate, rel=1e-3)
         # Products of half as many rows round in another order; on a GPU by a little more.
         limit = 1e-5 if device == "cpu" else 1e-4
         assert losses == pytest.approx([row["loss"] for row in alone.history], rel=limit)
     # One of them wrote, and what it wrote is the whole.
     rows = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
     assert len(rows) == 13
-    same = config(folder, accumulate=2, device=device, precision="float32")
+    same = config(folder, accumulate=2, **options)
     resumed = train(same, out=tmp_path / "run", resume=True, progress=False)
     for a, b in zip(resumed.model.parameters(), alone.model.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)

@@ -111,11 +111,11 @@ def regular_cycle_navigation() -> RunConfig:
 
 
 def regular_modular_arithmetic() -> RunConfig:
-    """Modular arithmetic without brackets: trained on lengths 3 to 40, tested on 40 to 256.
+    """Modular arithmetic without brackets: trained on lengths 3 to 40, tested on 40 to 256; ten minutes.
 
     What a number does depends on the operator before it: a second layer, and an MLP between, read that.
-    With the paper's first weights it is lost soon after length 40; with fan-in it goes on, how far differs
-    from seed to seed, less so where lengths grow.
+    With the paper's first weights it is lost soon after length 40; with fan-in it goes on, and noise on the
+    gates that rises when the rule is found makes it exact: 96 to 100 % in five seeds, for 49 to 99.6 without.
     """
     base = _regular("modular-arithmetic")
     return replace(
@@ -125,12 +125,14 @@ def regular_modular_arithmetic() -> RunConfig:
             num_layers=2,
             mlp="gelu",
             mlp_init="fan-in",
-            mixer=replace(base.model.mixer, num_blocks=12, weight_init="fan-in"),
+            mixer=replace(base.model.mixer, num_blocks=24, weight_init="fan-in", gate_noise=1.0),
         ),
-        data=replace(base.data, min_length=3, start_length=3),
+        data=replace(base.data, min_length=3),
         optimizer=replace(base.optimizer, learning_rate=5e-3),
-        steps=3000,
+        gate_noise_rise=(0.4, 0.6),
+        steps=10_000,
         checkpoint_every=500,
+        precision="float32",
     )
 
 

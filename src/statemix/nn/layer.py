@@ -97,7 +97,7 @@ class RecurrentLayer(nn.Module):
         self.gate_init = gate_init
         self.weight_init = weight_init
         self.gate_noise = gate_noise
-        # The part of the noise that is drawn now, which a trainer may let rise; one number, or a tensor of one.
+        # The part of the noise that is drawn now, which a trainer may let rise: a number, or a tensor of one.
         self.gate_noise_share: Tensor | float = 1.0
         self.recompute_gates = recompute_gates
         self.backend = backend

@@ -1,4 +1,4 @@
-"""Sharper gates for a trained model: logits times a factor, so that what nearly selects one source selects it."""
+"""Sharper gates for a trained model: what nearly selects one source selects it when logits are larger."""
 
 from __future__ import annotations
 
@@ -49,6 +49,14 @@ def sharpen_gates(model: nn.Module, factor: float) -> int:
     return sum(isinstance(module, RecurrentLayer) for module in model.modules())
 
 
+def can_be_sharpened(model: nn.Module) -> bool:
+    """Whether :func:`sharpen_gates` would make gates of ``model`` sharper."""
+    try:
+        return bool(gate_parameters(model))
+    except (ValueError, TypeError):
+        return False
+
+
 def gate_parameters(model: nn.Module) -> dict[str, Tensor]:
     """The parameters, by name, that gate logits grow with in proportion.
 
@@ -64,8 +72,8 @@ def gate_parameters(model: nn.Module) -> dict[str, Tensor]:
     for name, layer in layers.items():
         if layer.normalization not in SHARPENED:
             raise ValueError(
-                f"sharpen_gates: layer {name or type(layer).__name__} must normalize with one of {SHARPENED}, "
-                f"which a factor makes sharper; got {layer.normalization!r}"
+                f"sharpen_gates: layer {name or type(layer).__name__} must normalize with one of "
+                f"{SHARPENED}, which a factor makes sharper; got {layer.normalization!r}"
             )
         if layer.selective and not is_plain(layer.gate):
             raise TypeError(

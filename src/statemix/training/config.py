@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from statemix.models import MixerConfig, ModelConfig
+from statemix.models.mixers import options_of
 from statemix.tasks import Task, make, name_of
 
 from .data import DataConfig, TaskData, TextData
@@ -38,7 +39,8 @@ class RunConfig:
     """Shares of the steps between which the gate noise of the mixers rises from nothing to its full size."""
 
     sharpen_gates: tuple[float, ...] = ()
-    """Factors on the gate logits that are tried, beside 1, when training is over; what validates best is kept."""
+    """Factors on the gate logits that are tried, beside 1, when training is over; what validates best is
+    kept. Mixers without such gates are left as they are."""
 
     steps: int = 400
     """Updates of the weights."""
@@ -86,12 +88,14 @@ class RunConfig:
         first, last = self.gate_noise_rise
         if not 0 <= first <= last <= 1:
             raise ValueError(
-                f"config: gate_noise_rise must be two shares of the steps, 0 <= first <= last <= 1; got {first}, {last}"
+                f"config: gate_noise_rise must be two shares of the steps, 0 <= first <= last <= 1; got "
+                f"{first}, {last}"
             )
-        if last > 0 and self.model.mixer.gate_noise == 0:
+        mixer = self.model.mixer
+        if last > 0 and mixer.gate_noise == 0 and "gate_noise" in options_of(mixer.name):
             raise ValueError(
-                f"config: gate_noise_rise lets the mixers' gate noise rise, and there is none; set "
-                f"model.mixer.gate_noise, or leave gate_noise_rise out"
+                "config: gate_noise_rise must have a gate noise that can rise; got model.mixer.gate_noise 0: "
+                "set it, or leave gate_noise_rise out"
             )
         if not all(0 < factor < float("inf") for factor in self.sharpen_gates):
             raise ValueError(f"config: sharpen_gates must be numbers above 0; got {self.sharpen_gates}")

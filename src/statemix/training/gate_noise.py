@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from statemix.nn import RecurrentLayer
+
 from .config import RunConfig
 from .schedule import share_at
 
@@ -43,5 +45,5 @@ class GateNoise:
 
     def _give(self, share: Tensor | float) -> None:
         for module in self._model.modules():
-            if hasattr(module, "gate_noise_share"):
+            if isinstance(module, RecurrentLayer):
                 module.gate_noise_share = share

@@ -327,7 +327,8 @@ class _Group:
                 chosen, tried = sharpen_by_validation(
                     self.model, factors, lambda: evaluate(self.model, self.source, "validation")
                 )
-            self.state.scale(i, gate_parameters(self.model), tried[chosen].factor)
+            if chosen:
+                self.state.scale(i, gate_parameters(self.model), tried[chosen].factor)
             for one in tried:
                 self._keep(1, i, {"step": self.step, "split": one.split, **one.scores})
 

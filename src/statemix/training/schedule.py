@@ -1,4 +1,4 @@
-"""What follows from the step alone, so that a resumed run needs no state for it: learning rate, gate noise."""
+"""What follows from the step alone, so that a resumed run needs no state for it: rates, and gate noise."""
 
 from __future__ import annotations
 
@@ -66,4 +66,6 @@ def share_at(step: int, steps: int, rise: tuple[float, float]) -> float:
         1.0
     """
     first, last = (share * max(1, steps - 1) for share in rise)
-    return 1.0 if step >= last else max(0.0, (step - first) / (last - first))
+    if step >= last:
+        return 1.0
+    return 0.0 if step <= first else (step - first) / (last - first)

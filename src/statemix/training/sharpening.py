@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from statemix.nn.sharpening import gate_parameters
+from statemix.nn.sharpening import can_be_sharpened, gate_parameters
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,11 @@ def sharpen_by_validation(
         validate: scores of the model as it stands, by name.
 
     Returns:
-        The place of what was taken among all that was tried, of which the first is 1; and all of it.
+        The place of what was taken among all that was tried, of which the first is 1; and all of it, nothing
+        where the model has no gates that a factor would make sharper.
     """
+    if not can_be_sharpened(model):
+        return 0, []
     gates = gate_parameters(model)
     trained = {name: gate.detach().clone() for name, gate in gates.items()}
 

@@ -1,0 +1,118 @@
+"""Times candidate tiles of one problem beside the rule's choice: what the rule's table is made of.
+
+    python benchmarks/tiles.py --family bdlru --block-size 4 --batch 8 --steps 4096 --width 256 \
+        --direction forward --candidates 4,8,1,2 6,8,1,2 --csv tiles.csv
+
+A candidate is steps of a chunk, warps, stages, and thread blocks of a cluster. Each one's results are
+compared with those of the rule's choice, so that a fast tile that is wrong is seen. Share is the floor of
+bytes over the time, in parts of a device copy in the same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from statemix.bench.cases import Case
+from statemix.bench.environment import describe, write_csv
+from statemix.bench.timing import copy_gb_s, milliseconds
+from statemix.kernels.cuda import launch, scan
+from statemix.kernels.cuda.configurations import Configuration, choose
+
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+
+
+def runner(case: Case, direction: str) -> Callable[[], tuple[Tensor | None, ...]]:
+    """A call of the kernel on tensors of the case."""
+    logits, values = case.inputs("cuda")
+    if direction == "forward":
+        return lambda: scan.forward(case.family, logits, values, None, None, case.normalization)
+    hidden, _ = scan.forward(case.family, logits, values, None, None, case.normalization)
+    grad = torch.randn_like(values)
+    return lambda: scan.backward(
+        case.family, logits, values, None, None, hidden, grad, None, case.normalization
+    )
+
+
+def with_tile(configuration: Configuration | None, run: Callable[[], Any]) -> Any:
+    """The call with one configuration in place of the rule's choice; None: with the rule's."""
+    scan._plans.clear()
+    scan.choose = choose if configuration is None else lambda *_, **__: configuration
+    try:
+        return run()
+    finally:
+        scan._plans.clear()
+        scan.choose = choose
+
+
+def measured(case: Case, direction: str, tile: Configuration, seconds: float) -> dict[str, Any]:
+    """Time, share of a copy, and how far results are from those of the rule's choice."""
+    device = torch.device("cuda", torch.cuda.current_device())
+    run = runner(case, direction)
+    wanted = [x.float() for x in with_tile(None, run) if x is not None]
+    found = [x.float() for x in with_tile(tile, run) if x is not None]
+    off = max(
+        float((one - other).abs().max() / other.abs().max()) for one, other in zip(found, wanted, strict=True)
+    )
+    ms = with_tile(tile, lambda: milliseconds(run, device, budget_s=seconds))
+    share = case.floor_bytes(direction) / ms / 1e6 / copy_gb_s(device)
+    return {"ms": ms, "share_of_copy": share, "largest_difference": off}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Time candidate tiles of one problem on this GPU.")
+    parser.add_argument("--family", choices=("bdlru", "hlru"), default="bdlru")
+    parser.add_argument("--direction", choices=("forward", "backward"), default="forward")
+    parser.add_argument("--dtype", choices=DTYPES, default="bfloat16")
+    parser.add_argument("--normalization", default="softmax")
+    for name, size in (("block-size", 4), ("batch", 8), ("steps", 4096), ("width", 256)):
+        parser.add_argument(f"--{name}", type=int, default=size)
+    parser.add_argument("--candidates", nargs="+", required=True, help="steps,warps,stages,cluster each")
+    parser.add_argument("--seconds", type=float, default=0.2, help="of timing, for each")
+    parser.add_argument("--csv", type=Path)
+    arguments = parser.parse_args()
+    if not torch.cuda.is_available():
+        parser.error("tiles need a CUDA device, and there is none here")
+    index = torch.cuda.current_device()
+    limits = launch.device_properties(index)
+    case = Case(
+        family=arguments.family, B=arguments.batch, T=arguments.steps, M=arguments.block_size,
+        N=arguments.width, dtype=DTYPES[arguments.dtype], normalization=arguments.normalization,
+    )  # fmt: skip
+    chosen = choose(
+        case.family, arguments.direction, case.M, arguments.dtype, case.normalization, case.B, case.T,
+        case.N, limits,
+    )  # fmt: skip
+    tiles = [chosen]
+    for text in arguments.candidates:
+        steps, warps, stages, cluster = map(int, text.split(","))
+        tiles.append(replace(chosen, steps=steps, warps=warps, stages=stages, cluster=cluster))
+    fitting = [tile for tile in dict.fromkeys(tiles) if tile.shared_bytes <= limits.shared_memory]
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda tile: launch.scan_kernel(tile, index), fitting))
+    rows = []
+    for tile in fitting:
+        row = {
+            "family": case.family, "direction": arguments.direction, "dtype": arguments.dtype, "B": case.B,
+            "T": case.T, "m": case.M, "N": case.N, "steps": tile.steps, "warps": tile.warps,
+            "stages": tile.stages, "cluster": tile.cluster, "rule": tile == chosen,
+            **measured(case, arguments.direction, tile, arguments.seconds),
+        }  # fmt: skip
+        rows.append(row)
+        print(row, flush=True)
+    if arguments.csv:
+        command = " ".join(["python", *sys.argv])
+        write_csv(arguments.csv, rows, describe(torch.device("cuda", index), command))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
