@@ -114,7 +114,7 @@ def sharper_gates() -> Iterator[Case]:
     s4 = recipe("s4-composition")
     yield (
         "S4, 500 steps",
-        replace(s4, data=replace(long, task=s4.data.task), sharpen_gates=(), tensorboard=False),
+        replace(s4, data=replace(long, task=s4.data.task), sharpen_gates=(), steps=500, tensorboard=False),
     )
     arithmetic = recipe("regular-modular-arithmetic")
     quiet = replace(arithmetic, gate_noise_rise=(0.0, 0.0), steps=1500, tensorboard=False)

@@ -73,8 +73,8 @@ def composition(name: str, steps: int) -> RunConfig:
 
 
 def exactly(config: RunConfig, **changes) -> RunConfig:
-    """In float32 throughout: a thousand gates one after the other show what bfloat16 rounds off."""
-    return replace(config, precision="float32", threads=0, **changes)
+    """In float32 throughout, which shows what bfloat16 rounds off, and with the gates that training found."""
+    return replace(config, precision="float32", threads=0, sharpen_gates=(), **changes)
 
 
 def fan_in(config: RunConfig) -> RunConfig:

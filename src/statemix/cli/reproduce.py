@@ -38,7 +38,7 @@ class ReproduceOptions:
     """Stop cleanly after so long; the same command goes on."""
 
     devices: tuple[str, ...] = ()
-    """Where to run. Default: all GPUs, else two processes on the CPU."""
+    """Where to run, a process each: cuda:0 cuda:0 are two that share it. Default: all GPUs, else two CPUs."""
 
     dry_run: bool = False
     """Print what would be run and what it costs, run nothing."""

@@ -35,7 +35,11 @@ def s3_composition() -> RunConfig:
 
 
 def s4_composition() -> RunConfig:
-    """Compose permutations of four things: twice as wide, blocks of four, 500 steps of batch 128."""
+    """Compose permutations of four things, trained at length 32, exact at 1,024; two minutes on a core.
+
+    After 500 steps some transitions are still wrong (80 to 98 % at length 128); after 1,500 all are right and
+    leak a little, which a factor on their logits ends.
+    """
     base = s3_composition()
     return replace(
         base,
@@ -47,9 +51,10 @@ def s4_composition() -> RunConfig:
             mlp="none",
             mixer=replace(base.model.mixer, block_size=4, num_blocks=24),
         ),
-        data=TaskData(task=make("permutation", group="S4", length=32), test_lengths=(32, 128, 512)),
+        data=TaskData(task=make("permutation", group="S4", length=32), test_lengths=(32, 128, 512, 1024)),
         optimizer=replace(base.optimizer, learning_rate=2e-3),
-        steps=500,
+        sharpen_gates=(1.25, 1.5, 2.0),
+        steps=1500,
         batch_size=128,
     )
 
