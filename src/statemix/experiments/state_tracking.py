@@ -162,6 +162,7 @@ def _grown(name: str, group: str) -> RunConfig:
             task=make("permutation", group=group, length=32), test_lengths=(8, 32, 128), start_length=2
         ),
         optimizer=replace(base.optimizer, learning_rate=2e-3),
+        sharpen_gates=(1.25, 1.5, 2.0),
         steps=12_000,
         batch_size=128,
         checkpoint_every=1000,
