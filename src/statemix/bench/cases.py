@@ -132,8 +132,8 @@ def _targets() -> list[Case]:
             for B, T in ((8, 4096), (64, 2048))
             for state in (1024, 4096)
         ]
-    cases += [_bf16("bdlru", 8, 2048, m, 1024) for m in (3, 5, 6, 7, 8)]
-    cases += [_bf16("bdlru", 8, 2048, 16, 512), _bf16("bdlru", 8, 4096, 8, 128)]
+    cases += [_bf16("bdlru", 8, 4096, m, 1024) for m in (3, 5, 6, 7, 8)]
+    cases += [_bf16("bdlru", 8, 4096, 16, 512), _bf16("bdlru", 8, 4096, 8, 128)]
     cases += [_bf16("hlru", 8, 4096, m, 1024) for m in (3, 8, 16)]
     cases.append(_bf16("bdlru", 1, 65536, 4, 256))
     return cases

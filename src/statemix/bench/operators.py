@@ -64,6 +64,9 @@ def measure(
                 del run
         for direction, found in times.items():
             yield _row(case, direction, found, device, backend)
+        if on_gpu:
+            # What is cached for tensors of this case serves no other, and a large one needs all of the card.
+            torch.cuda.empty_cache()
 
 
 def _runner(
