@@ -263,6 +263,69 @@ def test_gradients_flow_through_the_noise_that_was_drawn():
     assert torch.autograd.gradcheck(drawn_alike, (x,))
 
 
+@pytest.mark.parametrize("name", ["bdlru", "hlru-window", "hlru-latest"])
+def test_a_block_that_is_left_out_is_read_at_no_step_of_its_sequence(name):
+    """Dropping is the same as zeroing the block's part of the readout and scaling the rest."""
+    torch.manual_seed(0)
+    whole, dropped = LAYERS[name](), LAYERS[name](block_dropout=0.5)
+    dropped.load_state_dict(whole.state_dict())
+    x, state = torch.randn(3, 7, D), whole.initial_state_for(3) + 1
+    torch.manual_seed(1)
+    y, final = dropped(x, state, return_state=True)
+    torch.manual_seed(1)
+    kept = torch.rand(3, final.shape[-1]) >= 0.5
+    assert 0 < kept.sum() < kept.numel()
+    for sequence in range(3):
+        masked = LAYERS[name]()
+        masked.load_state_dict(whole.state_dict())
+        with torch.no_grad():
+            masked.output.weight.unflatten(1, (-1, final.shape[-1])).mul_(2 * kept[sequence])
+        wanted, same = masked(x[sequence : sequence + 1], state[sequence : sequence + 1], return_state=True)
+        torch.testing.assert_close(y[sequence : sequence + 1], wanted)
+        torch.testing.assert_close(final[sequence : sequence + 1], same)
+    dropped.eval()
+    assert torch.equal(dropped(x, state), whole(x, state))
+    assert torch.equal(dropped.step(x[:, 0], state[:])[0], whole.step(x[:, 0], state)[0])
+
+
+@pytest.mark.parametrize("name", ["bdlru", "hlru-window", "hlru-latest"])
+def test_packed_and_padded_sequences_leave_out_blocks_of_their_own(name):
+    torch.manual_seed(0)
+    layer = LAYERS[name](block_dropout=0.5)
+    lengths = [3, 0, 5, 2]
+    bounds = torch.tensor([0, *torch.tensor(lengths).cumsum(0).tolist()], dtype=torch.int32)
+    x = torch.randn(1, 10, D)
+    torch.manual_seed(2)
+    packed = layer(x, cu_seqlens=bounds)
+    padded = torch.zeros(4, 5, D)
+    mask = torch.arange(5) < torch.tensor(lengths)[:, None]
+    padded[mask] = x[0]
+    torch.manual_seed(2)
+    torch.testing.assert_close(layer(padded, mask=mask)[mask], packed[0])
+    torch.manual_seed(2)
+    torch.testing.assert_close(layer(padded)[mask], packed[0])
+
+
+def test_dropped_blocks_keep_the_mean_of_what_is_read():
+    torch.manual_seed(0)
+    layer = BDLRU(4, num_blocks=6, block_size=2, block_dropout=0.3, dtype=torch.float64)
+    x = torch.randn(1, 5, 4, dtype=torch.float64)
+    many = layer(x.expand(20_000, -1, -1)).mean(0)
+    layer.eval()
+    torch.testing.assert_close(many, layer(x)[0], atol=0.02 * layer(x).abs().max().item(), rtol=0)
+
+
+def test_a_step_in_training_leaves_out_blocks_as_well():
+    torch.manual_seed(0)
+    layer = BDLRU(4, num_blocks=3, block_size=2, block_dropout=0.5, initial_state="learned")
+    x = torch.randn(6, 4)
+    assert len({tuple(layer.step(x)[0][0].tolist()) for _ in range(20)}) > 2
+    torch.manual_seed(3)
+    eager = layer.step(x)[0]
+    torch.manual_seed(3)
+    torch.testing.assert_close(layer._open_step(x, None)[0], eager)
+
+
 def test_a_layer_is_made_on_the_meta_device_and_filled_later():
     layer = BDLRU(D, num_blocks=4, block_size=2, initial_state="learned", device="meta")
     layer = layer.to_empty(device="cpu")
@@ -391,6 +454,11 @@ def test_state_alone_is_not_returned_unless_asked():
             "gate_init 'closed' needs a normalization that low logits shut",
         ),
         (lambda: HLRU(8, num_channels=2, order=2, gate_noise=-1), ValueError, "gate_noise must be a number from 0"),
+        (
+            lambda: BDLRU(8, num_blocks=2, block_size=2, block_dropout=1.0),
+            ValueError,
+            "block_dropout must be a share from 0 on, below 1; got 1.0",
+        ),
         (
             lambda: HLRU(8, num_channels=2, order=2, gate_noise=float("nan")),
             ValueError,

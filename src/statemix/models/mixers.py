@@ -71,6 +71,10 @@ class MixerConfig:
     gate_noise: float = 0.0
     """Standard deviation of noise on the gate logits in training, which makes gates sharp (bdlru, hlru)."""
 
+    block_dropout: float = 0.0
+    """Share of the blocks that training leaves out of what is read of a sequence, so that each becomes right
+    by itself (bdlru; hlru: of the channels)."""
+
     readout: Literal["window", "latest"] | None = None
     """What hlru reads out: all the states it holds, or the newest. Default: window when selective."""
 

@@ -62,9 +62,8 @@ def can_step(layer: RecurrentLayer, dtype: torch.dtype) -> bool:
         weight.device, family=layer.family, order_or_block_size=layer._rows, dtype=dtype
     )
     plain = all(type(p) in (Tensor, nn.Parameter) and p.is_contiguous() for p in layer.parameters())
-    noisy = layer.training and layer.gate_noise > 0
     chosen = layer.backend in ("auto", "triton") and reason is None
-    return chosen and plain and layer.reads_weights and not noisy
+    return chosen and plain and layer.reads_weights and not layer.is_random
 
 
 def buffers(layer: RecurrentLayer, batch: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -35,6 +35,8 @@ class HLRU(RecurrentLayer):
         weight_init: "paper" for weights N(0, 0.02), or "fan-in" for N(0, 1/sqrt(inputs)).
         gate_noise: standard deviation of the normal noise that training adds to gate logits, so that gates
             which have to be sharp become so: what is tracked then holds far beyond the trained length.
+        block_dropout: share of the channels that training leaves out of what is read, drawn anew for each
+            sequence: each channel then has to find the whole rule, and none relies on others to mend it.
         recompute_gates: keep the input of the gates for the backward pass instead of their logits, the
             largest tensor of all, and compute these again: one more product for less memory.
         backend: what runs the operator; "auto" takes the best for the device.
@@ -73,6 +75,7 @@ class HLRU(RecurrentLayer):
         gate_init: str = "paper",
         weight_init: str = "paper",
         gate_noise: float = 0.0,
+        block_dropout: float = 0.0,
         recompute_gates: bool = False,
         backend: str = "auto",
         device: torch.device | str | None = None,
@@ -100,6 +103,7 @@ class HLRU(RecurrentLayer):
             gate_init=gate_init,
             weight_init=weight_init,
             gate_noise=gate_noise,
+            block_dropout=block_dropout,
             recompute_gates=recompute_gates,
             backend=backend,
             device=device,

@@ -16,6 +16,7 @@ from statemix.ops.checks import check_boundaries, check_state
 from statemix.ops.dispatch import BACKENDS
 from statemix.shapes import Boundaries, Mask, Sequence, Spectrum, State, Token
 
+from .block_dropout import drop_blocks
 from .checks import check_input
 from .fused_step import fused_step
 from .padding import RealSteps
@@ -61,6 +62,7 @@ class RecurrentLayer(nn.Module):
         gate_init: str,
         weight_init: str,
         gate_noise: float,
+        block_dropout: float,
         recompute_gates: bool,
         backend: str,
         device: torch.device | str | None,
@@ -86,6 +88,8 @@ class RecurrentLayer(nn.Module):
             )
         if not 0 <= gate_noise < float("inf"):
             raise ValueError(f"{name}: gate_noise must be a number from 0 on; got {gate_noise}")
+        if not 0 <= block_dropout < 1:
+            raise ValueError(f"{name}: block_dropout must be a share from 0 on, below 1; got {block_dropout}")
         if gate_noise and recompute_gates:
             raise ValueError(
                 f"{name}: gate_noise and recompute_gates cannot be had together: noise would have to be "
@@ -99,6 +103,7 @@ class RecurrentLayer(nn.Module):
         self.gate_noise = gate_noise
         # The part of the noise that is drawn now, which a trainer may let rise: a number, or a tensor of one.
         self.gate_noise_share: Tensor | float = 1.0
+        self.block_dropout = block_dropout
         self.recompute_gates = recompute_gates
         self.backend = backend
         self._rows, self._columns = rows, columns
@@ -218,6 +223,8 @@ class RecurrentLayer(nn.Module):
         gate_logits = self._noised(self._gate_logits(x[:, None], values.dtype)[:, 0])
         coefficients = normalize(gate_logits, gate_logits.dim() - 2, self.normalization)
         state, read = self._advance(coefficients, values.to(coefficients.dtype), state)
+        if self.block_dropout and self.training:
+            read, _, _ = drop_blocks(self.block_dropout, read[:, None], None, state, None)
         return self.output(read.to(values.dtype).flatten(1)), state
 
     @abstractmethod
@@ -244,6 +251,11 @@ class RecurrentLayer(nn.Module):
     @abstractmethod
     def transition(self, x: Sequence) -> Tensor:
         """The transition matrix of each block at each step, (B, T, N, M, M); acts on the left."""
+
+    @property
+    def is_random(self) -> bool:
+        """Whether a call draws random numbers, as training may."""
+        return self.training and (self.gate_noise > 0 or self.block_dropout > 0)
 
     @property
     def reads_weights(self) -> bool:
@@ -298,7 +310,10 @@ class RecurrentLayer(nn.Module):
                 cu_seqlens=cu_seqlens,
                 backend=self.backend,
             )
-        y = self._readout(hidden, state, final, extra, cu_seqlens)
+        read = (hidden, state, final)
+        if self.block_dropout and self.training:
+            read = drop_blocks(self.block_dropout, *read, cu_seqlens)
+        y = self._readout(*read, extra, cu_seqlens)
         return y, final[..., : self._columns] if extra else final
 
     def _forward_masked(

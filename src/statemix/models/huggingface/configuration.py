@@ -18,6 +18,7 @@ _MIXER_OPTIONS = {
     "gate_init": "gate_init",
     "weight_init": "weight_init",
     "gate_noise": "gate_noise",
+    "block_dropout": "block_dropout",
     "readout": "readout",
     "num_heads": "num_attention_heads",
     "backend": "backend",
@@ -48,8 +49,8 @@ class StatemixConfig(PreTrainedConfig):
         order: states that a channel looks back on (hlru); block_size where it is left out. Models that
             hold both kinds may have both sizes.
         num_blocks: blocks (bdlru) or channels (hlru); default about hidden_size over the block size.
-        normalization, selective, initial_state, gate_init, weight_init, gate_noise, readout, backend:
-            as in :class:`statemix.MixerConfig`; each goes to those mixers that have it.
+        normalization, selective, initial_state, gate_init, weight_init, gate_noise, block_dropout,
+            readout, backend: as in :class:`statemix.MixerConfig`; each goes to those mixers that have it.
         num_attention_heads: heads of attention layers; default 4.
         mixer_options: further fields of :class:`statemix.MixerConfig`, for other mixers.
         mlp, mlp_ratio, mlp_init: kind of the MLP, its hidden width over hidden_size, how its weights start.
@@ -83,6 +84,7 @@ class StatemixConfig(PreTrainedConfig):
     gate_init: str = "paper"
     weight_init: str = "paper"
     gate_noise: float = 0.0
+    block_dropout: float = 0.0
     readout: str | None = None
     num_attention_heads: int | None = None
     backend: str = "auto"
