@@ -27,6 +27,7 @@ from statemix.text.documents import list_parts
 from statemix.text.shards import TokenSplit
 
 ALL = PrepareOptions(validation_share=0.0)
+DAMAGED_GZIP = gzip.compress(b'{"text": "a"}\n')[:10] + b"\xff" * 9
 
 
 def quiet(sources, out, options=ALL):
@@ -288,13 +289,22 @@ def test_a_tokenizer_without_an_end_is_refused_unless_one_is_named(tmp_path):
         ("bad.txt", b"ab\0c", r"bad\.txt is binary: a zero byte at offset 2"),
         ("bad.txt", b"caf\xe9 au", r"bad\.txt is not UTF-8: byte 0xe9 at offset 3"),
         ("bad.txt", b" \n", r"bad\.txt is empty"),
-        ("bad.jsonl", b'{"text": "a"}\n{"text": 3}\n', r"bad\.jsonl line 2 \(byte 14\) has no text in field 'text'"),
+        ("bad.jsonl", b'{"text": "a"}\n{"text": 3}\n', r"bad\.jsonl line 2 \(byte 14\) holds int and no text"),
+        ("bad.jsonl", b'{"text": "a"}\n{"body": "b"}\n', r"line 2 \(byte 14\) has no text in field 'text' \(it holds: body\)"),
         ("bad.jsonl", b'{"text": "a"}\nno\n', r"bad\.jsonl line 2 \(byte 14\) is no JSON"),
         ("bad.jsonl", b'{"text": "caf\xe9"}\n', r"bad\.jsonl line 1 \(byte 0\) is not UTF-8: byte 0xe9 at offset 13"),
         ("bad.jsonl.gz", gzip.compress(b'{"text": "a"}\n')[:-9], r"bad\.jsonl\.gz cannot be read further"),
         ("bad.parquet", b"PAR1", r"bad\.parquet is no Parquet file"),
+        ("bad.txt", "text".encode("utf-16"), r"bad\.txt is UTF-16 and not UTF-8: byte 0xff at offset 0; .*iconv -f utf-16"),
+        ("bad.jsonl", b"[" * 100_000, r"bad\.jsonl line 1 \(byte 0\) is no JSON"),
+        ("bad.jsonl", '{"text": "a"}'.encode("utf-16") + b"\n", r"bad\.jsonl line 1 .* is not UTF-8: byte 0xff at offset 0 of the line"),
+        ("bad.jsonl.gz", DAMAGED_GZIP, r"bad\.jsonl\.gz cannot be read further"),
+        ("bad.txt.gz", DAMAGED_GZIP, r"bad\.txt\.gz cannot be read"),
     ],
-    ids=["zero", "latin1", "blank", "no-field", "no-json", "json-latin1", "torn-gzip", "torn-parquet"],
+    ids=[
+        "zero", "latin1", "blank", "number", "no-field", "no-json", "json-latin1", "torn-gzip", "torn-parquet", "utf-16",
+        "deep-json", "json-utf-16", "damaged-gzip-lines", "damaged-gzip",
+    ],
 )  # fmt: skip
 def test_what_is_no_text_is_named_with_its_place(tmp_path, name, content, message):
     if name.endswith("parquet"):
@@ -302,6 +312,13 @@ def test_what_is_no_text_is_named_with_its_place(tmp_path, name, content, messag
     (tmp_path / name).write_bytes(content)
     with pytest.raises(SourceError, match=message):
         quiet([tmp_path / name], tmp_path / "out")
+
+
+def test_rows_whose_text_is_null_are_empty_documents(tmp_path):
+    (tmp_path / "a.jsonl").write_text('\ufeff{"text": null}\n{"text": "a"}\n{"text": ""}\n')
+    shards = quiet([tmp_path / "a.jsonl"], tmp_path / "out")
+    assert [d.tobytes() for d in documents(shards)] == [b"a"]
+    assert shards.index["left_out"]["empty"] == 2
 
 
 def test_offsets_are_those_of_the_file_where_it_is_cut_into_documents(tmp_path):
@@ -512,6 +529,9 @@ def test_a_damaged_shard_is_named(tmp_path, name, damage):
 def test_sources_that_are_not_there_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no file or folder at nowhere.*hf:NAME"):
         list_parts(["nowhere"], ReadOptions())
+    with pytest.raises(ValueError, match=r"there are no sources; give at least one"):
+        quiet([], tmp_path / "none")
+    assert not (tmp_path / "none").exists()
     (tmp_path / "a.md").write_text("")
     with pytest.raises(FileNotFoundError, match=r"no file that fits '\*\.txt'"):
         list_parts([str(tmp_path)], ReadOptions(pattern="*.txt"))

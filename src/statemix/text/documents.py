@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import gzip
 import io
 import json
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any, BinaryIO
 TEXT_END = 0
 """The byte that no text holds."""
 
+_UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _JSON_LINES = (".jsonl", ".ndjson", ".json")
 _DATASET_FILES = ("state.json", "dataset_dict.json")
 
@@ -69,7 +72,10 @@ def list_parts(sources: list[str], options: ReadOptions) -> list[Part]:
 
     Raises:
         FileNotFoundError: a source that is not there, or a folder without a fitting file.
+        ValueError: no sources.
     """
+    if not sources:
+        raise ValueError("text: there are no sources; give at least one file, folder or hf:NAME")
     parts: list[Part] = []
     for source in sources:
         if source.startswith("hf:"):
@@ -124,6 +130,11 @@ def _checked(data: bytes, place: str, offset: int, options: ReadOptions) -> byte
     zero = data.find(TEXT_END)
     if zero >= 0:
         if not options.replace_errors:
+            if data.startswith(_UTF16_MARKS):
+                return SourceError(
+                    f"text: {place} is UTF-16 and not UTF-8: byte 0x{data[0]:02x} at offset {offset}; "
+                    f"convert it (iconv -f utf-16 -t utf-8), or pass --skip-errors"
+                )
             return SourceError(
                 f"text: {place} is binary: a zero byte at offset {offset + zero}; leave it out with "
                 f"--pattern or --skip-errors"
@@ -171,21 +182,19 @@ def _json_row(line: bytes, options: ReadOptions, place: str) -> tuple[bytes | So
     if not line.strip():
         return b"", place
     try:
-        row = json.loads(line)
+        row = json.loads(line.decode().removeprefix("\ufeff"))
     except UnicodeDecodeError as error:
         if not options.replace_errors:
             reason = f"is not UTF-8: byte 0x{line[error.start]:02x} at offset {error.start} of the line"
             return SourceError(f"text: {place} {reason}; pass --replace-errors or --skip-errors"), place
         return _json_row(line.decode("utf-8", errors="replace").encode(), options, place)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return SourceError(f"text: {place} is no JSON: {error}; pass --skip-errors to leave it out"), place
-    found = row.get(options.field) if isinstance(row, dict) else None
-    if not isinstance(found, str):
+    if not isinstance(row, dict) or options.field not in row:
         fields = ", ".join(row) if isinstance(row, dict) else type(row).__name__
         reason = f"has no text in field {options.field!r} (it holds: {fields})"
         return SourceError(f"text: {place} {reason}; name another with --field"), place
-    # Lone surrogates, which JSON can write and UTF-8 cannot.
-    return found.encode("utf-8", errors="replace" if options.replace_errors else "surrogatepass"), place
+    return _cell(row[options.field], place, replace_errors=options.replace_errors)
 
 
 def _parquet(part: Part, options: ReadOptions, start: int) -> Found:
@@ -245,14 +254,15 @@ def _named(name: str, kind: type[Exception]) -> Iterator[None]:
         raise kind(f"text: {name} cannot be read: {error.__cause__ or error}") from None
 
 
-def _cell(text: Any, place: str) -> tuple[bytes | SourceError, str]:
+def _cell(text: Any, place: str, *, replace_errors: bool = False) -> tuple[bytes | SourceError, str]:
     if text is None:
         return b"", place
     if isinstance(text, bytes):
         return text, place
     if not isinstance(text, str):
         return SourceError(f"text: {place} holds {type(text).__name__} and no text; name a --field"), place
-    return text.encode("utf-8", errors="surrogatepass"), place
+    # Lone surrogates, which JSON can write and UTF-8 cannot.
+    return text.encode("utf-8", errors="replace" if replace_errors else "surrogatepass"), place
 
 
 def _check_column(where: str, field: str, columns: list[str]) -> None:
@@ -273,22 +283,23 @@ def _open(path: Path) -> BinaryIO:
 def _read_all(file: BinaryIO, name: str) -> bytes:
     try:
         return file.read()
-    except (EOFError, OSError, ValueError, _zstd_error()) as error:
+    except (ValueError, *_unpacking_errors()) as error:
         raise SourceError(f"text: {name} cannot be read: {error}") from None
 
 
 def _lines(file: BinaryIO, name: str) -> Iterator[bytes]:
     try:
         yield from file
-    except (EOFError, OSError, _zstd_error()) as error:
+    except _unpacking_errors() as error:
         raise SourceError(f"text: {name} cannot be read further: {error}") from None
 
 
-def _zstd_error() -> type[Exception]:
+def _unpacking_errors() -> tuple[type[Exception], ...]:
+    """What reading a file raises that is torn or damaged, packed or not."""
     import sys
 
     module = sys.modules.get("zstandard")
-    return module.ZstdError if module is not None else EOFError
+    return (EOFError, OSError, zlib.error, *((module.ZstdError,) if module is not None else ()))
 
 
 def _optional(name: str) -> Any:
