@@ -223,8 +223,8 @@ def test_an_unknown_task_lists_the_nearest():
         make("permutations")
 
 
-def test_an_unknown_setting_is_refused():
-    with pytest.raises(TypeError, match="groop"):
+def test_an_unknown_setting_lists_the_nearest():
+    with pytest.raises(TypeError, match="'permutation' has no setting 'groop'; nearest: group"):
         make("permutation", groop="S3")
 
 
@@ -268,6 +268,14 @@ def test_a_batch_of_none_is_refused():
         Counting().sample(0)
 
 
+@pytest.mark.parametrize("wrong", [{"batch": 2.5}, {"seed": 1.5}, {"step": 0.5}, {"seed": None}])
+def test_what_is_drawn_is_named_by_whole_numbers_and_nothing_is_rounded(wrong):
+    (name,) = wrong
+    with pytest.raises(TypeError, match=f"{name} must be an integer; got {wrong[name]}"):
+        Counting().sample(**{"batch": 2, **wrong})
+    assert torch.equal(Counting().sample(np.int64(2), np.uint8(7)).inputs, Counting().sample(2, 7).inputs)
+
+
 def test_no_two_streams_share_a_number():
     """64-bit numbers: two of 50 x 500 drawn independently coincide once in 6e10 tries."""
     names = [(seed, split, step) for seed in (0, 1) for split in SPLITS for step in range(8)]
@@ -281,3 +289,7 @@ def test_a_stream_refuses_what_has_no_name():
         stream(0, "training")
     with pytest.raises(ValueError, match="at least 0; got 0 and -1"):
         stream(0, "train", -1)
+    with pytest.raises(ValueError, match="seed must be below 2\\*\\*64; got 18446744073709551616"):
+        stream(2**64)
+    with pytest.raises(ValueError, match="seed must be below 2\\*\\*64"):
+        make("memorization", dictionary_seed=2**64).sample(1)

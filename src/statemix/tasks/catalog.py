@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from .binary_addition import BinaryAddition
@@ -277,7 +277,7 @@ def make(name: str, **settings: Any) -> Task:
 
     Raises:
         ValueError: an unknown name (the nearest are listed) or a setting out of range.
-        TypeError: a setting that the task does not have.
+        TypeError: a setting that the task does not have (the nearest are listed).
 
     Examples:
         >>> task = make("permutation", group="S3", length=32)
@@ -287,6 +287,14 @@ def make(name: str, **settings: Any) -> Task:
         True
     """
     found = entry(name)
+    known = [setting.name for setting in fields(found.kind)]
+    for setting in settings:
+        if setting not in known:
+            near = difflib.get_close_matches(setting, known, n=3, cutoff=0.3) or known
+            raise TypeError(
+                f"task {name!r} has no setting {setting!r}; nearest: {', '.join(near)}; "
+                f"all: {', '.join(known)}"
+            )
     return found.kind(**{**found.settings, **settings})
 
 

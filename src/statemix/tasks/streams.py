@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import operator
+from typing import Any
+
 import numpy as np
 
 SPLITS = ("train", "validation", "test")
@@ -16,7 +19,8 @@ def stream(seed: int, split: str = "train", step: int = 0) -> np.random.Generato
     at step k needs no state but k.
 
     Raises:
-        ValueError: an unknown split, or a negative seed or step.
+        TypeError: a seed or step that is no whole number.
+        ValueError: an unknown split, or a seed or step below 0 or from 2**64 on.
 
     Examples:
         >>> int(stream(0, "train", 7).integers(100)) == int(stream(0, "train", 7).integers(100))
@@ -26,11 +30,11 @@ def stream(seed: int, split: str = "train", step: int = 0) -> np.random.Generato
     """
     if split not in SPLITS:
         raise ValueError(f"stream: split must be one of {SPLITS}; got {split!r}")
+    seed, step = whole_number("stream: seed", seed), whole_number("stream: step", step)
     if seed < 0 or step < 0:
         raise ValueError(f"stream: seed and step must be at least 0; got {seed} and {step}")
-    key = np.array([seed, SPLITS.index(split)], dtype=np.uint64)
-    counter = np.array([0, 0, step, 0], dtype=np.uint64)
-    return np.random.Generator(np.random.Philox(key=key, counter=counter))
+    counter = np.array([0, 0, _below_2_64("step", step), 0], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=_key(seed, SPLITS.index(split)), counter=counter))
 
 
 def fixed_stream(seed: int) -> np.random.Generator:
@@ -42,8 +46,7 @@ def fixed_stream(seed: int) -> np.random.Generator:
         >>> int(fixed_stream(1).integers(100)) == int(fixed_stream(1).integers(100))
         True
     """
-    key = np.array([seed, len(SPLITS)], dtype=np.uint64)
-    return np.random.Generator(np.random.Philox(key=key))
+    return np.random.Generator(np.random.Philox(key=_key(seed, len(SPLITS))))
 
 
 def choose(allowed: np.ndarray, random: np.random.Generator) -> np.ndarray:
@@ -54,3 +57,26 @@ def choose(allowed: np.ndarray, random: np.random.Generator) -> np.ndarray:
         [[1], [0]]
     """
     return np.where(allowed, random.random(allowed.shape), -1.0).argmax(1)[:, None]
+
+
+def whole_number(what: str, value: Any) -> int:
+    """A whole number as Python's own, whatever its kind; another value is refused, never rounded.
+
+    Examples:
+        >>> whole_number("steps", np.int64(3))
+        3
+    """
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{what} must be an integer; got {value!r}") from None
+
+
+def _key(seed: int, place: int) -> np.ndarray:
+    return np.array([_below_2_64("seed", seed), place], dtype=np.uint64)
+
+
+def _below_2_64(what: str, number: int) -> int:
+    if number >= 2**64:
+        raise ValueError(f"stream: {what} must be below 2**64; got {number}")
+    return number

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .rendering import render
-from .streams import stream
+from .streams import stream, whole_number
 
 IGNORED = -100
 """The target where nothing is asked: what cross-entropy in PyTorch leaves out."""
@@ -125,8 +125,10 @@ class Task(ABC):
         :func:`statemix.tasks.streams.stream`. Short sequences can still come up twice by chance.
 
         Raises:
+            TypeError: a batch, seed or step that is no whole number.
             ValueError: a batch below 1, an unknown split, a negative seed or step.
         """
+        batch = whole_number(f"{type(self).__name__}.sample: batch", batch)
         if batch < 1:
             raise ValueError(f"{type(self).__name__}.sample: batch must be at least 1; got {batch}")
         random = stream(seed, split, step)
