@@ -1,5 +1,7 @@
 """Equal budgets: what is solved for is what a built model has, and impossible budgets name the nearest one."""
 
+import math
+
 import pytest
 import torch
 
@@ -104,12 +106,37 @@ def test_an_impossible_budget_names_the_nearest_possible_one():
 
 
 @pytest.mark.parametrize(
+    ("mixer", "budget", "remedies"),
+    [
+        (
+            "gated-deltanet",
+            {"mixer_parameters": 200_000},
+            "num_heads = 2: try a smaller head_dim or a larger tol",
+        ),
+        (
+            "mamba2",
+            {"state": 1024},
+            "expand = 0.5: try a smaller head_dim or fewer layers, or a smaller block",
+        ),
+        ("gru", {"state": 3}, "num_blocks = 1: try a larger tolerance"),
+    ],
+)
+def test_a_budget_between_two_sizes_or_below_the_smallest_comes_with_what_reaches_it(mixer, budget, remedies):
+    wide = ModelConfig(vocab_size=16, d_model=128, num_layers=2, mixer=MixerConfig(name=mixer, block_size=1))
+    with pytest.raises(ValueError, match=remedies):
+        fit(wide, **budget)
+
+
+@pytest.mark.parametrize(
     ("budget", "message"),
     [
         ({}, "exactly one of parameters, mixer_parameters and state; got none"),
         ({"parameters": 1000, "state": 5}, "exactly one"),
         ({"state": 0}, "at least 1; got 0"),
+        ({"parameters": math.nan}, "finite and at least 1; got nan parameters"),
+        ({"parameters": math.inf}, "finite and at least 1; got inf parameters"),
         ({"state": 99, "multiple_of": 0}, "multiple_of must be at least 1"),
+        ({"parameters": 10_000, "tolerance": math.nan}, "tolerance must be at least 0; got nan"),
     ],
 )
 def test_budgets_that_say_nothing_are_refused(budget, message):

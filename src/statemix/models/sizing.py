@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
-from math import lcm
+from math import inf, lcm
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -107,6 +107,8 @@ def fit(
     what, wanted = _budget(parameters, mixer_parameters, state)
     if multiple_of < 1:
         raise ValueError(f"fit: multiple_of must be at least 1; got {multiple_of}")
+    if not tolerance >= 0:
+        raise ValueError(f"fit: tolerance must be at least 0; got {tolerance}")
     knob = _Knob.of(config, multiple_of)
     count = _counter(config, what)
     steps = _nearest(cache(lambda steps: count(knob.turned(steps))), wanted)
@@ -122,7 +124,7 @@ def fit(
         raise ValueError(
             f"fit: no {knob.option} of {config.mixer.name} at width {config.d_model} gives {wanted:,} {what} "
             f"within {tolerance:.0%}; the nearest possible is {best.got:,} with {knob.option} = {best.size:g}"
-            f"{_remedy(what, best.got > wanted, multiple_of)}"
+            f": try {_remedy(what, knob, smallest=steps == 1 and best.got > wanted)}"
         )
     return best
 
@@ -191,8 +193,8 @@ def _budget(parameters: int | None, mixer_parameters: int | None, state: int | N
             f"fit: give exactly one of parameters, mixer_parameters and state; got {dict(given) or 'none'}"
         )
     what, wanted = given[0]
-    if wanted < 1:
-        raise ValueError(f"fit: a budget must be at least 1; got {wanted} {what}")
+    if not 1 <= wanted < inf:
+        raise ValueError(f"fit: a budget must be finite and at least 1; got {wanted} {what}")
     return what, wanted
 
 
@@ -203,6 +205,7 @@ class _Knob:
     config: ModelConfig
     option: str
     unit: float
+    multiple_of: int
 
     @classmethod
     def of(cls, config: ModelConfig, multiple_of: int) -> _Knob:
@@ -217,7 +220,7 @@ class _Knob:
             head = head_dim or 1
             channels = lcm(head, multiple_of)
             unit = channels // head if option == "num_heads" else channels / config.d_model
-        return cls(config, option, unit)
+        return cls(config, option, unit, multiple_of)
 
     def value(self, steps: int) -> float:
         return steps * self.unit if self.option == "expand" else int(steps * self.unit)
@@ -251,15 +254,20 @@ def _nearest(at: Callable[[int], int], wanted: int) -> int:
     return min((low, high), key=lambda steps: abs(at(steps) - wanted))
 
 
-def _remedy(what: Budget, too_large: bool, multiple_of: int) -> str:
+def _remedy(what: Budget, knob: _Knob, *, smallest: bool) -> str:
+    """What brings a budget below the smallest size, or between two sizes, within reach."""
     choices = []
-    if multiple_of > 1:
+    if knob.multiple_of > 1:
         choices.append("a smaller multiple_of")
-    if too_large and what == "parameters":
+    if knob.config.mixer.head_dim is not None:
+        choices.append("a smaller head_dim")
+    if not smallest:
+        choices.append("a larger tolerance")
+    elif what == "parameters":
         choices.append("fewer layers, a smaller width or mlp, or mixer_parameters as the budget")
-    if too_large and what != "parameters":
-        choices.append("fewer layers, or a smaller block or head")
-    return f": try {' or '.join(choices)}" if choices else ""
+    else:
+        choices.append("fewer layers, or a smaller block")
+    return " or ".join(choices)
 
 
 def _layers(config: ModelConfig) -> Iterator[nn.Module]:
