@@ -99,6 +99,30 @@ def test_generation_goes_on_from_a_cache(mixer):
     assert cache.get_seq_length() == whole.shape[1] - 1
 
 
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"num_beams": 3},
+        {"num_beams": 3, "num_return_sequences": 2},
+        {"do_sample": True, "num_return_sequences": 3},
+    ],
+    ids=str,
+)
+@torch.no_grad()
+def test_beams_and_samples_go_on_from_a_cache_of_the_prompts(how):
+    model = causal_lm(mixer=["bdlru", "attention", "hlru"])
+    batch = padded([[1, 2, 3, 4, 5], [9, 8]])
+    options = {"max_new_tokens": 9, **EXACT, **how}
+    read = cache_after(model, batch["input_ids"][:, :3], batch["attention_mask"][:, :3])
+    repeated = copy.deepcopy(read)
+    repeated.batch_repeat_interleave(3)
+    made = []
+    for cache in (None, read, repeated):
+        torch.manual_seed(3)
+        made.append(model.generate(**batch, cache=cache, **options).tolist())
+    assert made[0] == made[1] == made[2]
+
+
 @torch.no_grad()
 def test_padding_may_stand_anywhere():
     model = causal_lm(mixer=["bdlru", "attention", "hlru"])
@@ -177,8 +201,8 @@ def cache_of(model, batch: int) -> StatemixCache:
     return cache_after(model, torch.zeros(batch, 2, dtype=torch.long))
 
 
-def cache_after(model, tokens) -> StatemixCache:
-    return getattr(model(tokens, use_cache=True), CACHE)
+def cache_after(model, tokens, mask=None) -> StatemixCache:
+    return getattr(model(tokens, attention_mask=mask, use_cache=True), CACHE)
 
 
 def test_a_cache_goes_by_either_name_but_not_by_both():
