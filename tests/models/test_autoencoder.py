@@ -78,5 +78,5 @@ def test_configs_that_make_no_sense_are_refused():
         Autoencoder(ModelConfig())
     with pytest.raises(ValueError, match="tie_embeddings=False"):
         Autoencoder(config(tie_embeddings=True, output_size=8))
-    with pytest.raises(ValueError, match="max_length must be at least 1"):
+    with pytest.raises(ValueError, match="max_length must be an integer of at least 1"):
         ModelConfig(max_length=0)

@@ -164,6 +164,8 @@ def test_generation_holds_one_state_however_long():
             {"prompt": torch.zeros(1, 0, dtype=torch.long)},
             r"prompt must be \(B, T\) with T >= 1; got \(1, 0\)",
         ),
+        ({"prompt": torch.tensor([[3, 11]])}, "must hold tokens from 0 to 10, .*; got 3 to 11: encode it"),
+        ({"prompt": torch.tensor([[-1, 3]])}, "must hold tokens from 0 to 10, .*; got -1 to 3"),
     ],
 )
 def test_sampling_refuses_what_it_cannot_mean(arguments, message):
@@ -182,6 +184,7 @@ def test_states_for_another_number_of_layers_are_refused():
     [
         {"d_model": 0},
         {"num_layers": 0},
+        {"num_layers": 1.5},
         {"vocab_size": 0},
         {"embedding_std": 0.0},
         {"mlp": "relu"},

@@ -287,12 +287,13 @@ def test_an_unknown_mixer_lists_the_nearest():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"block_size": 0}, "block_size must be at least 1; got 0"),
-        ({"num_blocks": 0}, "num_blocks must be at least 1; got 0"),
-        ({"num_heads": 0}, "num_heads must be at least 1; got 0"),
+        ({"block_size": 0}, "block_size must be an integer of at least 1; got 0"),
+        ({"block_size": 2.5}, r"block_size must be an integer of at least 1; got 2\.5"),
+        ({"num_blocks": 0}, "num_blocks must be an integer of at least 1; got 0"),
+        ({"num_heads": "2"}, "num_heads must be an integer of at least 1; got '2'"),
     ],
 )
-def test_sizes_below_one_are_refused(settings, message):
+def test_sizes_that_are_no_integers_from_one_on_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         MixerConfig(**settings)
 

@@ -100,7 +100,7 @@ class Decoder:
 
         ``mask`` (B, T) is True at real tokens, for prompts of unequal length padded on the left.
         """
-        check_prompt(prompt, mask)
+        check_prompt(prompt, mask, self.model.embedding.num_embeddings)
         if prompt.shape[0] != self.batch_size:
             raise ValueError(
                 f"Decoder: prompt must have the batch size {self.batch_size} of the decoder; got "

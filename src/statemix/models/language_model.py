@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from statemix.nn import BDLRU, HLRU
 from statemix.nn.plain import is_plain
+from statemix.ops.checks import check_size
 from statemix.shapes import Boundaries, Mask, Tokens
 
 from .block import INITIAL_STD, INITIALIZATIONS, MLP, MLPS, Block, Blocks
@@ -88,8 +89,8 @@ class ModelConfig:
             raise ValueError(f"model: mlp_init must be one of {INITIALIZATIONS}; got {self.mlp_init!r}")
         for name in ("vocab_size", "output_size", "d_model", "num_layers", "max_length"):
             size = getattr(self, name)
-            if size is not None and size < 1:
-                raise ValueError(f"model: {name} must be at least 1; got {size}")
+            if size is not None:
+                check_size("model", name, size)
         if self.tie_embeddings and self.output_size not in (None, self.vocab_size):
             raise ValueError(
                 f"model: tied embeddings need output_size = vocab_size; got {self.output_size} and "
@@ -235,10 +236,10 @@ class LanguageModel(nn.Module):
             generator: source of the randomness, on the model's device.
 
         Raises:
-            ValueError: an empty prompt, a mask of another shape or padding on the right, a negative
-                temperature, top_k below 1, or top_p outside (0, 1].
+            ValueError: an empty prompt, tokens that the vocabulary does not have, a mask of another shape or
+                padding on the right, a negative temperature, top_k below 1, or top_p outside (0, 1].
         """
-        check_prompt(prompt, mask)
+        check_prompt(prompt, mask, self.embedding.num_embeddings)
         sampler = Sampler(temperature=temperature, top_k=top_k, top_p=top_p, stop_tokens=stop_tokens)
         return self._stream(prompt, mask, sampler, generator)
 
@@ -317,10 +318,15 @@ def weight_alone(head: nn.Module) -> Tensor:
     return cast(nn.Linear, head).weight
 
 
-def check_prompt(prompt: Tensor, mask: Tensor | None) -> None:
-    """Raise unless there is a token to go on from in every row."""
+def check_prompt(prompt: Tensor, mask: Tensor | None, vocabulary: int) -> None:
+    """Raise unless there is a token to go on from in every row, and all are of the vocabulary."""
     if prompt.dim() != 2 or prompt.shape[1] < 1:
         raise ValueError(f"generate: prompt must be (B, T) with T >= 1; got {tuple(prompt.shape)}")
+    if prompt.numel() and not 0 <= int(prompt.min()) <= int(prompt.max()) < vocabulary:
+        raise ValueError(
+            f"generate: the prompt must hold tokens from 0 to {vocabulary - 1}, the model's vocabulary; got "
+            f"{int(prompt.min())} to {int(prompt.max())}: encode it with the model's tokenizer"
+        )
     if mask is None:
         return
     if mask.shape != prompt.shape:

@@ -29,6 +29,7 @@ from statemix.nn.baselines import (
 )
 from statemix.nn.convolved import Convolved
 from statemix.nn.layer import RecurrentLayer
+from statemix.ops.checks import check_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,8 +118,8 @@ class MixerConfig:
             raise ValueError(f"no mixer {self.name!r}; nearest: {', '.join(near)}; all: {', '.join(MIXERS)}")
         for field in ("block_size", "num_blocks", "num_heads", "head_dim", "state_size", "householder_steps"):
             size = getattr(self, field)
-            if size is not None and size < 1:
-                raise ValueError(f"mixer {self.name}: {field} must be at least 1; got {size}")
+            if size is not None:
+                check_size(f"mixer {self.name}", field, size)
         if self.expand is not None and self.expand <= 0:
             raise ValueError(f"mixer {self.name}: expand must be above 0; got {self.expand}")
         has = options_of(self.name)

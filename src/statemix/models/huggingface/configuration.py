@@ -9,6 +9,7 @@ from transformers import PreTrainedConfig
 
 from statemix.models.language_model import ModelConfig
 from statemix.models.mixers import MIXERS, MixerConfig, options_of
+from statemix.ops.checks import check_size
 
 # Options of MixerConfig by their names here; all others go into mixer_options.
 _MIXER_OPTIONS = {
@@ -34,6 +35,8 @@ _MODEL_FIELDS = {
     "embedding_std": "embedding_std",
     "norm_eps": "rms_norm_eps",
 }
+_SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "block_size")
+_OPTIONAL_SIZES = ("order", "num_blocks", "num_attention_heads")
 
 
 class StatemixConfig(PreTrainedConfig):
@@ -59,7 +62,7 @@ class StatemixConfig(PreTrainedConfig):
         skip_logits: whether labels give the loss alone, without logits. Default: where Trainer trains.
 
     Raises:
-        ValueError: an unknown mixer (the nearest are listed), or sizes below one.
+        ValueError: an unknown mixer (the nearest are listed), or sizes that are no integers from one on.
 
     Examples:
         >>> names = ["bdlru", "bdlru", "hlru"]
@@ -105,10 +108,11 @@ class StatemixConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         if isinstance(self.mixer, (list, tuple)):
             self.mixer = list(self.mixer)
-        for name in ("order", "num_hidden_layers"):
-            size = getattr(self, name)
-            if size is not None and size < 1:
-                raise ValueError(f"StatemixConfig: {name} must be at least 1; got {size}")
+        for name in _SIZES:
+            check_size("StatemixConfig", name, getattr(self, name))
+        for name in _OPTIONAL_SIZES:
+            if getattr(self, name) is not None:
+                check_size("StatemixConfig", name, getattr(self, name))
         self.model_config()
 
     @classmethod
@@ -127,8 +131,10 @@ class StatemixConfig(PreTrainedConfig):
     def names(self) -> list[str]:
         """The names of mixers that repeat over the layers."""
         names = [self.mixer] if isinstance(self.mixer, str) else self.mixer
-        if not names:
-            raise ValueError("StatemixConfig: mixer must name at least one; got an empty list")
+        if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+            raise ValueError(
+                f"StatemixConfig: mixer must be a name or a list that names at least one; got {names!r}"
+            )
         return names
 
     def model_config(self) -> ModelConfig:
