@@ -172,6 +172,19 @@ def missing_weights(path):
     save_file(weights, path / "m" / "model.safetensors")
 
 
+def damaged_weights(path):
+    write(path / "run")
+    assert main(["convert", str(path / "run"), str(path / "m")]) == 0
+    (path / "m" / "model.safetensors").write_bytes(b"no weights")
+
+
+def a_size_that_is_no_number(path):
+    write(path / "run")
+    assert main(["convert", str(path / "run"), str(path / "m")]) == 0
+    file = path / "m" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"block_size": "two"}))
+
+
 def another_size(path):
     write(path / "run")
     assert main(["convert", str(path / "run"), str(path / "m")]) == 0
@@ -190,6 +203,8 @@ def another_size(path):
         (no_checkpoint, "it has no checkpoint yet"),
         (fewer_tokens_than_the_tokenizer, "its tokenizer has 256 tokens and its model reads 200"),
         (missing_weights, "(1 differences): model.blocks.0.mixer.value.weight is missing"),
+        (damaged_weights, "m: its weights cannot be read: "),
+        (a_size_that_is_no_number, "block_size must be an integer of at least 1; got 'two'"),
         (another_size, "gate.bias is (36,) there and (42,) by its config"),
     ],
 )
