@@ -13,8 +13,8 @@ class StatemixCache(Cache):
     """The state of each layer and how many tokens made it; its size does not depend on their number.
 
     States are float32 (B, M, N) for recurrences, and whatever other mixers keep. ``generate`` makes one by
-    itself; pass one as ``cache`` (or ``past_key_values``) to go on from where it stands. It moves on with what
-    is generated, and its rows are repeated where beams or samples repeat the prompts.
+    itself; pass one as ``cache`` (or ``past_key_values``) to go on from where it stands. It moves on with
+    what is generated, and its rows are repeated where beams or samples repeat the prompts.
 
     Examples:
         >>> from statemix.models.huggingface import StatemixConfig, StatemixForCausalLM
