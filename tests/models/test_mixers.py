@@ -191,6 +191,16 @@ def test_no_steps_leave_the_state_as_it_is(mixer):
         assert torch.equal(one, other)
 
 
+def test_a_batch_of_no_sequences_or_no_steps_goes_through(mixer):
+    for batch, time in ((0, 3), (2, 0), (0, 0)):
+        x = torch.randn(batch, time, WIDTH, requires_grad=True)
+        y, state = mixer(x, return_state=True)
+        y.sum().backward()
+        again, _ = mixer(x, state, return_state=True)
+        padded = mixer(x, mask=torch.ones(batch, time, dtype=torch.bool))
+        assert y.shape == again.shape == padded.shape == x.shape
+
+
 def test_a_state_that_does_not_fit_is_refused_and_not_stretched(mixer):
     x = torch.randn(3, 4, WIDTH)
     _, state = mixer(x, return_state=True)

@@ -41,4 +41,4 @@ class RealSteps:
         """(1, R, D) -> (B, T, D), exactly zero where the batch was padded."""
         batch, time = self.shape
         whole = packed.new_zeros(batch * time, packed.shape[-1])
-        return whole.index_copy(0, self.index, packed[0]).view(batch, time, -1)
+        return whole.index_copy(0, self.index, packed[0]).unflatten(0, (batch, time))

@@ -145,7 +145,7 @@ class _Apart:
         apart = x.new_empty(self.rows + self.gap, x.shape[2])
         each = (self.gap + time) * x.shape[2]
         apart.as_strided((batch + 1, self.gap, x.shape[2]), (each, x.shape[2], 1)).zero_()
-        sequences = apart[: self.rows].view(batch, -1, x.shape[2])
+        sequences = self._sequences(apart)
         sequences[:, self.gap :] = x
         if before is not None:
             sequences[:, self.gap - before.shape[1] : self.gap] = before
@@ -155,15 +155,14 @@ class _Apart:
         """The steps of all sequences, (B, T, C)."""
         if self.index is not None:
             return apart[self.index[0]][None]
-        return apart[: self.rows].view(self.shape[0], -1, apart.shape[1])[:, self.gap :]
+        return self._sequences(apart)[:, self.gap :]
 
     def take_initial(self, apart: Tensor, initial: Tensor) -> Tensor:
         """What lies before each sequence, as the states (S, M, C) that were put there."""
         if self.index is not None:
             before = apart[self.index[1]]
         else:
-            sequences = apart[: self.rows].view(self.shape[0], -1, apart.shape[1])
-            before = sequences[:, self.gap - self.order + 1 : self.gap]
+            before = self._sequences(apart)[:, self.gap - self.order + 1 : self.gap]
         return F.pad(before.flip(1).to(initial.dtype), (0, 0, 0, 1))
 
     def products(self, apart: Tensor, matrix: Tensor, *, ends: bool) -> Tensor:
@@ -184,6 +183,11 @@ class _Apart:
         wide = torch.promote_types(states.dtype, torch.float32)
         found = torch.bmm(ending.mT, self._windows(states)).sum(0, dtype=wide)
         return found.unflatten(1, (self.order, -1)).flip(1).flatten(1).to(states.dtype)
+
+    def _sequences(self, apart: Tensor) -> Tensor:
+        """The rows of each sequence that is not packed, its gap before it: (B, gap + T, C)."""
+        batch, time = self.shape
+        return apart[: self.rows].view(batch, self.gap + time, apart.shape[1])
 
     def _windows(self, apart: Tensor) -> Tensor:
         """Views of M rows: phase p has the windows that begin at p, p + M, ..., (M, rows / M, M*C)."""

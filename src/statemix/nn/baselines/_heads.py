@@ -85,4 +85,4 @@ class HeadLayerNorm(nn.GroupNorm):
     def forward(self, x: Tensor) -> Tensor:
         rows = wide(x).flatten(0, 1).flatten(1)
         normed = F.group_norm(rows, self.num_groups, wide(self.weight), wide(self.bias), self.eps)
-        return normed.view(*x.shape[:2], -1).to(x.dtype)
+        return normed.unflatten(0, x.shape[:2]).to(x.dtype)

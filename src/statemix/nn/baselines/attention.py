@@ -98,7 +98,7 @@ class CausalAttention(Baseline):
             y = F.scaled_dot_product_attention(query, key, value, is_causal=True)
         else:
             y = _attend(query, key, value, real)
-        y = self.output(y.transpose(1, 2).reshape(batch, time, -1))
+        y = self.output(y.transpose(1, 2).flatten(2))
         return y, (key, value, real)
 
 

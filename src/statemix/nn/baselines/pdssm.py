@@ -68,7 +68,7 @@ class PDSSM(Baseline):
         (state,) = super()._start(batch, like)
         if self.initial_state is not None:
             return (state,)
-        first = torch.zeros_like(state[0])
+        first = state.new_zeros(state.shape[1:])
         first[0, 0] = 1
         return (first.expand_as(state),)
 
