@@ -20,8 +20,8 @@ def test_a_grid_becomes_a_table_and_the_same_command_repeats_nothing(tmp_path, c
     first = capsys.readouterr().out
     assert "8 of 8 trials are done" in first and "accuracy at 8" in first
     rows = list(csv.DictReader((tmp_path / "out" / "table.csv").read_text().splitlines()))
-    assert len(rows) == 8 and {(r["block-size"], r["learning-rate"]) for r in rows} == {
-        ("2", "1e-3"), ("2", "3e-3"), ("3", "1e-3"), ("3", "3e-3"),
+    assert len(rows) == 8 and {(r["block_size"], r["learning_rate"]) for r in rows} == {
+        ("2", "0.001"), ("2", "0.003"), ("3", "0.001"), ("3", "0.003"),
     }  # fmt: skip
     assert main(command) == 0
     assert "accuracy at 8" not in capsys.readouterr().out
@@ -46,6 +46,16 @@ def test_a_dry_run_lists_the_trials_and_writes_nothing(tmp_path, capsys):
     command = ["sweep", "parity", "--grid", "data.task.length=8,16", "--seeds", "2", "--out", str(out)]
     assert main([*command, "--dry-run"]) == 0
     assert "length=16, seed 1\n4 trials" in capsys.readouterr().out and not out.exists()
+
+
+def test_parquet_has_numbers_where_numbers_were_varied(tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    out = tmp_path / "out"
+    grids = ["--grid", "model.mixer.block-size=2,16", "--grid", "optimizer.learning-rate=1e-3"]
+    assert main(["sweep", "parity", *grids, "--seeds", "1", "--out", str(out), *TINY]) == 0
+    table = parquet.read_table(out / "table.parquet")
+    assert [table[name].to_pylist() for name in ("block_size", "learning_rate")] == [[2, 16], [1e-3, 1e-3]]
+    assert table["model"].to_pylist()[0] == "block-size=2, learning-rate=1e-3"
 
 
 def test_what_is_on_or_off_can_be_varied(tmp_path):
@@ -82,6 +92,10 @@ def test_time_that_is_over_leaves_a_command_to_go_on_with(tmp_path, capsys):
         (["parity", "--grid", "model.mixer.block-sise=1"], "nearest: model.mixer.block_size"),
         (["parity", "--grid", "model.mixer.block-size"], "must be a field and its values"),
         (["parity", "--variants", "mixer"], "nearest: mixers"),
+        (["parity", "--dry-run", "--seeds", "0"], "seeds must be at least 1; got 0"),
+        (["parity", "--dry-run", "--grid", "steps=1,1"], "no two the same; got 'steps=1' with seed 0 twice"),
+        (["parity", "--grid", "steps=1,2", "--grid", "steps=3"], "--grid has steps twice"),
+        (["lm-10m", "--dry-run"], "on shards is trained by itself"),
         (
             ["parity", "--dry-run", "--model.mixer.name", "attention", "--grid", "model.mixer.num-heads=2,3"],
             "trial 'num-heads=3': it has a model that cannot be built",

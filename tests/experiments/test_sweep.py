@@ -280,7 +280,9 @@ def test_workers_of_a_sweep_that_is_killed_end_with_it(tmp_path):
 def test_jobs_of_a_cluster_fill_the_same_table(tmp_path):
     pytest.importorskip("submitit")
     folder = SweepFolder.begin(tmp_path, trials(steps=2, device="cpu"), "statemix sweep")
-    outcome = run_sweep(folder, Launch(launcher="slurm", slurm_cluster="debug"), lambda line: None)
+    told: list[str] = []
+    outcome = run_sweep(folder, Launch(launcher="slurm", slurm_cluster="debug"), told.append)
+    assert "(debug)" in told[0]  # without SLURM on a machine jobs run elsewhere, which is said
     assert outcome.pending == 0
     assert {row["status"] for row in table(folder)} == {"finished"}
 
@@ -376,3 +378,5 @@ def test_impossible_sweeps_are_named(tmp_path):
         SweepFolder.begin(tmp_path, shards, "statemix sweep")
     with pytest.raises(ValueError, match="no launcher 'locall'; nearest: local"):
         Launch(launcher="locall")
+    with pytest.raises(ValueError, match="minutes_at_most must be above 0; got nan"):
+        Launch(minutes_at_most=float("nan"))

@@ -16,7 +16,14 @@ import tyro
 
 from statemix.experiments import RECIPES, recipe
 from statemix.experiments.sweep import Launch, SweepFolder, SweepFolderError, Trial, run_sweep
-from statemix.experiments.sweep.trials import MOST_REPLICAS, check_field, check_models, seeded, settings_name
+from statemix.experiments.sweep.trials import (
+    MOST_REPLICAS,
+    check_field,
+    check_models,
+    check_trials,
+    seeded,
+    settings_name,
+)
 from statemix.experiments.variants import VARIANTS, variants
 from statemix.training import RunConfig
 
@@ -58,6 +65,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         options, trials = _read_arguments(argv)
         if options.dry_run:
+            check_trials(trials)
             check_models(trials)
             return _list(trials)
         out = options.out or Path("sweeps") / argv[0]
@@ -90,19 +98,25 @@ def _read_arguments(argv: Sequence[str]) -> tuple[SweepOptions, list[Trial]]:
         )
 
     options = read(SweepOptions(config=base), argv[1:])
-    axes = [_axis(text) for text in options.grid]
-    for path, _ in axes:
+    axes: dict[str, list[str]] = {}
+    for text in options.grid:
+        path, values = _axis(text)
         check_field(options.config, path)
+        if path in axes:
+            raise ValueError(f"--grid has {path} twice: put all its values into one, parted by commas")
+        axes[path] = values
     models = {"": options.config} if options.variants is None else variants(options.variants, options.config)
     trials = []
     for name, config in models.items():
-        for values in itertools.product(*(values for _, values in axes)):
-            settings = dict(zip((path for path, _ in axes), values, strict=True))
+        for values in itertools.product(*axes.values()):
+            settings = dict(zip(axes, values, strict=True))
             flags = [part for path, value in settings.items() for part in _flag(config, path, value)]
             # Of a field that is on or off a grid has the values True and False, not the flag and its --no-.
             varied = read(replace(options, config=config), flags, tyro.conf.FlagConversionOff).config
             label = ", ".join(filter(None, [name, settings_name(settings, "")])) or base.name
-            trials += seeded(varied, label, options.seeds, settings)
+            # Tables have what the fields hold, not how it was typed.
+            held = {name: _at(varied, name) for name in (path.replace("-", "_") for path in settings)}
+            trials += seeded(varied, label, options.seeds, held)
     return options, trials
 
 
@@ -117,8 +131,13 @@ def _axis(text: str) -> tuple[str, list[str]]:
 
 def _flag(config: RunConfig, path: str, value: str) -> list[str]:
     """What sets a field on the command line; the parts of one that has several are written 32:128."""
-    there: Any = functools.reduce(getattr, path.replace("-", "_").split("."), config)
-    return [f"--{path}", *(value.split(":") if isinstance(there, tuple) else [value])]
+    several = isinstance(_at(config, path.replace("-", "_")), tuple)
+    return [f"--{path}", *(value.split(":") if several else [value])]
+
+
+def _at(config: RunConfig, path: str) -> Any:
+    """What the field at a dotted path holds."""
+    return functools.reduce(getattr, path.split("."), config)
 
 
 def _list(trials: Sequence[Trial]) -> int:

@@ -53,7 +53,7 @@ class Launch:
         if self.launcher not in LAUNCHERS:
             near = difflib.get_close_matches(self.launcher, LAUNCHERS, n=1) or list(LAUNCHERS)
             raise ValueError(f"sweep: no launcher {self.launcher!r}; nearest: {', '.join(near)}")
-        if self.minutes_at_most is not None and self.minutes_at_most <= 0:
+        if self.minutes_at_most is not None and not self.minutes_at_most > 0:
             raise ValueError(f"sweep: minutes_at_most must be above 0; got {self.minutes_at_most}")
 
 
@@ -272,7 +272,8 @@ def _slurm(folder: SweepFolder, launch: Launch, tell: Tell) -> int | None:
         while (group := progress.take()) is not None:
             job = executor.submit(run_group, str(folder.path.resolve()), group, time_limit=limit)
             running[job] = group
-            tell(f"submitted as job {job.job_id}: {progress.folder.groups[group][0].model}")
+            model = progress.folder.groups[group][0].model
+            tell(f"submitted as job {job.job_id} ({executor.cluster}): {model}")
         if not running:
             return None
         done = [job for job in running if job.done()]

@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from statemix.bench.environment import commit, versions
-from statemix.training import ShardData, TrainResult, from_json, to_json
+from statemix.training import TrainResult, from_json, to_json
 from statemix.training.folder import write_json
 from statemix.training.lock import locked
 
-from .trials import MOST_REPLICAS, Trial, check_models, group_id, groups, short_names
+from .trials import MOST_REPLICAS, Trial, check_models, check_trials, group_id, groups, short_names
 
 ATTEMPTS = 2
 _FORMAT = 1
@@ -80,14 +80,7 @@ class SweepFolder:
         path = Path(path)
         if most_replicas < 1:
             raise ValueError(f"sweep: replicas must be at least 1; got {most_replicas}")
-        if any(isinstance(trial.config.data, ShardData) for trial in trials):
-            raise ValueError(
-                "sweep: trials train on tasks and texts; a language model on shards is trained by itself, "
-                "with statemix train"
-            )
-        names = [trial.id for trial in trials]
-        if not trials or len(set(names)) < len(names):
-            raise ValueError("sweep: trials must be at least one, and no two the same")
+        check_trials(trials)
         if path.is_dir() and any(path.iterdir()):
             if not (path / "sweep.json").is_file():
                 raise SweepFolderError(
@@ -95,11 +88,12 @@ class SweepFolder:
                     f"choose another folder"
                 )
             folder = cls(path)
+            names = {trial.id for trial in trials}
             there = {trial.id for trial in folder.trials}
-            if there != set(names):
+            if there != names:
                 raise SweepFolderError(
-                    f"sweep folder {path}: it holds another sweep, with {len(there - set(names))} trials "
-                    f"that are not asked for and without {len(set(names) - there)} that are (it was made by: "
+                    f"sweep folder {path}: it holds another sweep, with {len(there - names)} trials "
+                    f"that are not asked for and without {len(names - there)} that are (it was made by: "
                     f"{folder.command}); continue that one, or choose another folder"
                 )
             return folder

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from statemix.models import make_model
-from statemix.training import RunConfig, groupable, to_json
+from statemix.training import RunConfig, ShardData, groupable, to_json
 
 MOST_REPLICAS = 16
 """Trials that are trained as one at most."""
@@ -54,8 +54,6 @@ def grid(
         >>> [(trial.model, trial.config.seed) for trial in trials]
         [('block_size=1', 0), ('block_size=1', 1), ('block_size=2', 0), ('block_size=2', 1)]
     """
-    if seeds < 1:
-        raise ValueError(f"sweep: seeds must be at least 1; got {seeds}")
     trials = []
     for values in itertools.product(*axes.values()):
         settings = dict(zip(axes, values, strict=True))
@@ -69,11 +67,36 @@ def grid(
 def seeded(
     config: RunConfig, model: str, seeds: int, settings: Mapping[str, Any] | None = None
 ) -> list[Trial]:
-    """The same run with several seeds, counted from its own."""
+    """The same run with several seeds, counted from its own.
+
+    Raises:
+        ValueError: no seeds.
+    """
+    if seeds < 1:
+        raise ValueError(f"sweep: seeds must be at least 1; got {seeds}")
     return [
         Trial(model=model, config=replace(config, seed=config.seed + i), settings=settings or {})
         for i in range(seeds)
     ]
+
+
+def check_trials(trials: Sequence[Trial]) -> None:
+    """Raise ValueError unless trials are at least one, no two the same, and all of tasks or texts."""
+    if not trials:
+        raise ValueError("sweep: trials must be at least one, and no two the same; got none")
+    if any(isinstance(trial.config.data, ShardData) for trial in trials):
+        raise ValueError(
+            "sweep: trials train on tasks and texts; a language model on shards is trained by itself, "
+            "with statemix train"
+        )
+    seen = set()
+    for trial in trials:
+        if trial.id in seen:
+            raise ValueError(
+                f"sweep: trials must be at least one, and no two the same; got {trial.model!r} with seed "
+                f"{trial.config.seed} twice"
+            )
+        seen.add(trial.id)
 
 
 def check_models(trials: Sequence[Trial]) -> None:
