@@ -114,6 +114,20 @@ def test_a_converted_model_reads_the_shards_of_its_run(tmp_path, tokenizer, caps
     assert capsys.readouterr().out.partition(":")[2] == shown[0]
 
 
+def test_a_converted_model_reads_any_text_whatever_its_end_token_is_called(tmp_path, capsys):
+    pytest.importorskip("transformers")
+    (tmp_path / "song.txt").write_text(text(60))
+    run(TextData(corpus=str(tmp_path / "song.txt"), length=16), tmp_path / "run", steps=1)
+    assert main(["convert", str(tmp_path / "run"), str(tmp_path / "hf")]) == 0
+    capsys.readouterr()
+    shown = []
+    for name in ("run", "hf"):
+        arguments = [str(tmp_path / name), "--data", str(tmp_path / "song.txt"), "--length", "16"]
+        assert main(["evaluate", *arguments]) == 0
+        shown.append(capsys.readouterr().out.partition(":")[2])
+    assert shown[0] == shown[1]
+
+
 def test_what_is_no_text_is_named_without_flags_of_another_command(tmp_path, capsys):
     (tmp_path / "bad.txt").write_bytes(b"caf\xe9")
     (tmp_path / "bad.jsonl").write_text('{"body": "words"}\n')

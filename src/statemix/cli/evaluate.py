@@ -129,7 +129,10 @@ def _shards(
             tokenizer.save(folder)
             file = folder / TOKENIZER_FILE
             options = PrepareOptions(
-                tokenizer=str(file) if file.is_file() else "bytes", validation_share=0.0, read=read
+                tokenizer=str(file) if file.is_file() else "bytes",
+                end_token=tokenizer.end_text or "",
+                validation_share=0.0,
+                read=read,
             )
             yield _prepared(name, folder / "shards", options), "train"
 

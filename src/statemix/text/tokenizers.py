@@ -24,11 +24,12 @@ class Tokenizer(ABC):
     """Text to token numbers and back.
 
     vocab_size: token numbers lie below it. end_token: written behind every document, and what a model
-    reads before the first token of one.
+    reads before the first token of one. end_text: how that token is spelled, if it is.
     """
 
     vocab_size: int
     end_token: int
+    end_text: str | None
 
     @property
     @abstractmethod
@@ -70,6 +71,7 @@ class ByteTokenizer(Tokenizer):
 
     vocab_size = 256
     end_token = 0
+    end_text = "\0"
 
     @property
     def identity(self) -> str:
@@ -125,7 +127,7 @@ class FileTokenizer(Tokenizer):
         self.end_token = found[0]
         # Numbers may have gaps: what counts is the largest.
         self.vocab_size = 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values())
-        self._end_text = self._tokenizer.id_to_token(self.end_token)
+        self.end_text = self._tokenizer.id_to_token(self.end_token)
 
     @property
     def identity(self) -> str:
@@ -165,9 +167,9 @@ class FileTokenizer(Tokenizer):
     def encode(self, texts: Sequence[bytes], *, spells_end: bool = False) -> list[np.ndarray]:
         decoded = [text.decode("utf-8") for text in texts]
         encodings = self._tokenizer.encode_batch_fast(decoded, add_special_tokens=False)
-        if self._end_text and not spells_end:
+        if self.end_text and not spells_end:
             for number, text in enumerate(decoded):
-                if self._end_text in text:
+                if self.end_text in text:
                     encodings[number] = self._as_text(text)
         return [np.array(encoding.ids, dtype=self.dtype) for encoding in encodings]
 
