@@ -42,8 +42,17 @@ def test_a_claim_gets_a_verdict_and_a_report(tmp_path, capsys, quick):
 def test_time_that_is_over_is_said_and_goes_on(tmp_path, capsys, quick):
     arguments = ["reproduce", "permutation-composition", "--out", str(tmp_path), "--devices", "cpu"]
     assert main([*arguments, "--minutes-at-most", "1e-9"]) > 128
-    assert "The same command goes on" in " ".join(capsys.readouterr().out.split())
+    assert "no verdict so far. The same command goes on" in " ".join(capsys.readouterr().out.split())
     assert main(arguments) == 0
+    assert main([*arguments, "--minutes-at-most", "1e-9"]) > 128
+    assert "verdicts so far: " in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("minutes", ["0", "-1", "nan"])
+def test_a_limit_that_leaves_no_time_is_refused(capsys, minutes):
+    with pytest.raises(SystemExit, match="2"):
+        main(["reproduce", "--minutes-at-most", minutes])
+    assert "minutes_at_most must be above 0" in capsys.readouterr().err
 
 
 def test_a_dry_run_of_the_full_protocol_lists_every_claim_with_its_cost(tmp_path, capsys, monkeypatch):

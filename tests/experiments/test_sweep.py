@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from statemix.experiments import sweep
+from statemix.experiments import recipe, sweep
 from statemix.experiments.sweep import (
     Launch,
     SweepFolder,
@@ -163,6 +163,15 @@ def test_a_model_that_cannot_be_built_is_named_before_anything_runs(tmp_path):
     wrong = replace(base, model=replace(base.model, mixer=MixerConfig(), vocab_size=7))
     with pytest.raises(ValueError, match=r"trial 'wrong'.*model\.vocab_size is 7, but the data has 2"):
         SweepFolder.begin(tmp_path / "sweep", [Trial(model="wrong", config=wrong)], "statemix sweep")
+
+
+def test_an_autoencoder_without_places_for_its_sequences_is_named_before_anything_runs(tmp_path):
+    axes = {"data.task.length": [32, 64]}
+    longer = grid(recipe("mad-compression"), axes)
+    with pytest.raises(ValueError, match=r"trial 'length=64': .*max_length is 32, .* sequences of 64 tokens"):
+        SweepFolder.begin(tmp_path / "refused", longer, "statemix sweep")
+    with_places = grid(recipe("mad-compression"), {**axes, "model.max_length": [64]})
+    assert len(SweepFolder.begin(tmp_path / "taken", with_places, "statemix sweep").groups) == 2
 
 
 def test_a_large_grid_builds_each_of_its_models_once_and_no_weights(tmp_path, monkeypatch):

@@ -149,6 +149,10 @@ def test_fields_of_another_version_are_named():
         (lambda: ScheduleConfig(end_share=2.0), r"end_share must lie in \[0, 1\]; got 2"),
         (lambda: OptimizerConfig(learning_rate=-1.0), "learning_rate must be at least 0; got -1"),
         (lambda: OptimizerConfig(clip_norm=0.0), "clip_norm must be above 0; got 0"),
+        (lambda: OptimizerConfig(learning_rate=math.nan), "learning_rate must be at least 0; got nan"),
+        (lambda: OptimizerConfig(clip_norm=math.nan), "clip_norm must be above 0; got nan"),
+        (lambda: OptimizerConfig(betas=(0.9, 1.0)), r"betas must lie in \[0, 1\); got \(0.9, 1.0\)"),
+        (lambda: small(seed=2**64), r"seed must be below 2\*\*64; got 18446744073709551616"),
     ],
 )
 def test_a_config_that_cannot_be_meant_is_refused(build, message):

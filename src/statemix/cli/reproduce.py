@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from statemix.experiments.claims import CLAIMS, Claim, find_claim
-from statemix.experiments.reproduce import REPORT, VERDICTS, Stopped, reproduce
+from statemix.experiments.reproduce import REPORT, VERDICTS, Stopped, read_verdicts, reproduce
 from statemix.experiments.sweep import Launch, SweepFolderError
 
 
@@ -42,6 +42,10 @@ class ReproduceOptions:
 
     dry_run: bool = False
     """Print what would be run and what it costs, run nothing."""
+
+    def __post_init__(self) -> None:
+        if self.minutes_at_most is not None and not self.minutes_at_most > 0:
+            raise ValueError(f"reproduce: minutes_at_most must be above 0; got {self.minutes_at_most}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -71,10 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"statemix reproduce: {error}", file=sys.stderr)
         return 2
     except Stopped as stopped:
-        console.print(
-            f"\nStopped in {stopped.claim}; verdicts so far: {out / VERDICTS}. The same command goes on.",
-            markup=False,
-        )
+        so_far = f"verdicts so far: {out / VERDICTS}" if read_verdicts(out) else "no verdict so far"
+        console.print(f"\nStopped in {stopped.claim}; {so_far}. The same command goes on.", markup=False)
         return 128 + signal.SIGTERM
     _show_verdicts(verdicts, console)
     console.print(f"\nThis took {(time.monotonic() - began) / 60:.1f} minutes. Verdicts and report:")

@@ -85,6 +85,8 @@ class RunConfig:
         for name in ("seed", "evaluate_every", "threads"):
             if getattr(self, name) < 0:
                 raise ValueError(f"config: {name} must be at least 0; got {getattr(self, name)}")
+        if self.seed >= 2**64:
+            raise ValueError(f"config: seed must be below 2**64; got {self.seed}")
         first, last = self.gate_noise_rise
         if not 0 <= first <= last <= 1:
             raise ValueError(
@@ -110,7 +112,7 @@ class RunConfig:
         """The same config with the vocabulary sizes that its data has.
 
         Raises:
-            ValueError: the model was given others.
+            ValueError: the model was given others, or has no places for its longest sequences.
         """
         sizes: dict[str, int] = {}
         for name in ("vocab_size", "output_size"):
@@ -121,6 +123,13 @@ class RunConfig:
             if given not in (None, wanted):
                 raise ValueError(f"config: model.{name} is {given}, but the data has {wanted}; leave it out")
             sizes[name] = wanted
+        placed = self.model.architecture == "autoencoder" and isinstance(self.data, TaskData)
+        if placed and self.data.longest > self.model.max_length:  # type: ignore[union-attr]
+            longest = self.data.longest  # type: ignore[union-attr]
+            raise ValueError(
+                f"config: model.max_length is {self.model.max_length}, but the data has sequences of {longest} "
+                f"tokens; set it to as many"
+            )
         return replace(self, model=replace(self.model, **sizes))
 
 

@@ -108,6 +108,11 @@ class TaskData:
         return replace(self.task, asked="every") if self.labels == "every" else self.task  # type: ignore[call-arg]
 
     @property
+    def longest(self) -> int:
+        """Tokens of the longest sequences, trained or tested."""
+        return max([self.task.length, *self.test_lengths, *(last for _, last in self.test_bins)])
+
+    @property
     def shortest_longest(self) -> int:
         """The longest sequences of the first step: where the curriculum begins, else the task's length."""
         return self.task.length if self.start_length is None else self.start_length

@@ -30,9 +30,11 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         for field in ("learning_rate", "weight_decay", "eps"):
-            if getattr(self, field) < 0:
+            if not getattr(self, field) >= 0:
                 raise ValueError(f"optimizer: {field} must be at least 0; got {getattr(self, field)}")
-        if self.clip_norm <= 0:
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"optimizer: betas must lie in [0, 1); got {self.betas}")
+        if not self.clip_norm > 0:
             raise ValueError(f"optimizer: clip_norm must be above 0; got {self.clip_norm}")
 
 
