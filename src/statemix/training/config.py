@@ -123,12 +123,12 @@ class RunConfig:
             if given not in (None, wanted):
                 raise ValueError(f"config: model.{name} is {given}, but the data has {wanted}; leave it out")
             sizes[name] = wanted
-        placed = self.model.architecture == "autoencoder" and isinstance(self.data, TaskData)
-        if placed and self.data.longest > self.model.max_length:  # type: ignore[union-attr]
-            longest = self.data.longest  # type: ignore[union-attr]
+        longest = self.data.longest if isinstance(self.data, TaskData) else 0
+        places = self.model.max_length
+        if self.model.architecture == "autoencoder" and longest > places:
             raise ValueError(
-                f"config: model.max_length is {self.model.max_length}, but the data has sequences of {longest} "
-                f"tokens; set it to as many"
+                f"config: model.max_length is {places}, but the data has sequences of {longest} tokens; set it "
+                f"to as many"
             )
         return replace(self, model=replace(self.model, **sizes))
 
