@@ -52,8 +52,12 @@ class OtherGates(BDLRU):
         with torch.no_grad():
             self.gate.bias.add_(bias)
 
-    def _gate_logits(self, x: Tensor, dtype: torch.dtype, extra: int) -> Tensor:
-        self.logits = super()._gate_logits(x, dtype, extra)
+    def _inputs(self, x: Tensor, extra: int) -> tuple[Tensor, Tensor]:
+        values = self.value(x)
+        return self._gate_logits(x, values.dtype), values.unflatten(2, self._value_shape)
+
+    def _gate_logits(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        self.logits = super()._gate_logits(x, dtype)
         if self.phi is None:
             return self.logits
         found = self.phi(self.logits)

@@ -1,8 +1,9 @@
 """What state mixing can learn, on one GPU, the most telling first: python benchmarks/studies.py --out FOLDER
 
-Each study is a sweep of its own with a limit on its time, its table written as groups of runs finish. The
-same command goes on with what is left; --only takes some studies, --list says what there is. Every number is
-made on test data; where several learning rates or decays were tried, validation scores choose.
+Each study is a sweep of its own, its table written as groups of runs finish; of several studies each has a
+limit on its time. The same command goes on with what is left; --only takes some studies, --list says what
+there is. Every number is made on test data; where several learning rates or decays were tried, validation
+scores choose.
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ def validated(config: RunConfig) -> RunConfig:
 
 
 def sharpenings(config: RunConfig) -> dict[str, RunConfig]:
-    """What makes gates sharp, by name."""
+    """What makes gates sharp, or rules whole, by name."""
     return {
         "gate noise 0.5": sharpened(config, 0.5),
         "gate noise 1": sharpened(config, 1.0),
@@ -108,6 +109,8 @@ def sharpenings(config: RunConfig) -> dict[str, RunConfig]:
         "gate noise rising to 2": rising(config, 2.0, 0.4, 0.8),
         "sharpened gates": validated(config),
         "gate noise rising to 1, sharpened gates": validated(rising(config, 1.0, 0.4, 0.6)),
+        "block dropout 0.3": with_mixer(config, block_dropout=0.3),
+        "block dropout 0.5": with_mixer(config, block_dropout=0.5),
         "closed": sharpened(config, closed=True),
         "closed, gate noise 1": sharpened(config, 1.0, closed=True),
         "closed, gate noise 2": sharpened(config, 2.0, closed=True),
@@ -189,6 +192,17 @@ def large_group(name: str, seeds: int) -> Iterator[Trial]:
         ),
     }.items():
         yield from over(changed, f"{name}, {model}", seeds=max(5, seeds), rates=(1e-3, 2e-3), decays=(0.0,))
+    for model, changed in {
+        "48 blocks": few,
+        "128 blocks": config,
+        "256 blocks": with_mixer(config, num_blocks=256),
+        "128 blocks, batch 512": replace(config, batch_size=512),
+        "128 blocks, two thirds of the steps": replace(config, steps=2 * config.steps // 3),
+        "128 blocks, bfloat16": replace(config, precision="auto"),
+    }.items():
+        yield from over(
+            validated(changed), f"{name}, {model}, decay", seeds=max(5, seeds), decays=(0.0, 0.01, 0.1)
+        )
 
 
 def s5(seeds: int) -> Iterator[Trial]:
@@ -283,6 +297,12 @@ def modular_arithmetic(seeds: int) -> Iterator[Trial]:
         "first weights of the paper": with_model(with_mixer(base, weight_init="paper"), mlp_init="paper"),
     }.items():
         yield from over(changed, f"modular-arithmetic, {model}", seeds=max(5, seeds), decays=(0.0,))
+    yield from over(
+        rising(replace(base, steps=10_000), 1.0, 0.4, 0.6),
+        "modular-arithmetic, 24 blocks, four times the steps, gate noise rising to 1, decay",
+        seeds=max(5, seeds),
+        decays=(0.01, 0.1),
+    )
 
 
 def generators(seeds: int) -> Iterator[Trial]:
@@ -332,6 +352,17 @@ def mad(seeds: int, epochs: int = 40) -> Iterator[Trial]:
         for m in (2, 4)
     }
     mixers |= {"H-LRU m=4": MixerConfig(name="hlru", block_size=4, num_blocks=32)}
+    # Of other sizes of state: BD-LRU of 128 numbers and Gated DeltaNet of 8,192 differ in size and in kind.
+    mixers |= {
+        f"BD-LRU m=4, {4 * blocks} states": MixerConfig(block_size=4, num_blocks=blocks)
+        for blocks in (256, 1024)
+    }
+    mixers |= {
+        f"Gated DeltaNet, {heads * width**2} states": replace(
+            COMPARED["Gated DeltaNet"], num_heads=heads, head_dim=width
+        )
+        for heads, width in ((8, 4), (16, 8))
+    }
     mixers |= {"attention": MixerConfig(name="attention", num_heads=8)}
     mixers |= {name: COMPARED[name] for name in ("Mamba-2", "Gated DeltaNet", "LSTM")}
     mixers |= {
@@ -389,6 +420,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=STUDIES, default=list(STUDIES))
     parser.add_argument("--models", nargs="+", default=[""], help="only those whose name holds one of these")
     parser.add_argument("--rates", nargs="+", type=float, help="only these learning rates")
+    parser.add_argument("--decays", nargs="+", type=float, help="only these weight decays")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--minutes", type=float, default=9.5, help="for all studies together")
     parser.add_argument(
@@ -406,16 +438,19 @@ def main() -> int:
             for trial in study(arguments.seeds)
             if any(part in trial.model for part in arguments.models)
             and (not arguments.rates or trial.settings["rate"] in arguments.rates)
+            and (not arguments.decays or trial.settings["decay"] in arguments.decays)
         ]
         if arguments.share != 1:
             trials = [
                 replace(t, config=replace(t.config, steps=max(1, int(t.config.steps * arguments.share))))
                 for t in trials
             ]
-        print(f"== {name}: {(study.__doc__ or '').strip()} {len(trials)} trials, at most {minutes} minutes")
+        left = (end - time.monotonic()) / 60
+        if len(arguments.only) > 1:
+            left = min(minutes, left)
+        print(f"== {name}: {(study.__doc__ or '').strip()} {len(trials)} trials, at most {left:.1f} minutes")
         if arguments.list:
             continue
-        left = min(minutes, (end - time.monotonic()) / 60)
         if left <= 0:
             print("no time is left; the same command goes on")
             return 1

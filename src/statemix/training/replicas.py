@@ -64,7 +64,8 @@ def train_replicas(
 ) -> list[TrainResult]:
     """Train several configs as one batched model, each as :func:`train` would, within rounding.
 
-    Layers that draw noise in training (``gate_noise``, ``block_dropout``) draw other numbers than alone, each replica its own.
+    Layers that draw random numbers in training (``gate_noise``, ``block_dropout``) draw others than alone,
+    each replica its own.
 
     Args:
         configs: alike but for name, seed, optimizer and schedule. Of ``steps``, batches and the rest there is
