@@ -127,8 +127,8 @@ class RunConfig:
         places = self.model.max_length
         if self.model.architecture == "autoencoder" and longest > places:
             raise ValueError(
-                f"config: model.max_length is {places}, but the data has sequences of {longest} tokens; set it "
-                f"to as many"
+                f"config: model.max_length is {places}, but the data has sequences of {longest} tokens; "
+                f"set it to as many"
             )
         return replace(self, model=replace(self.model, **sizes))
 
