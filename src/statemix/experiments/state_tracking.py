@@ -38,7 +38,8 @@ def s4_composition() -> RunConfig:
     """Compose permutations of four things, trained at length 32, exact at 1,024; two minutes on a core.
 
     After 500 steps some transitions are still wrong (80 to 98 % at length 128); after 1,500 all are right and
-    leak a little, which a factor on their logits ends.
+    leak a little, which a factor on their logits ends. ``block_dropout=0.5`` gets there in 800 steps in four
+    seeds of five, and keeps the fifth from it.
     """
     base = s3_composition()
     return replace(
