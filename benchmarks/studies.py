@@ -70,7 +70,8 @@ def started(config: RunConfig) -> RunConfig:
 
 def composition(name: str, steps: int) -> RunConfig:
     config = with_data(recipe(name), test_lengths=(32, 128, 512, 1024), test_examples=TEST_EXAMPLES)
-    return exactly(with_model(config, mlp="none"), steps=steps)
+    config = with_mixer(with_model(config, mlp="none"), block_dropout=0.0)
+    return exactly(config, steps=steps)
 
 
 def exactly(config: RunConfig, **changes) -> RunConfig:
