@@ -38,8 +38,8 @@ def s4_composition() -> RunConfig:
     """Compose permutations of four things, trained at length 32, exact at 1,024; a minute on a core.
 
     Without block dropout no block has all 24 permutations after 500 steps, and others mend what one lacks, at
-    the trained length only. Four seeds of five are exact after 800; the fifth does not find the rule, and after
-    1,500 without dropout neither. What leaks a little, a factor on the gate logits ends.
+    the trained length only. Four seeds of five are exact after 800; the fifth does not find the rule, and not
+    after 1,500 without either. What leaks a little, a factor on the gate logits ends.
     """
     base = s3_composition()
     return replace(
