@@ -314,14 +314,15 @@ class StatemixForCausalLM(StatemixPreTrainedModel, GenerationMixin):
     def _supports_default_dynamic_cache(cls) -> bool:
         return False
 
-    @staticmethod
-    def _expand_inputs_for_generation(expand_size: int = 1, **inputs: Any) -> Any:
+    def _expand_inputs_for_generation(self, expand_size: int = 1, **inputs: Any) -> Any:
         """Where beams or samples repeat the prompts, a cache of as many rows is repeated with them."""
         cache = inputs.get(CACHE)
         rows = next((inputs[name].shape[0] for name in _ROWS if inputs.get(name) is not None), None)
         if isinstance(cache, StatemixCache) and cache.batch_size == rows:
             cache.batch_repeat_interleave(expand_size)
-        return _generation._expand_inputs_for_generation(expand_size=expand_size, **inputs)
+        # Found on the parent, since it is a static method there in some versions and not in others.
+        parent: Any = super()
+        return parent._expand_inputs_for_generation(expand_size=expand_size, **inputs)
 
     def _prepare_cache_for_generation(
         self, generation_config: Any, model_kwargs: dict[str, Any], *arguments: Any, **options: Any
