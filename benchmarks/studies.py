@@ -143,6 +143,13 @@ def compositions_at_1024(seeds: int) -> Iterator[Trial]:
         **{f"s4-composition, {name}": changed for name, changed in sharpenings(s4).items()},
     }.items():
         yield from over(config, model, seeds=max(5, seeds), decays=(0.0,))
+    for blocks, config in (("24", s4), ("48", with_mixer(s4, num_blocks=48))):
+        for rate in (0.3, 0.5):
+            dropped = validated(with_mixer(config, block_dropout=rate))
+            yield from over(
+                dropped, f"s4-composition, {blocks} blocks, block dropout {rate:g}, decay",
+                seeds=max(10, seeds), decays=(0.01, 0.1),
+            )  # fmt: skip
 
 
 def what_helps_on_s4(seeds: int) -> Iterator[Trial]:
@@ -200,6 +207,14 @@ def large_group(name: str, seeds: int) -> Iterator[Trial]:
         "128 blocks, batch 512": replace(config, batch_size=512),
         "128 blocks, two thirds of the steps": replace(config, steps=2 * config.steps // 3),
         "128 blocks, bfloat16": replace(config, precision="auto"),
+        **{
+            f"{blocks} blocks, block dropout {rate:g}{share}": with_mixer(
+                replace(one, steps=steps), block_dropout=rate
+            )
+            for blocks, one in (("48", few), ("128", config))
+            for share, steps in ((", half the steps", config.steps // 2), ("", config.steps))
+            for rate in (0.3, 0.5)
+        },
     }.items():
         yield from over(
             validated(changed), f"{name}, {model}, decay", seeds=max(5, seeds), decays=(0.0, 0.01, 0.1)
@@ -258,6 +273,15 @@ def modular_arithmetic(seeds: int) -> Iterator[Trial]:
         ),
         "24 blocks, batch 128, four times the steps, gate noise rising to 1, sharpened gates": validated(
             rising(replace(base, steps=10_000, batch_size=128), 1.0, 0.4, 0.6)
+        ),
+        **{
+            f"24 blocks, four times the steps, gate noise rising to 1, block dropout {rate:g}": with_mixer(
+                rising(replace(base, steps=10_000), 1.0, 0.4, 0.6), block_dropout=rate
+            )
+            for rate in (0.2, 0.5)
+        },
+        "48 blocks, batch 256, twice the steps, gate noise rising to 1, block dropout 0.5": with_mixer(
+            rising(replace(many, steps=5000), 1.0, 0.4, 0.6), block_dropout=0.5
         ),
         "32 blocks, batch 256, gate noise rising to 1, sharpened gates": validated(
             rising(with_mixer(many, num_blocks=32), 1.0, 0.4, 0.6)
