@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from statemix.bench.environment import commit, versions
+from statemix.text.lock import locked
 from statemix.training import TrainResult, from_json, to_json
 from statemix.training.folder import write_json
-from statemix.training.lock import locked
 
 from .trials import MOST_REPLICAS, Trial, check_models, check_trials, group_id, groups, short_names
 
