@@ -108,9 +108,9 @@ class StatemixModel(StatemixPreTrainedModel):
                 return None
             return MLP(width, kind=config.mlp, ratio=config.mlp_ratio, init=config.mlp_init)
 
-        self.blocks = Blocks(
-            Block(width, make_mixer(mixer, width), mlp(), eps=eps) for mixer in config.mixers()
-        )
+        mixers = config.mixers()
+        self.mixers = tuple(mixer.name for mixer in mixers)
+        self.blocks = Blocks(Block(width, make_mixer(mixer, width), mlp(), eps=eps) for mixer in mixers)
         self.norm = nn.RMSNorm(width, eps=eps)
         self.post_init()
 
@@ -167,7 +167,7 @@ class StatemixModel(StatemixPreTrainedModel):
                 "Statemix: there are no tokens to read; a prompt needs at least one (with a cache, input_ids "
                 "is the whole sequence or comes with an attention_mask of the whole)"
             )
-        cache = _checked_cache(cache, len(self.blocks), batch)
+        cache = _checked_cache(cache, self.mixers, batch)
         mask = _mask_of_new(attention_mask, cache, batch, time)
         bounds = None
         if attention_mask is None and cache is None:
@@ -194,7 +194,7 @@ class StatemixModel(StatemixPreTrainedModel):
             each = None if each is None else [some.view(batch, time, -1) for some in each]
         if states is not None:
             cache = StatemixCache() if cache is None else cache
-            cache.update_states(states, time)
+            cache.update_states(states, time, self.mixers)
         found = BaseModelOutputWithPast(
             last_hidden_state=x,
             hidden_states=None if each is None else (*each, x),
@@ -330,7 +330,7 @@ class StatemixForCausalLM(StatemixPreTrainedModel, GenerationMixin):
         """``generate`` starts with an empty cache of ours where none is passed."""
         cache = model_kwargs.get(CACHE)
         if cache is not None:
-            _checked_cache(cache, len(self.model.blocks), None)
+            _checked_cache(cache, self.model.mixers, None)
             cache._is_user_defined = True
         elif generation_config.use_cache is not False:
             model_kwargs[CACHE] = StatemixCache()
@@ -342,7 +342,7 @@ def _one_of(cache: StatemixCache | None, past_key_values: StatemixCache | None) 
     return past_key_values if cache is None else cache
 
 
-def _checked_cache(cache: Any, layers: int, batch: int | None) -> StatemixCache | None:
+def _checked_cache(cache: Any, mixers: tuple[str, ...], batch: int | None) -> StatemixCache | None:
     if cache is None:
         return None
     if not isinstance(cache, StatemixCache):
@@ -350,7 +350,7 @@ def _checked_cache(cache: Any, layers: int, batch: int | None) -> StatemixCache 
             f"Statemix: the cache must be a StatemixCache; got {type(cache).__name__}: a recurrence "
             f"keeps states, not keys and values"
         )
-    cache.check_fits(layers, cache.batch_size if batch is None else batch)
+    cache.check_fits(mixers, cache.batch_size if batch is None else batch)
     return cache
 
 
