@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
-from statemix.models.block import MLP, Block, Blocks
+from statemix.models.block import MLP, Block, Blocks, embedded
 from statemix.models.language_model import INITIAL_STD
 from statemix.models.mixers import make_mixer
 
@@ -147,7 +147,8 @@ class StatemixModel(StatemixPreTrainedModel):
             cu_seq_lens_q: (S + 1,), the bounds of documents packed in a batch of 1, in place of that.
 
         Raises:
-            ValueError: no tokens, or a mask or cache that does not fit.
+            ValueError: no tokens, on a CPU one that the vocabulary does not have, or a mask or cache that
+                does not fit.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Statemix: give input_ids or inputs_embeds, one of them")
@@ -160,7 +161,9 @@ class StatemixModel(StatemixPreTrainedModel):
             use_cache = cache is not None or (self.config.use_cache and not self.training)
         if self.training and self.blocks.gradient_checkpointing:
             use_cache = False
-        x = self.embedding(input_ids) if inputs_embeds is None else inputs_embeds
+        x = inputs_embeds
+        if x is None:
+            x = embedded("Statemix", self.embedding, cast(Tensor, input_ids))
         batch, time = x.shape[:2]
         if time == 0:
             raise ValueError(
