@@ -48,6 +48,14 @@ def test_both_formats_write_what_the_model_says(tmp_path, capsys):
             assert "40 tokens" in err and "tokens/s on cpu, seed 0" in err
 
 
+@pytest.mark.parametrize("flags", [("--stream",), ()], ids=["stream", "whole"])
+def test_a_reader_who_leaves_ends_it_without_a_word(tmp_path, capsys, status_behind_a_closed_pipe, flags):
+    write(tmp_path / "run")
+    command = ["generate", str(tmp_path / "run"), "--prompt", "a", "--device", "cpu", "--ignore-end", *flags]
+    assert status_behind_a_closed_pipe([*command, "--max-new-tokens", "30"]) == 128 + 13
+    assert "roken" not in capsys.readouterr().err
+
+
 def test_a_seed_decides_the_samples(tmp_path, capsys):
     write(tmp_path / "run")
     texts = []

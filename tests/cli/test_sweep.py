@@ -79,6 +79,18 @@ def test_a_colon_parts_the_values_of_fields_that_have_several_and_no_others(tmp_
     assert {config["name"] for config in ran} == {"a:b"}
 
 
+def test_tasks_of_mad_are_tested_at_the_length_that_is_varied(tmp_path):
+    sizes = (
+        "--model.d-model 8 --model.mixer.num-blocks 4 --data.test-examples 4 --data.examples 8 --batch-size 4"
+    )
+    axis = ["--grid", "data.task.length=16,64", "--seeds", "1", "--steps", "1"]
+    where = ["--launch.launcher", "inline", "--device", "cpu", "--out", str(tmp_path)]
+    assert main(["sweep", "mad-in-context-recall", *axis, *where, *sizes.split()]) == 0
+    rows = list(csv.DictReader((tmp_path / "table.csv").read_text().splitlines()))
+    assert [bool(row["accuracy_at_16"]) for row in rows] == [True, False]
+    assert [bool(row["accuracy_at_64"]) for row in rows] == [False, True]
+
+
 def test_time_that_is_over_leaves_a_command_to_go_on_with(tmp_path, capsys):
     command = ["sweep", "parity", "--seeds", "1", "--out", str(tmp_path / "out"), *TINY]
     assert main([*command, "--launch.minutes-at-most", "1e-9"]) > 128

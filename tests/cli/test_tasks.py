@@ -22,6 +22,12 @@ def test_the_list_names_every_task_with_its_settings_and_a_sample(capsys):
     assert {"vocabulary", "num_copied", "dictionary_seed", "modulus", "2403.17844"} <= set(words)
 
 
+@pytest.mark.parametrize("arguments", [["tasks"], ["tasks", "counting"], ["tasks", "counting", "--help"], []])
+def test_a_reader_who_leaves_ends_any_command_without_a_word(arguments, capsys, status_behind_a_closed_pipe):
+    assert status_behind_a_closed_pipe(arguments) == 128 + 13
+    assert capsys.readouterr().err == ""
+
+
 def test_a_narrow_terminal_gets_what_fits(capsys, monkeypatch):
     monkeypatch.setattr(tasks, "_columns", lambda otherwise: 72)
     assert tasks.main([]) == 0
@@ -87,7 +93,7 @@ def test_what_cannot_be_shown_is_answered_with_the_reason(arguments, message, ca
     assert message in said.err and said.out == ""
 
 
-def test_a_reader_that_stops_early_is_no_error():
+def test_a_reader_that_stops_early_is_answered_as_by_other_tools():
     code = "import sys; from statemix.cli import main; sys.exit(main(['tasks', 'counting', '--samples', '3000']))"
     process = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -97,4 +103,4 @@ def test_a_reader_that_stops_early_is_no_error():
     process.stdout.close()
     assert process.stderr.read() == ""
     process.stderr.close()
-    assert process.wait() == 0
+    assert process.wait() == 128 + 13

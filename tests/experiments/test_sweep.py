@@ -198,7 +198,8 @@ def test_every_mixer_passes_the_check_of_a_sweep(mixer):
 def test_a_crash_is_tried_once_more_and_then_reported(tmp_path, monkeypatch):
     attempts: dict[str, int] = {}
     run_group = launchers.run_group
-    first, second = SweepFolder.begin(tmp_path, trials(), "statemix sweep").groups
+    one, four = trials()[:1], trials()[4:]
+    first, second = SweepFolder.begin(tmp_path, [*one, *four], "statemix sweep").groups
 
     def crashing(path, group, **options):
         attempts[group] = attempts.get(group, 0) + 1
@@ -212,7 +213,7 @@ def test_a_crash_is_tried_once_more_and_then_reported(tmp_path, monkeypatch):
     assert run_sweep(folder, INLINE, tell).pending == 0
     assert attempts == {first: ATTEMPTS, second: 2}
     rows = {row["model"] + row["seed"]: row for row in table(folder)}
-    assert len(rows) == 8
+    assert len(rows) == 5
     for trial in folder.groups[first]:
         row = rows[trial.model + str(trial.config.seed)]
         assert row["status"] == "crashed" and "out of memory" in row["error"] and row["attempts"] == "2"
@@ -220,7 +221,35 @@ def test_a_crash_is_tried_once_more_and_then_reported(tmp_path, monkeypatch):
         row = rows[trial.model + str(trial.config.seed)]
         assert row["status"] == "finished" and row["attempts"] == "2"
     assert sum("tried once more" in line for line in lines) == 2
-    assert sum("given up" in line for line in lines) == 1
+    assert sum("seed 0 is given up" in line for line in lines) == 1
+
+
+def test_of_trials_that_crash_as_one_only_the_guilty_is_reported(tmp_path, monkeypatch):
+    run_group = launchers.run_group
+    folder = SweepFolder.begin(tmp_path, trials(), "statemix sweep")
+    guilty = folder.trials[3].id
+    sizes = []
+
+    def crashing(path, group, **options):
+        members = SweepFolder(path).groups[group]  # as a process of its own finds them
+        sizes.append(len(members))
+        if guilty in [trial.id for trial in members]:
+            if len(sizes) == 3:
+                signal.raise_signal(signal.SIGTERM)
+            raise RuntimeError("it is me")
+        return run_group(path, group, **options)
+
+    monkeypatch.setattr(launchers, "run_group", crashing)
+    lines, tell = told()
+    # Stopped where the group has become halves, which the same command finds again.
+    assert run_sweep(folder, INLINE, tell).pending == 2
+    assert run_sweep(SweepFolder.begin(tmp_path, trials(), "again"), INLINE, tell).pending == 0
+    assert [row["status"] for row in table(folder)] == ["finished"] * 3 + ["crashed"] + ["finished"] * 4
+    assert sizes == [4, 4, 4, 2, 2, 2, 1, 1, 1]
+    rows = table(folder)
+    assert rows[3]["error"].endswith("it is me") and rows[3]["attempts"] == "6" and rows[3]["replicas"] == "1"
+    assert (rows[0]["attempts"], rows[2]["attempts"]) == ("3", "5")
+    assert sum("trials are tried in halves" in line for line in lines) == 2
 
 
 def test_a_diverged_trial_is_counted_and_its_group_finishes(tmp_path):

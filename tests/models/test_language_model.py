@@ -202,6 +202,23 @@ def test_a_model_without_a_vocabulary_is_refused():
         LanguageModel(ModelConfig())
 
 
+@pytest.mark.parametrize("wrong", [11, -1])
+def test_a_token_that_the_vocabulary_does_not_have_is_named(wrong):
+    message = rf"LanguageModel: tokens must be from 0 to 10, .*; got {wrong}: encode .* or make .* vocab_size"
+    with pytest.raises(ValueError, match=message):
+        model_of()(torch.tensor([[1, 2, wrong]]))
+    with pytest.raises(ValueError, match=message):
+        model_of().step(torch.tensor([3, wrong]))
+
+
+def test_a_compiled_or_exported_model_embeds_as_it_is():
+    model, tokens = model_of(), torch.randint(11, (2, 5))
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(tokens), model(tokens))
+    exported = torch.export.export(model, (tokens,), strict=True)
+    torch.testing.assert_close(exported.module()(tokens), model(tokens))
+
+
 def test_padded_prompts_are_written_on_as_each_alone():
     model = model_of(num_layers=2, pattern=("bdlru", "attention"))
     rows = [torch.randint(1, 11, (n,)) for n in (6, 2)]

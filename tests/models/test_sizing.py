@@ -135,7 +135,8 @@ def test_a_budget_between_two_sizes_or_below_the_smallest_comes_with_what_reache
         ({"state": 0}, "at least 1; got 0"),
         ({"parameters": math.nan}, "finite and at least 1; got nan parameters"),
         ({"parameters": math.inf}, "finite and at least 1; got inf parameters"),
-        ({"state": 99, "multiple_of": 0}, "multiple_of must be at least 1"),
+        ({"state": 99, "multiple_of": 0}, "multiple_of must be a whole number of at least 1"),
+        ({"state": 99, "multiple_of": 2.5}, "fit: multiple_of must be a whole number .* 8 or 32; got 2.5"),
         ({"parameters": 10_000, "tolerance": math.nan}, "tolerance must be at least 0; got nan"),
     ],
 )

@@ -415,6 +415,29 @@ def test_after_an_error_the_same_command_goes_on_behind_what_is_done(tmp_path):
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
+def test_of_two_at_once_the_second_is_told_so_and_touches_nothing(tmp_path, monkeypatch):
+    write_folder(tmp_path / "src")
+    out, read = tmp_path / "out", module.read_part
+    refused = []
+
+    def another_begins(*arguments):
+        monkeypatch.setattr(module, "read_part", read)
+        before = contents(out)
+        with pytest.raises(
+            ShardError, match=r"another process prepares text there now; wait .*--out"
+        ) as error:
+            quiet([tmp_path / "src"], out)
+        assert contents(out) == before
+        refused.append(error)
+        return read(*arguments)
+
+    monkeypatch.setattr(module, "read_part", another_begins)
+    shards = quiet([tmp_path / "src"], out)
+    quiet([tmp_path / "src"], tmp_path / "whole")
+    assert refused and contents(out) == contents(tmp_path / "whole")
+    assert quiet([tmp_path / "src"], out).index == shards.index
+
+
 class Killed(BaseException):
     pass
 

@@ -10,9 +10,9 @@ import time
 import pytest
 import torch
 
+from statemix.text.lock import locked
 from statemix.training import Observer, RunFolderError, load_run, train, train_replicas
 from statemix.training.folder import prepared_folder
-from statemix.training.lock import locked
 
 from .small import numbers, small
 
@@ -79,7 +79,7 @@ class Watching(Observer):
 FORKING = """
 import os, sys, time
 from pathlib import Path
-from statemix.training.lock import locked
+from statemix.text.lock import locked
 with locked(Path(sys.argv[1]), RuntimeError()):
     child = os.fork()
     if child:

@@ -128,6 +128,13 @@ def test_labels_at_every_step_are_for_training_alone():
         TaskData(task=make("in-context-recall"), labels="every")
 
 
+def test_without_test_lengths_tests_have_the_trained_one_unless_they_have_ranges():
+    task = make("counting", length=12)
+    assert TaskData(task=task, test_lengths=()).tested_lengths == (12,)
+    assert TaskData(task=task, test_lengths=(), test_bins=((2, 4),)).tested_lengths == ()
+    assert TaskData(task=task, test_lengths=(3, 40)).tested_lengths == (3, 40)
+
+
 def test_lengths_that_a_task_does_not_have_are_refused_before_training():
     task = make("stack-manipulation", length=20)
     shortest = task.minimum_length

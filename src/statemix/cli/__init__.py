@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
+import io
+import os
 import sys
+from collections.abc import Callable
+from typing import Any, cast
 
 COMMANDS = {
     "demo": "train small models on this machine and write a report that shows what state mixing does",
@@ -22,8 +27,49 @@ COMMANDS = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command and return its exit status."""
-    arguments = sys.argv[1:] if argv is None else argv
+    """Run one command and return its exit status; a closed pipe ends it with 141, as it ends other tools."""
+    output = cast("io.TextIOBase", _Output(sys.stdout or io.StringIO()))
+    with contextlib.redirect_stdout(output):
+        try:
+            status = _run(sys.argv[1:] if argv is None else argv)
+        except SystemExit:  # of --help, which has printed too
+            output.flush()
+            raise
+        output.flush()
+    return status
+
+
+class _Output:
+    """The standard output, whose reader may leave: that is no error of files, which commands would report."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return self._unless_closed(self._stream.write, text)
+
+    def flush(self) -> None:
+        self._unless_closed(self._stream.flush)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def _unless_closed(self, act: Callable[..., Any], *arguments: str) -> Any:
+        try:
+            return act(*arguments)
+        except BrokenPipeError:
+            # What is left in the buffer is written when the interpreter ends.
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
+            raise SystemExit(_CLOSED_PIPE) from None
+
+
+_CLOSED_PIPE = 128 + 13
+"""What a shell says of a tool that ended with SIGPIPE."""
+
+
+def _run(arguments: list[str]) -> int:
     name = arguments[0] if arguments else "--help"
     if name in ("-h", "--help"):
         print(_usage())

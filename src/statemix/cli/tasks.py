@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import itertools
-import os
 import shutil
 import sys
 import textwrap
@@ -36,11 +35,6 @@ def main(argv: list[str]) -> int:
             print(_describe(argv[0], _read(argv)))
         else:
             _list()
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader, such as head, has seen enough; what Python flushes at its end must not fail again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except ValueError as error:
         print(f"statemix tasks: {error}", file=sys.stderr)
         return 2

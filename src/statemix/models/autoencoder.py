@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from statemix.shapes import Boundaries, Mask, Tokens
 
-from .block import MLP
+from .block import MLP, embedded
 from .language_model import INITIAL_STD, ModelConfig, make_blocks, weight_alone
 
 
@@ -76,7 +76,7 @@ class Autoencoder(nn.Module):
                 f"Autoencoder: a sequence must have 1 to max_length = {self.config.max_length} tokens; got "
                 f"{time}: raise max_length"
             )
-        x, _ = self.blocks(self.embedding(tokens) + self.positions[:time], mask=mask)
+        x, _ = self.blocks(embedded("Autoencoder", self.embedding, tokens) + self.positions[:time], mask=mask)
         if mask is None:
             last = x[:, -1]
         else:

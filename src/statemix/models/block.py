@@ -21,6 +21,26 @@ INITIALIZATIONS = ("paper", "fan-in")
 MLPS = ("swiglu", "gelu", "none")
 
 
+def embedded(model: str, embedding: nn.Module, tokens: Tensor) -> Tensor:
+    """The vectors of tokens; on a CPU a token that the embedding does not have is named.
+
+    Raises:
+        ValueError: there is such a token.
+    """
+    try:
+        return embedding(tokens)
+    except IndexError:
+        # Looked for where it failed only: before, it would cost a pass over all tokens, and on a GPU a wait.
+        vocabulary = cast(Tensor, embedding.weight).shape[0]
+        wrong = tokens[(tokens < 0) | (tokens >= vocabulary)]
+        if not wrong.numel():
+            raise
+        raise ValueError(
+            f"{model}: tokens must be from 0 to {vocabulary - 1}, the model's vocabulary; got {int(wrong[0])}"
+            f": encode with the model's own tokenizer, or make a model of a larger vocab_size"
+        ) from None
+
+
 class MLP(nn.Module):
     """Two layers at every step: "gelu", or "swiglu" of the same number of weights.
 

@@ -16,7 +16,7 @@ from statemix.nn.plain import is_plain
 from statemix.ops.checks import check_size
 from statemix.shapes import Boundaries, Mask, Tokens
 
-from .block import INITIAL_STD, INITIALIZATIONS, MLP, MLPS, Block, Blocks
+from .block import INITIAL_STD, INITIALIZATIONS, MLP, MLPS, Block, Blocks, embedded
 from .mixers import MixerConfig, make_mixer
 from .sampling import Sampler
 
@@ -185,7 +185,11 @@ class LanguageModel(nn.Module):
         if cu_seqlens is not None and mask is not None:
             raise ValueError("LanguageModel: give cu_seqlens or mask, not both")
         x, ends = self.blocks(
-            self.embedding(tokens), states, return_states=return_states, cu_seqlens=cu_seqlens, mask=mask
+            embedded("LanguageModel", self.embedding, tokens),
+            states,
+            return_states=return_states,
+            cu_seqlens=cu_seqlens,
+            mask=mask,
         )
         x = self.norm(x)
         found = x if return_hidden else self._logits(x)
@@ -193,7 +197,7 @@ class LanguageModel(nn.Module):
 
     def step(self, tokens: Tensor, states: tuple[Any, ...] | None = None) -> tuple[Tensor, tuple[Any, ...]]:
         """One token of each sequence: tokens (B,) -> logits (B, V) and the next states."""
-        x, ends = self.blocks.step(self.embedding(tokens), states)
+        x, ends = self.blocks.step(embedded("LanguageModel", self.embedding, tokens), states)
         return self._logits(self.norm(x)), ends
 
     def read(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from math import inf, lcm
+from numbers import Integral
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -94,8 +95,8 @@ def fit(
         tolerance: the largest miss, as a share of the budget.
 
     Raises:
-        ValueError: not exactly one budget, a mixer without such a budget, or a budget that no size meets;
-            the message says the nearest possible one.
+        ValueError: not exactly one budget, a mixer without such a budget, a multiple_of that is no whole
+            number, or a budget that no size meets; the message says the nearest possible one.
 
     Examples:
         >>> config = ModelConfig(vocab_size=16, d_model=128, num_layers=2, mixer=MixerConfig(block_size=3))
@@ -105,8 +106,10 @@ def fit(
     Source: arXiv 2602.12021: comparisons at equal parameters and at equal state.
     """
     what, wanted = _budget(parameters, mixer_parameters, state)
-    if multiple_of < 1:
-        raise ValueError(f"fit: multiple_of must be at least 1; got {multiple_of}")
+    if not isinstance(multiple_of, Integral) or multiple_of < 1:
+        raise ValueError(
+            f"fit: multiple_of must be a whole number of at least 1, such as 8 or 32; got {multiple_of!r}"
+        )
     if not tolerance >= 0:
         raise ValueError(f"fit: tolerance must be at least 0; got {tolerance}")
     knob = _Knob.of(config, multiple_of)

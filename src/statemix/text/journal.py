@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .documents import Part
+from .lock import LOCK
 from .shards import ShardError
 from .tokenizers import TOKENIZER_FILE
 
@@ -56,7 +57,7 @@ def check_free(folder: Path) -> None:
     """Raise :class:`ShardError` unless a folder is empty or can be made."""
     if folder.exists() and not folder.is_dir():
         raise ShardError(f"shards {folder}: it is a file; choose another --out")
-    if folder.is_dir() and any(file.name != TOKENIZER_FILE for file in folder.iterdir()):
+    if folder.is_dir() and any(file.name not in (TOKENIZER_FILE, LOCK) for file in folder.iterdir()):
         raise ShardError(f"shards {folder}: it is not empty and holds no shards; choose another --out")
 
 

@@ -23,6 +23,7 @@ from .journal import (
     read_journal,
     write_json,
 )
+from .lock import LOCK, locked
 from .shards import FORMAT, INDEX, SPLITS, ShardError, TokenShards, digest, read_index, sha256_of
 from .tokenizers import TOKENIZER_FILE, ByteTokenizer, FileTokenizer, Tokenizer, train_bpe
 from .writing import SplitWriter
@@ -85,7 +86,8 @@ def prepare(
 
     Raises:
         SourceError: something is no text, with its file and place; what was prepared is kept.
-        ShardError: the folder holds something else, or the tokenizer's file has changed since.
+        ShardError: the folder holds something else, another process prepares text there, or the tokenizer's
+            file has changed since.
         FileNotFoundError: a source is not there.
 
     Examples:
@@ -100,23 +102,39 @@ def prepare(
     parts = list_parts(sources, options.read)
     made_from = identity(sources, asdict(options), parts)
     if (folder / INDEX).is_file():
-        index = read_index(folder)
-        if index["made_from"] != made_from:
-            raise ShardError(
-                f"shards {folder}: it holds text prepared from other sources or options; choose another --out"
-            )
-        shards = TokenShards(folder)
-        if _tokenizer_differs(folder, options):
-            raise _other_tokenizer(folder, options)
-        (folder / JOURNAL).unlink(missing_ok=True)
-        say(f"{folder}: already prepared")
-        return shards
-    job = _Job(folder, parts, options, made_from, say)
-    try:
-        job.run()
-    finally:
-        job.close()
+        return _already(folder, options, made_from, say)
+    if read_journal(folder) is None:
+        check_free(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    refusal = (
+        f"shards {folder}: another process prepares text there now; wait for it (the same command then goes "
+        f"on, or opens what is done), stop it, or choose another --out"
+    )
+    with locked(folder / LOCK, ShardError(refusal)):
+        if (folder / INDEX).is_file():  # another process has finished it since
+            return _already(folder, options, made_from, say)
+        job = _Job(folder, parts, options, made_from, say)
+        try:
+            job.run()
+        finally:
+            job.close()
     return TokenShards(folder, verify=False)
+
+
+def _already(
+    folder: Path, options: PrepareOptions, made_from: dict[str, Any], say: Callable[[str], None]
+) -> TokenShards:
+    """The shards of a preparation that is done, if it is the one that is asked for."""
+    if read_index(folder)["made_from"] != made_from:
+        raise ShardError(
+            f"shards {folder}: it holds text prepared from other sources or options; choose another --out"
+        )
+    shards = TokenShards(folder)
+    if _tokenizer_differs(folder, options):
+        raise _other_tokenizer(folder, options)
+    (folder / JOURNAL).unlink(missing_ok=True)
+    say(f"{folder}: already prepared")
+    return shards
 
 
 class _Job:
@@ -142,15 +160,15 @@ class _Job:
             say,
         )
         journal = read_journal(folder)
-        if journal is None:
-            check_free(folder)
-        elif nothing_done(journal) and (
-            journal["made_from"] != made_from or _tokenizer_differs(folder, options)
+        if (
+            journal is not None
+            and nothing_done(journal)
+            and (journal["made_from"] != made_from or _tokenizer_differs(folder, options))
         ):
             journal = None
             if options.tokenizer == "bytes":
                 (folder / TOKENIZER_FILE).unlink(missing_ok=True)
-        else:
+        elif journal is not None:
             check_same(folder, journal, made_from, parts)
             if _tokenizer_differs(folder, options):
                 raise _other_tokenizer(folder, options)
@@ -289,12 +307,12 @@ class _Job:
         }
         index["sha256"] = digest(index)
         write_json(self.folder / INDEX, index)
-        (self.folder / JOURNAL).unlink()
+        # Who opens it from now on takes the journal away too.
+        (self.folder / JOURNAL).unlink(missing_ok=True)
 
     def _make_tokenizer(self, *, anew: bool) -> Tokenizer:
         options = self.options
         if options.tokenizer == "bytes":
-            self.folder.mkdir(parents=True, exist_ok=True)
             return ByteTokenizer()
         end_token = options.end_token or None
         if not anew:
@@ -304,7 +322,6 @@ class _Job:
             tokenizer = train_bpe(self._texts(), options.vocab_size)
         else:
             tokenizer = FileTokenizer.from_file(options.tokenizer, end_token=end_token)
-        self.folder.mkdir(parents=True, exist_ok=True)
         tokenizer.save(self.folder)
         return tokenizer
 

@@ -28,7 +28,7 @@ class TaskData:
     """What is generated; its length is the one trained on."""
 
     test_lengths: tuple[int, ...] = (32, 128, 512)
-    """Tokens of the sequences that are tested."""
+    """Tokens of the sequences that are tested; where it is empty, and test_bins too, the task's length."""
 
     test_examples: int = 512
     """Sequences tested at each length."""
@@ -108,9 +108,19 @@ class TaskData:
         return replace(self.task, asked="every") if self.labels == "every" else self.task  # type: ignore[call-arg]
 
     @property
+    def tested_lengths(self) -> tuple[int, ...]:
+        """The lengths that are tested one by one: those given, or where nothing is, the trained one.
+
+        Examples:
+            >>> TaskData(task=Permutation(length=8), test_lengths=()).tested_lengths
+            (8,)
+        """
+        return self.test_lengths or (() if self.test_bins else (self.task.length,))
+
+    @property
     def longest(self) -> int:
         """Tokens of the longest sequences, trained or tested."""
-        return max([self.task.length, *self.test_lengths, *(last for _, last in self.test_bins)])
+        return max([self.task.length, *self.tested_lengths, *(last for _, last in self.test_bins)])
 
     @property
     def shortest_longest(self) -> int:
@@ -175,7 +185,7 @@ class TaskSource:
     text_sha256 = None
 
     def describe(self) -> str:
-        return f"{self.config.task}, tested at {self.config.test_lengths}"
+        return f"{self.config.task}, tested at {self.config.tested_lengths}"
 
     def batch(self, step: int, *, batch_size: int, seed: int, steps: int) -> Batch:
         """The training batch of ``step``: the same arguments give the same tokens, whatever ran before."""

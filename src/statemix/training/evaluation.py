@@ -40,7 +40,7 @@ def evaluate(model: LanguageModel, source: Source, split: str = "test") -> dict[
                 f"accuracy_at_{length}": task_accuracy(
                     model, config.task.with_length(length), config.test_examples, split
                 )
-                for length in config.test_lengths
+                for length in config.tested_lengths
             }
             for first, last in config.test_bins:
                 scores[f"accuracy_{first}_to_{last}"] = _bin_accuracy(model, config, (first, last), split)

@@ -15,12 +15,12 @@ from typing import Any
 
 import torch
 
+from statemix.text.lock import LOCK, locked
+
 from .config import RunConfig, differences, from_json, to_json
-from .lock import locked
 
 CONFIG, ENVIRONMENT, RESULT = "config.json", "environment.json", "result.json"
 CHECKPOINTS = "checkpoints"
-LOCK = ".lock"
 END_TOKEN_FILE = "end_token.json"
 """The number of the token that ends a document, beside tokenizer.json; alone where tokens are bytes."""
 

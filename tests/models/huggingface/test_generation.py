@@ -162,6 +162,7 @@ def test_rows_of_a_cache_are_selected_and_repeated():
     [
         (lambda m: m(torch.zeros(1, 0, dtype=torch.long)), "there are no tokens to read"),
         (lambda m: m(), "one of them"),
+        (lambda m: m(torch.tensor([[1, 999]])), "Statemix: tokens must be from 0 to 255, .* got 999: encode"),
         (
             lambda m: m(torch.zeros(3, 2, dtype=torch.long), cache=cache_of(m, 2)),
             "the cache holds the states of 2 sequences and input_ids has 3",
@@ -169,6 +170,10 @@ def test_rows_of_a_cache_are_selected_and_repeated():
         (
             lambda m: m(torch.zeros(2, 2, dtype=torch.long), cache=cache_of(causal_lm(num_hidden_layers=1), 2)),
             "the cache is of a model of 1 layers, and this one has 3",
+        ),
+        (  # the states of both are of one shape
+            lambda m: m(torch.zeros(2, 2, dtype=torch.long), cache=cache_of(causal_lm(mixer="hlru"), 2)),
+            "the cache is of a model whose layer 0 is hlru, and here it is bdlru: start with an empty",
         ),
         (
             lambda m: m(torch.zeros(2, 4, dtype=torch.long), attention_mask=torch.ones(2, 3)),

@@ -146,4 +146,4 @@ def _in_short(findings: Sequence[ClaimFindings]) -> Section:
 
 
 def _written(interval: Interval | None) -> str:
-    return "one seed, no interval" if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}"
+    return "no interval" if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}"

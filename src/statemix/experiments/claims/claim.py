@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
 import statistics
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -42,7 +43,7 @@ class Comparison:
     wanted: str
     """in words"""
     interval: Interval | None
-    """95 % interval of what is compared; None for fewer than two seeds"""
+    """95 % interval of what is compared; None for fewer than two seeds, or numbers that are not finite"""
     answer: Answer
     """of this inequality alone"""
 
@@ -170,8 +171,9 @@ class TrainedClaim(Claim):
     def failures(self, folder: Path) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
         for result in SweepFolder(folder).results():
-            if result["status"] != "finished":
-                found.setdefault(result["status"], []).append(result["settings"]["model"])
+            status = _status(result)
+            if status != "finished":
+                found.setdefault(status, []).append(result["settings"]["model"])
         return found
 
 
@@ -216,7 +218,10 @@ class MeasuredClaim(Claim):
 
 
 def values_of(results: Sequence[Mapping[str, Any]]) -> Values:
-    """Numbers by model from the results of trials; a run that diverged counts 0, one that crashed nothing."""
+    """Numbers by model from the results of trials; a run that diverged counts 0, one that crashed nothing.
+
+    One that finished with a score that is no number has diverged.
+    """
     by_setting: dict[tuple[str, str], dict[str, list[Mapping[str, Any]]]] = {}
     for result in results:
         settings = dict(result["settings"])
@@ -244,6 +249,13 @@ def _mean_validation(results: Sequence[Mapping[str, Any]]) -> float:
 
 def _score(result: Mapping[str, Any], split: str) -> float:
     """The mean of the scores; of a text, the share of a byte's eight bits that is saved."""
-    scores = result.get(split) or {}
+    scores = (result.get(split) or {}) if _status(result) == "finished" else {}
     numbers = [1 - v / 8 if name == "bits_per_byte" else v for name, v in scores.items()]
     return statistics.fmean(numbers) if numbers else 0.0
+
+
+def _status(result: Mapping[str, Any]) -> str:
+    """How a run ended; its last step may have left weights whose scores are no numbers."""
+    scores = [*(result.get("scores") or {}).values(), *(result.get("validation") or {}).values()]
+    finite = all(map(math.isfinite, scores))
+    return result["status"] if finite or result["status"] == "crashed" else "diverged"

@@ -15,14 +15,16 @@ _AS_GOOD_AS_NORMAL = 10_000
 
 
 def mean_interval(values: Sequence[float], level: float = LEVEL) -> Interval | None:
-    """The t-interval of a mean; None for fewer than two values.
+    """The t-interval of a mean; None for fewer than two values, and where one is no finite number.
+
+    Such a value is not left out: those that remain would be the ones that went well.
 
     Examples:
         >>> low, high = mean_interval([0.9, 1.0, 1.1])
         >>> round(low, 3), round(high, 3)
         (0.752, 1.248)
     """
-    if len(values) < 2:
+    if not _say_something(values):
         return None
     error = statistics.stdev(values) / math.sqrt(len(values))
     reach = t_quantile((1 + level) / 2, len(values) - 1) * error
@@ -33,11 +35,11 @@ def mean_interval(values: Sequence[float], level: float = LEVEL) -> Interval | N
 def difference_interval(
     one: Sequence[float], other: Sequence[float], level: float = LEVEL
 ) -> Interval | None:
-    """Welch's interval of mean(one) - mean(other); None where either has fewer than two values.
+    """Welch's interval of mean(one) - mean(other); None where either has no interval of its own mean.
 
     Source: Welch 1947, "The generalization of Student's problem".
     """
-    if len(one) < 2 or len(other) < 2:
+    if not (_say_something(one) and _say_something(other)):
         return None
     errors = [statistics.variance(values) / len(values) for values in (one, other)]
     difference = statistics.fmean(one) - statistics.fmean(other)
@@ -49,6 +51,10 @@ def difference_interval(
     )
     reach = t_quantile((1 + level) / 2, freedom) * math.sqrt(total)
     return difference - reach, difference + reach
+
+
+def _say_something(values: Sequence[float]) -> bool:
+    return len(values) >= 2 and all(map(math.isfinite, values))
 
 
 @functools.lru_cache(maxsize=4096)

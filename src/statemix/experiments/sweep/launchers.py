@@ -66,7 +66,9 @@ class Outcome:
 
 
 def run_sweep(folder: SweepFolder, launch: Launch, tell: Tell = print) -> Outcome:
-    """Run all groups that are left; each that crashes is tried once more, then reported as crashed.
+    """Run all groups that are left; each that crashes is tried once more, then in halves.
+
+    A trial that crashes by itself is reported as crashed.
 
     Raises:
         ValueError: this machine is to run it, and has no such device.
@@ -113,11 +115,16 @@ class _Progress:
                 self.tell(f"{names}: stopped, to be continued")
             elif status == "finished":
                 self.tell(_told(names, [self.folder.result(trial) or {} for trial in members]))
-            elif self.folder.failed(group, status):
-                self.tell(f"{names}: crashed, tried once more: {status.splitlines()[-1]}")
-                self.queue.append(group)
             else:
-                self.tell(f"{names}: crashed twice, given up: {status.splitlines()[-1]}")
+                left = self.folder.failed(group, status)
+                self.queue += left
+                if group in left:
+                    what = "tried once more"
+                elif left:
+                    what = f"its {len(members)} trials are tried in halves"
+                else:
+                    what = f"seed {members[0].config.seed} is given up"
+                self.tell(f"{names}: crashed, {what}: {status.splitlines()[-1]}")
             self.folder.write_table()
 
 

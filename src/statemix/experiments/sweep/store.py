@@ -3,6 +3,7 @@
     sweep.json               the trials, and what was typed to make them
     groups/<id>/             the run folder of a group: metrics, checkpoints
     groups/<id>.failures     what went wrong, an attempt a line
+    groups/<id>-1, <id>-2    the halves of a group that crashed too often
     results/<id>.json        a trial that is done: finished, diverged or crashed
     table.csv, table.parquet every trial in a row
 
@@ -22,9 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from statemix.bench.environment import commit, versions
+from statemix.text.lock import locked
 from statemix.training import TrainResult, from_json, to_json
 from statemix.training.folder import write_json
-from statemix.training.lock import locked
 
 from .trials import MOST_REPLICAS, Trial, check_models, check_trials, group_id, groups, short_names
 
@@ -62,7 +63,9 @@ class SweepFolder:
             for t in written["trials"]
         }
         self.trials = list(named.values())
-        self.groups = {group: [named[i] for i in members] for group, members in written["groups"].items()}
+        self.groups: dict[str, list[Trial]] = {}
+        for group, members in written["groups"].items():
+            self.groups |= self._left_of(group, [named[i] for i in members])
         # Names are those that were written down: another version, whose configs have more fields, finds them.
         self._names = {id(trial): name for name, trial in named.items()}
 
@@ -154,20 +157,43 @@ class SweepFolder:
         ]
 
     def failures(self, group: str) -> list[str]:
-        """What went wrong with a group, the last attempt last."""
-        file = self.path / "groups" / f"{group}.failures"
-        return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+        """What went wrong with a group, and before with those that it is a part of, the last attempt last."""
+        whole = group.rpartition("-")[0]
+        return [*(self.failures(whole) if whole else []), *self._own_failures(group)]
 
-    def failed(self, group: str, reason: str) -> bool:
-        """Note a crash. True where the group is to be tried again; else its trials are done, as crashed."""
+    def failed(self, group: str, reason: str) -> list[str]:
+        """Note a crash, and say what is to be tried: the group once more, then its halves.
+
+        Nothing is left of a group of one trial, which is done then, as crashed.
+
+        Returns:
+            Groups of :attr:`groups`.
+        """
         with open(self.path / "groups" / f"{group}.failures", "a") as file:
             file.write(json.dumps(reason) + "\n")
-        if len(self.failures(group)) < ATTEMPTS:
-            return True
-        for trial in self.groups[group]:
-            if self.result(trial) is None:
-                self._write(trial, group, {"status": "crashed", "error": reason})
-        return False
+        members = self.groups[group]
+        if len(members) == 1 and len(self._own_failures(group)) >= ATTEMPTS:
+            if self.result(members[0]) is None:
+                self._write(members[0], group, {"status": "crashed", "error": reason})
+            return []
+        left = self._left_of(group, members)
+        self.groups = {name: some for name, some in self.groups.items() if name != group} | left
+        return [*left]
+
+    def _left_of(self, group: str, members: list[Trial]) -> dict[str, list[Trial]]:
+        """A group, or its halves where it crashed too often: one trial must not take all others with it."""
+        if len(members) == 1 or len(self._own_failures(group)) < ATTEMPTS:
+            return {group: members}
+        half = (len(members) + 1) // 2
+        first, second = (
+            self._left_of(f"{group}-1", members[:half]),
+            self._left_of(f"{group}-2", members[half:]),
+        )
+        return first | second
+
+    def _own_failures(self, group: str) -> list[str]:
+        file = self.path / "groups" / f"{group}.failures"
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
 
     def finished(self, group: str, found: Sequence[TrainResult], device: str) -> None:
         """Write down what came out of a group."""

@@ -28,22 +28,30 @@ class StatemixCache(Cache):
     def __init__(self) -> None:
         super().__init__(layers=[])
         self.states: tuple[Any, ...] | None = None
+        self.mixers: tuple[str, ...] = ()
         self.seen = 0
 
-    def update_states(self, states: tuple[Any, ...], tokens: int) -> None:
-        """Keep the states after ``tokens`` further tokens."""
-        self.states = tuple(states)
+    def update_states(self, states: tuple[Any, ...], tokens: int, mixers: tuple[str, ...]) -> None:
+        """Keep the states after ``tokens`` further tokens, and the names of the mixers that they are of."""
+        self.states, self.mixers = tuple(states), mixers
         self.seen += tokens
 
-    def check_fits(self, layers: int, batch: int) -> None:
-        """Raise ValueError unless it is empty, or of that many layers and sequences."""
+    def check_fits(self, mixers: tuple[str, ...], batch: int) -> None:
+        """Raise ValueError unless it is empty, or of layers with these mixers and of that many sequences."""
         if self.states is None:
             return
-        if len(self.states) != layers:
+        if len(self.mixers) != len(mixers):
             raise ValueError(
-                f"StatemixCache: the cache is of a model of {len(self.states)} layers, and this one has "
-                f"{layers}: start with an empty StatemixCache()"
+                f"StatemixCache: the cache is of a model of {len(self.mixers)} layers, and this one has "
+                f"{len(mixers)}: start with an empty StatemixCache()"
             )
+        # States of other mixers may have the same shapes, and mean something else.
+        for layer, (theirs, here) in enumerate(zip(self.mixers, mixers, strict=True)):
+            if theirs != here:
+                raise ValueError(
+                    f"StatemixCache: the cache is of a model whose layer {layer} is {theirs}, and here it is "
+                    f"{here}: start with an empty StatemixCache()"
+                )
         if self.batch_size != batch:
             raise ValueError(
                 f"StatemixCache: the cache holds the states of {self.batch_size} sequences and input_ids has "
@@ -108,7 +116,7 @@ class StatemixCache(Cache):
 
     def reset(self) -> None:
         """Empty it."""
-        self.states, self.seen = None, 0
+        self.states, self.mixers, self.seen = None, (), 0
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Take the states of these rows, as beam search asks."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
-from statemix.models.block import MLP, Block, Blocks
+from statemix.models.block import MLP, Block, Blocks, embedded
 from statemix.models.language_model import INITIAL_STD
 from statemix.models.mixers import make_mixer
 
@@ -108,9 +108,9 @@ class StatemixModel(StatemixPreTrainedModel):
                 return None
             return MLP(width, kind=config.mlp, ratio=config.mlp_ratio, init=config.mlp_init)
 
-        self.blocks = Blocks(
-            Block(width, make_mixer(mixer, width), mlp(), eps=eps) for mixer in config.mixers()
-        )
+        mixers = config.mixers()
+        self.mixers = tuple(mixer.name for mixer in mixers)
+        self.blocks = Blocks(Block(width, make_mixer(mixer, width), mlp(), eps=eps) for mixer in mixers)
         self.norm = nn.RMSNorm(width, eps=eps)
         self.post_init()
 
@@ -147,7 +147,8 @@ class StatemixModel(StatemixPreTrainedModel):
             cu_seq_lens_q: (S + 1,), the bounds of documents packed in a batch of 1, in place of that.
 
         Raises:
-            ValueError: no tokens, or a mask or cache that does not fit.
+            ValueError: no tokens, on a CPU one that the vocabulary does not have, or a mask or cache that
+                does not fit.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Statemix: give input_ids or inputs_embeds, one of them")
@@ -160,14 +161,16 @@ class StatemixModel(StatemixPreTrainedModel):
             use_cache = cache is not None or (self.config.use_cache and not self.training)
         if self.training and self.blocks.gradient_checkpointing:
             use_cache = False
-        x = self.embedding(input_ids) if inputs_embeds is None else inputs_embeds
+        x = inputs_embeds
+        if x is None:
+            x = embedded("Statemix", self.embedding, cast(Tensor, input_ids))
         batch, time = x.shape[:2]
         if time == 0:
             raise ValueError(
                 "Statemix: there are no tokens to read; a prompt needs at least one (with a cache, input_ids "
                 "is the whole sequence or comes with an attention_mask of the whole)"
             )
-        cache = _checked_cache(cache, len(self.blocks), batch)
+        cache = _checked_cache(cache, self.mixers, batch)
         mask = _mask_of_new(attention_mask, cache, batch, time)
         bounds = None
         if attention_mask is None and cache is None:
@@ -194,7 +197,7 @@ class StatemixModel(StatemixPreTrainedModel):
             each = None if each is None else [some.view(batch, time, -1) for some in each]
         if states is not None:
             cache = StatemixCache() if cache is None else cache
-            cache.update_states(states, time)
+            cache.update_states(states, time, self.mixers)
         found = BaseModelOutputWithPast(
             last_hidden_state=x,
             hidden_states=None if each is None else (*each, x),
@@ -330,7 +333,7 @@ class StatemixForCausalLM(StatemixPreTrainedModel, GenerationMixin):
         """``generate`` starts with an empty cache of ours where none is passed."""
         cache = model_kwargs.get(CACHE)
         if cache is not None:
-            _checked_cache(cache, len(self.model.blocks), None)
+            _checked_cache(cache, self.model.mixers, None)
             cache._is_user_defined = True
         elif generation_config.use_cache is not False:
             model_kwargs[CACHE] = StatemixCache()
@@ -342,7 +345,7 @@ def _one_of(cache: StatemixCache | None, past_key_values: StatemixCache | None) 
     return past_key_values if cache is None else cache
 
 
-def _checked_cache(cache: Any, layers: int, batch: int | None) -> StatemixCache | None:
+def _checked_cache(cache: Any, mixers: tuple[str, ...], batch: int | None) -> StatemixCache | None:
     if cache is None:
         return None
     if not isinstance(cache, StatemixCache):
@@ -350,7 +353,7 @@ def _checked_cache(cache: Any, layers: int, batch: int | None) -> StatemixCache 
             f"Statemix: the cache must be a StatemixCache; got {type(cache).__name__}: a recurrence "
             f"keeps states, not keys and values"
         )
-    cache.check_fits(layers, cache.batch_size if batch is None else batch)
+    cache.check_fits(mixers, cache.batch_size if batch is None else batch)
     return cache
 
 

@@ -12,6 +12,9 @@ try:
 except ModuleNotFoundError:  # Windows
     fcntl = None
 
+LOCK = ".lock"
+"""The file that is locked in a folder that one process writes at a time."""
+
 _held: set[int] = set()
 
 
