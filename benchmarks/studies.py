@@ -120,7 +120,8 @@ def sharpenings(config: RunConfig) -> dict[str, RunConfig]:
 
 def compositions_at_1024(seeds: int) -> Iterator[Trial]:
     """S3 and S4, one layer, trained at 32, tested up to 1,024: precision, steps, width, first weights."""
-    s4, s3 = composition("s4-composition", 3000), composition("s3-composition", 2000)
+    s4 = with_mixer(composition("s4-composition", 3000), num_blocks=24)
+    s3 = composition("s3-composition", 2000)
     wide = with_model(with_mixer(s3, num_blocks=32), d_model=128)
     wide_s4 = with_model(with_mixer(s4, num_blocks=48), d_model=256)
     for model, config in {
@@ -154,7 +155,7 @@ def compositions_at_1024(seeds: int) -> Iterator[Trial]:
 
 def what_helps_on_s4(seeds: int) -> Iterator[Trial]:
     """S4 with one thing changed: initial state, start token, embeddings, gates, normalization."""
-    config = composition("s4-composition", 3000)
+    config = with_mixer(composition("s4-composition", 3000), num_blocks=24)
     zero = with_mixer(config, initial_state="zeros")
     for model, changed in {
         "zero initial state": zero,
@@ -171,8 +172,8 @@ def what_helps_on_s4(seeds: int) -> Iterator[Trial]:
 
 
 def large_group(name: str, seeds: int) -> Iterator[Trial]:
-    config = exactly(with_data(recipe(name), test_lengths=(8, 16, 32, 64, 128), test_examples=TEST_EXAMPLES))
-    few = with_mixer(config, num_blocks=48)
+    made = exactly(with_data(recipe(name), test_lengths=(8, 16, 32, 64, 128), test_examples=TEST_EXAMPLES))
+    config, few = (with_mixer(made, num_blocks=count, block_dropout=0.0) for count in (128, 48))
     halved = with_model(with_mixer(config, num_blocks=24), d_model=128)
     for model, changed in {
         "128 blocks, fan-in": config,
@@ -253,7 +254,9 @@ def regular(seeds: int) -> Iterator[Trial]:
 def modular_arithmetic(seeds: int) -> Iterator[Trial]:
     """What modular arithmetic needs: blocks, batches, widths, steps, learning rates, first weights."""
     made = with_data(recipe("regular-modular-arithmetic"), test_examples=TEST_EXAMPLES)
-    base = sharpened(exactly(made, steps=2500, gate_noise_rise=(0.0, 0.0)))
+    base = with_mixer(
+        exactly(made, steps=2500, gate_noise_rise=(0.0, 0.0)), gate_noise=0.0, block_dropout=0.0
+    )
     wide = with_model(with_mixer(replace(base, batch_size=256), num_blocks=64), d_model=128)
     many = with_mixer(replace(base, batch_size=256), num_blocks=48)
     for model, changed in {
@@ -338,7 +341,12 @@ def generators(seeds: int) -> Iterator[Trial]:
             task = replace(config.data.task, num_generators=count)
             config = exactly(with_data(config, task=task, test_examples=TEST_EXAMPLES))
             paper = with_mixer(config, weight_init="paper")
-            for model, changed in {"": config, ", first weights of the paper": paper}.items():
+            dropped = with_mixer(config, block_dropout=0.5)
+            for model, changed in {
+                "": config,
+                ", first weights of the paper": paper,
+                ", block dropout 0.5": dropped,
+            }.items():
                 name = f"{group}, {count} generators{model}"
                 yield from over(changed, name, seeds=max(5, seeds), decays=(0.0,))
 

@@ -120,8 +120,9 @@ def regular_modular_arithmetic() -> RunConfig:
     """Modular arithmetic without brackets: trained on lengths 3 to 40, tested on 40 to 256; ten minutes.
 
     What a number does depends on the operator before it: a second layer, and an MLP between, read that.
-    With the paper's first weights it is lost soon after length 40; with fan-in it goes on, and noise on the
-    gates that rises when the rule is found makes it exact: 96 to 100 % in five seeds, for 49 to 99.6 without.
+    With the paper's first weights it is lost soon after length 40; with fan-in it goes on. Noise on the gates
+    that rises when the rule is found makes gates exact, and block dropout makes blocks whole: with both five
+    seeds of five are right in 100 %, with the noise alone in 96 to 100, with neither in 49 to 99.6.
     """
     base = _regular("modular-arithmetic")
     return replace(
@@ -131,7 +132,9 @@ def regular_modular_arithmetic() -> RunConfig:
             num_layers=2,
             mlp="gelu",
             mlp_init="fan-in",
-            mixer=replace(base.model.mixer, num_blocks=24, weight_init="fan-in", gate_noise=1.0),
+            mixer=replace(
+                base.model.mixer, num_blocks=24, weight_init="fan-in", gate_noise=1.0, block_dropout=0.5
+            ),
         ),
         data=replace(base.data, min_length=3),
         optimizer=replace(base.optimizer, learning_rate=5e-3),
@@ -146,9 +149,9 @@ def _grown(name: str, group: str) -> RunConfig:
     """All elements of a large group: minutes on a GPU, hours on a core.
 
     At a fixed length no plateau is left, so lengths grow; width 256 learns S5 where 128 took far longer.
-    With 48 blocks one seed in five never finds the rule; with 128 ten of ten did. How far they hold it is
-    decided by weight decay: at four times the length 89 to 100 % without, 98.9 to 100 % with 0.1. An MLP
-    before the readout would forgive states that are a little wrong.
+    With block dropout and weight decay every seed of S5 and A5 is right in 100 % at four times the length;
+    without dropout one seed in five of 48 blocks never finds the rule, and without either 128 blocks hold it
+    in 89 to 100 %. An MLP before the readout would forgive states that are a little wrong.
     """
     base = s3_composition()
     return replace(
@@ -158,7 +161,9 @@ def _grown(name: str, group: str) -> RunConfig:
             base.model,
             d_model=256,
             mlp="none",
-            mixer=replace(base.model.mixer, block_size=5, num_blocks=128, weight_init="fan-in"),
+            mixer=replace(
+                base.model.mixer, block_size=5, num_blocks=48, weight_init="fan-in", block_dropout=0.5
+            ),
         ),
         data=TaskData(
             task=make("permutation", group=group, length=32), test_lengths=(8, 32, 128), start_length=2
@@ -178,9 +183,8 @@ def _generated(name: str, group: str) -> RunConfig:
     task = make("permutation", group=group, tokens="generators", num_generators=4, length=40)
     return replace(
         base,
-        # Few tokens need few blocks. First weights by fan-in: 99.9 to 100 % on 32 generators of S5, over five
-        # seeds, for 97 to 100.
-        model=replace(base.model, mixer=replace(base.model.mixer, num_blocks=48)),
+        # First weights by fan-in: 99.9 to 100 % on 32 generators of S5, over five seeds, for 97 to 100.
+        model=replace(base.model, mixer=replace(base.model.mixer, block_dropout=0.0)),
         data=TaskData(task=task, test_lengths=(40,), test_bins=((40, 256),), start_length=2),
         optimizer=replace(base.optimizer, weight_decay=0.0),
         steps=10_000,
