@@ -25,7 +25,8 @@ from statemix.kernels.cuda import compiler, launch, scan
 
 CASES = (
     ("bdlru", 4, 2, 200, 64),  # a relay in one thread block
-    ("bdlru", 1, 1, 2000, 32),  # composed maps
+    ("bdlru", 3, 1, 2000, 32),  # composed maps
+    ("hlru", 2, 1, 6000, 32),  # gathered maps
     ("bdlru", 8, 2, 100, 32),  # two lanes a block
     ("hlru", 4, 2, 300, 64),
     ("bdlru", 5, 1, 600, 64),  # a cluster
@@ -60,7 +61,8 @@ def run_kernels(*, full_barriers: bool) -> None:
     compiler._OPTIONS = (*compiler._OPTIONS, "--generate-line-info")
     if full_barriers:
         files = compiler.headers()
-        files["relay.cuh"] = files["relay.cuh"].replace("bar.arrive %0, 64;", "bar.sync %0, 64;")
+        for name in ("relay.cuh", "gather.cuh"):
+            files[name] = files[name].replace("bar.arrive %0,", "bar.sync %0,")
         choose = scan.choose
         scan.choose = lambda *given, **named: replace(choose(*given, **named), cluster=1)
     for family, m, batch, steps, width in CASES:

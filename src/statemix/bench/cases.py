@@ -140,8 +140,10 @@ def _targets() -> list[Case]:
 
 
 def _few_lanes() -> list[Case]:
-    shapes = ((1, 65536, 1, 256), (1, 65536, 2, 512), (2, 4096, 4, 256), (8, 4096, 16, 64))
-    return [_bf16("bdlru", *shape) for shape in shapes] + [_bf16("hlru", 8, 4096, m, 256) for m in (2, 4, 8)]
+    blocks = ((1, 65536, 1, 256), (1, 65536, 2, 512), (1, 4096, 1, 256), (2, 4096, 4, 256), (8, 4096, 16, 64))
+    windows = [(8, 4096, m, 256) for m in (2, 4, 8)] + [(1, 65536, m, 256) for m in (1, 2, 4, 8)]
+    windows += [(1, 65536, 2, 512), (2, 4096, 4, 256), (1, 262144, 2, 64)]
+    return [_bf16("bdlru", *shape) for shape in blocks] + [_bf16("hlru", *shape) for shape in windows]
 
 
 def _contract() -> list[Case]:

@@ -38,7 +38,9 @@ def test_every_problem_gets_a_configuration_that_fits_the_device(
         rows=rows, time_broadcast=time_broadcast,
     )  # fmt: skip
     assert chosen.shared_bytes <= device.shared_memory
-    assert chosen.cluster == 1 or device.clusters
+    assert chosen.cluster == 1 or chosen.gathers or device.clusters
+    if chosen.gathers:  # all thread blocks are on the device at once
+        assert batch * -(-width // chosen.tile) * chosen.cluster <= device.multiprocessors
     assert 2 <= chosen.warps <= 15
     assert chosen.coefficient_registers <= 200
     assert chosen.block_size == size and chosen.dtype == dtype and chosen.rows == rows
@@ -56,6 +58,14 @@ def test_every_problem_gets_a_configuration_that_fits_the_device(
 def test_the_measured_shapes_get_what_was_measured_to_be_best(problem, kernel, tile, cluster):
     chosen = choose("bdlru", "forward", 4, "bfloat16", "softmax", *problem, H100)
     assert (chosen.kernel, chosen.tile, chosen.cluster) == (kernel, tile, cluster)
+
+
+@pytest.mark.parametrize("family, m", [("bdlru", 1), ("hlru", 1), ("hlru", 2), ("hlru", 4)])
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+def test_one_long_sequence_is_gathered_where_maps_are_small(family, m, direction):
+    chosen = choose(family, direction, m, "bfloat16", "softmax", 1, 65536, 256, H100)
+    assert (chosen.kernel, chosen.tile, chosen.cluster) == (f"gathered_{direction}", 16, 8)
+    assert not choose(family, direction, m, "bfloat16", "softmax", 8, 4096, 1024, H100).gathers
 
 
 def test_a_device_without_clusters_gets_none():

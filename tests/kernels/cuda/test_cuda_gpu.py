@@ -2,10 +2,12 @@
 
 import importlib
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
 
+from statemix.kernels.cuda import configurations, scan
 from tests.kernels.cuda import float64_loops
 
 pytestmark = [
@@ -137,6 +139,60 @@ def test_composed_maps(normalization, dtype):
         check("bdlru", m, 1, steps, width, dtype, normalization=normalization)
 
 
+def force(monkeypatch, choose):
+    """Runs the kernels that `choose` names, for the arguments of configurations.choose."""
+    monkeypatch.setattr(scan, "choose", choose)
+    monkeypatch.setattr(scan, "_plans", {})
+
+
+@pytest.fixture(params=[1, 3, 7], ids=lambda count: f"{count} thread blocks")
+def gathered(request, monkeypatch):
+    def choose(family, direction, m, dtype, normalization, batch, steps, width, device, **options):
+        options["normalization"] = normalization
+        candidate = configurations._candidate(family, direction, m, dtype, "gathered", **options)
+        assert candidate is not None
+        fitting = configurations._fit(candidate, device)
+        room = device.multiprocessors // (batch * -(-width // fitting.tile))
+        return replace(fitting, cluster=min(request.param, room))
+
+    force(monkeypatch, choose)
+
+
+@pytest.mark.parametrize("m", range(1, 9))
+def test_gathered_maps_of_every_order(gathered, m):
+    for batch, steps, width, dtype in (
+        (2, 1500 if m < 3 else 700, 33, torch.bfloat16),
+        (1, 301, 16, torch.float32),
+    ):
+        check("hlru", m, batch, steps, width, dtype)
+
+
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+def test_gathered_maps_of_every_normalization_and_dtype(gathered, normalization):
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        check("bdlru", 1, 1, 700, 40, dtype, normalization=normalization)
+        check("hlru", 4, 1, 700, 40, dtype, normalization=normalization)
+
+
+@pytest.mark.parametrize("m", [1, 2, 3, 4])
+def test_gathered_maps_of_short_packed_and_broadcast_problems(gathered, m):
+    for steps in (1, 2, 15, 48, 49):
+        check("hlru", m, 1, steps, 17)
+    check("hlru", m, 1, PACKED[-1], 20, cu_seqlens=PACKED, states=True)
+    check("hlru", m, 2, 150, 24, logits_batch=1)
+    check("hlru", m, 2, 150, 24, logits_steps=1)
+
+
+@pytest.mark.parametrize("m", [1, 2, 4, 8, 16])
+def test_windows_that_go_round_a_cluster(monkeypatch, m):
+    def choose(family, direction, m, dtype, normalization, batch, *rest, **options):
+        wide = configurations.choose(family, direction, m, dtype, normalization, 64, *rest, **options)
+        return replace(wide, cluster=3)
+
+    force(monkeypatch, choose)
+    check("hlru", m, 1, 1100, 64)
+
+
 def test_gradient_of_the_final_state_alone():
     for family in FAMILIES:
         check(family, 4, 3, 50, 64, grad_hidden=None)
@@ -185,8 +241,6 @@ def test_one_step_with_one_step_of_logits(family):
 
 
 def test_logits_that_are_part_of_a_wider_projection_are_not_copied():
-    from statemix.kernels.cuda import scan
-
     scan.copies.clear()
     batch, steps, m, width = 2, 45, 3, 64
     fused = torch.randn(batch, steps, m * (m + 2) * width, device="cuda").bfloat16()
@@ -203,8 +257,6 @@ def test_logits_that_are_part_of_a_wider_projection_are_not_copied():
 
 
 def test_logits_with_a_stride_along_n_are_copied_and_counted():
-    from statemix.kernels.cuda import scan
-
     scan.copies.clear()
     logits = torch.randn(2, 20, 3, 64, 2, device="cuda").bfloat16()[..., 0].contiguous()
     strided = torch.randn(2, 20, 3, 64, 2, device="cuda").bfloat16()[..., 0]
@@ -327,9 +379,9 @@ def test_extreme_logits_of_sigmoid(family):
     check_backward(family, arguments, check_forward(family, arguments))
 
 
-@pytest.mark.parametrize("family, m, batch, width", [("bdlru", 4, 8, 1024), ("bdlru", 4, 1, 128), ("bdlru", 8, 4, 64), ("hlru", 4, 8, 512)])  # fmt: skip
-def test_a_hundred_runs_give_the_same_bits(family, m, batch, width):
-    arguments = problem(family, m, batch, 400, width)
+@pytest.mark.parametrize("family, m, batch, steps, width", [("bdlru", 4, 8, 400, 1024), ("bdlru", 4, 1, 400, 128), ("bdlru", 8, 4, 400, 64), ("hlru", 4, 8, 400, 512), ("hlru", 4, 1, 8000, 256), ("bdlru", 1, 1, 8000, 256)])  # fmt: skip
+def test_a_hundred_runs_give_the_same_bits(family, m, batch, steps, width):
+    arguments = problem(family, m, batch, steps, width)
     logits, values, initial, cu, name = arguments
     hidden, final = kernels(family).forward(*arguments)
     grad, grad_final = torch.randn_like(values), torch.randn_like(final)
@@ -354,13 +406,31 @@ def test_pieces_equal_the_whole(family):
     torch.testing.assert_close(state, final, rtol=1e-6, atol=1e-6)
 
 
-def test_a_launch_can_be_captured_in_a_graph():
-    arguments = problem("bdlru", 2, 2, 100, 64)
-    expected, _ = kernels("bdlru").forward(*arguments)
+@pytest.mark.parametrize("family, m, batch, steps", [("bdlru", 2, 2, 100), ("hlru", 2, 1, 5000)])
+def test_a_launch_can_be_captured_in_a_graph(family, m, batch, steps):
+    arguments = problem(family, m, batch, steps, 64)
+    expected, _ = kernels(family).forward(*arguments)
     graph = torch.cuda.CUDAGraph()
     torch.use_deterministic_algorithms(False)
     with torch.cuda.graph(graph):
-        hidden, _ = kernels("bdlru").forward(*arguments)
-    hidden.fill_(float("nan"))
-    graph.replay()
-    assert torch.equal(hidden, expected)
+        hidden, _ = kernels(family).forward(*arguments)
+    for _ in range(3):
+        hidden.fill_(float("nan"))
+        graph.replay()
+        assert torch.equal(hidden, expected)
+
+
+def test_thread_blocks_that_wait_for_each_other_do_so_on_many_streams_at_once():
+    arguments = problem("hlru", 2, 1, 5000, 256)
+    device = scan.launch.device_properties(0)
+    chosen = configurations.choose("hlru", "forward", 2, "bfloat16", "softmax", 1, 5000, 256, device)
+    assert chosen.gathers and chosen.cluster > device.multiprocessors // 32  # no two of them fit the device
+    expected, _ = kernels("hlru").forward(*arguments)
+    streams = [torch.cuda.Stream() for _ in range(4)]
+    torch.cuda.synchronize()
+    results = []
+    for turn in range(40):
+        with torch.cuda.stream(streams[turn % 4]):
+            results.append(kernels("hlru").forward(*arguments)[0])
+    torch.cuda.synchronize()
+    assert all(torch.equal(hidden, expected) for hidden in results)

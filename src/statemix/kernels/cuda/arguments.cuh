@@ -3,8 +3,9 @@
 // The letters of a configuration (struct C, written by configurations.py):
 //     M   block size or order          NB  blocks (channels) a lane holds     R  lanes that share a block
 //     S   steps of a chunk             W   warps of a thread block            D  stages of shared memory
-//     K   thread blocks of a cluster   E   element type                       F  normalization
-//     CH  chunks that a warp computes at once (2 in the composed kernels, whose lanes then are two halves)
+//     K   thread blocks of a tile       E   element type                       F  normalization
+//     CH  chunks that a warp computes at once (2 in kernels with maps, whose lanes then are two halves)
+//     G   groups of warps in a thread block (gather.cuh)
 //     PREFETCH         bytes that L2 is asked to fetch with each copy (0: no request)
 //     ROWS             how rows lie in memory (enum Rows)
 //     TIME_BROADCAST   the logits have one step, used at all times
@@ -31,6 +32,7 @@ struct Arguments {
     const float* carry_in;         // forward: the initial state; backward: dL/dfinal_state; null: zero
     float* carry_out;              // forward: the final state; backward: dL/dinitial_state; may be null
     const int* cu_seqlens;         // null: every batch row is one sequence of T steps
+    float* exchange;               // zeros, for what thread blocks of a tile tell each other (gather.cuh)
     i64 logits_batch, logits_time, logits_row, logits_line;
     i64 values_batch, values_time, values_line;
     i64 grad_batch, grad_time, grad_line;

@@ -88,7 +88,7 @@ def problems(
         found.append(f"{configuration.shared_bytes} bytes of shared memory exceed {device.shared_memory}")
     if resources.spill_bytes > allowed_spill:
         found.append(f"{resources.spill_bytes} bytes are spilled, {allowed_spill} allowed")
-    if configuration.cluster > 1 and not device.clusters:
+    if configuration.cluster > 1 and not configuration.gathers and not device.clusters:
         found.append("clusters are not available")
     return found
 

@@ -5,43 +5,7 @@
 // M x M multiply-adds instead of 2 S M x M. The states inside the chunks follow from the coefficients in registers.
 #pragma once
 #include "bdlru_forward.cuh"
-
-// (P, q) after (A, b), with A and b from the other half of the warp: (P A, P b + q).
-template <int M>
-DEVICE void compose(const float (&P)[M][M], const float (&q)[M], const float (&A)[M][M], const float (&b)[M],
-                    float (&PA)[M][M], float (&Pb)[M]) {
-#pragma unroll
-    for (int i = 0; i < M; i++) {
-        Pb[i] = q[i];
-#pragma unroll
-        for (int l = 0; l < M; l++) Pb[i] = fmaf(P[i][l], b[l], Pb[i]);
-#pragma unroll
-        for (int j = 0; j < M; j++) {
-            PA[i][j] = P[i][0] * A[0][j];
-#pragma unroll
-            for (int l = 1; l < M; l++) PA[i][j] = fmaf(P[i][l], A[l][j], PA[i][j]);
-        }
-    }
-}
-
-// The upper half's map becomes that of both chunks.
-template <int M>
-DEVICE void compose_halves(float (&P)[M][M], float (&q)[M], bool upper) {
-    float A[M][M], b[M], PA[M][M], Pb[M];
-#pragma unroll
-    for (int i = 0; i < M; i++) {
-        b[i] = __shfl_up_sync(0xffffffffu, q[i], 16);
-#pragma unroll
-        for (int j = 0; j < M; j++) A[i][j] = __shfl_up_sync(0xffffffffu, P[i][j], 16);
-    }
-    compose<M>(P, q, A, b, PA, Pb);
-#pragma unroll
-    for (int i = 0; i < M; i++) {
-        q[i] = upper ? Pb[i] : q[i];
-#pragma unroll
-        for (int j = 0; j < M; j++) P[i][j] = upper ? PA[i][j] : P[i][j];
-    }
-}
+#include "maps.cuh"
 
 // Applies the warp's map to the state that arrives and hands the result on; returns the state before each half's chunk.
 template <int M, class Relay>
@@ -58,10 +22,6 @@ DEVICE void relay_map(Relay& ring, const float (&P)[M][M], float (&q)[M], bool u
         h[i] = upper ? from_lower : h[i];
     }
 }
-
-// A chunk's region of a stage, made so long that the two halves of a warp read from different banks.
-template <class C, int BYTES>
-constexpr int REGION = BYTES % 64 == 0 ? BYTES + Tile<C>::ROW : BYTES;
 
 template <class C>
 struct ForwardMapStage {

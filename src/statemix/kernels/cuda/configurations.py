@@ -51,14 +51,24 @@ class Configuration:
     steps: int
     warps: int
     stages: int
-    cluster: int
+    cluster: int  # thread blocks of a tile: a cluster of the hardware but where they gather
+    groups: int = 1  # of warps, where thread blocks gather
     prefetch: int | None = None  # bytes; None: 128 where rows are narrower than that
+
+    @property
+    def chunks(self) -> int:
+        """Chunks that a warp computes at once."""
+        return 2 if self.kernel.startswith(("composed", "gathered")) else 1
+
+    @property
+    def one_row(self) -> bool:
+        """Whether the kernel has one row of logits a step: H-LRU, and BD-LRU with blocks of one as such."""
+        return self.kernel.startswith(("hlru", "gathered"))
 
     @property
     def tile(self) -> int:
         """Blocks (channels) of a thread block."""
-        chunks = 2 if self.kernel.startswith("composed") else 1
-        return 32 * self.blocks_per_lane // self.lanes_per_block // chunks
+        return 32 * self.blocks_per_lane // self.lanes_per_block // self.chunks
 
     @property
     def shared_bytes(self) -> int:
@@ -67,7 +77,7 @@ class Configuration:
         row = self.tile * ELEMENT_BYTES[self.dtype] + (16 if self.rows == "unaligned" else 0)
         logit_steps = 1 if self.time_broadcast else s
         backward = "backward" in self.kernel
-        if self.kernel.startswith("hlru"):
+        if self.one_row:
             state = m
             rows = logit_steps * (m + 1) + s
             if backward:
@@ -76,26 +86,39 @@ class Configuration:
             state = -(-m // self.lanes_per_block)
             slack = m + 1 if m % self.lanes_per_block else 0
             rows = logit_steps * m * (m + 1) + s * m * (3 if backward and self.gate_gradient else 1) + slack
-        if self.kernel.startswith("composed"):
+        if self.chunks == 2:
             region = rows * row
             if region % 64 == 0:  # so that the two chunks of a warp lie in different banks
                 region += row
+            if self.gathers:
+                maps = 3 * self.warps + self.groups * self.cluster
+                return 64 * (maps * m * (m + 1) + 2 * self.groups * m) + self.warps * self.stages * 2 * region
             return 128 + self.warps * (16 * m * 4 + self.stages * 2 * region)
         return 128 + self.warps * (32 * state * self.blocks_per_lane * 4 + self.stages * rows * row)
 
     @property
+    def gathers(self) -> bool:
+        """Whether the thread blocks of a tile wait for each other and must be launched together."""
+        return self.kernel.startswith("gathered")
+
+    @property
+    def exchange_floats(self) -> int:
+        """What a tile's thread blocks tell each other, in a buffer of zeros."""
+        m = self.block_size
+        return 32 * self.groups * self.cluster * m * (m + 1) if self.gathers else 0
+
+    @property
     def coefficient_registers(self) -> int:
         columns = self.block_size + 1
-        rows = 1 if self.kernel.startswith("hlru") else -(-self.block_size // self.lanes_per_block)
+        rows = 1 if self.one_row else -(-self.block_size // self.lanes_per_block)
         return self.steps * self.blocks_per_lane * rows * columns
 
     def source(self) -> str:
         """The translation unit that NVRTC is given."""
-        cluster = f"__cluster_dims__({self.cluster}, 1, 1) " if self.cluster > 1 else ""
-        composed = self.kernel.startswith("composed")
+        cluster = f"__cluster_dims__({self.cluster}, 1, 1) " if self.cluster > 1 and not self.gathers else ""
         narrow = self.tile * ELEMENT_BYTES[self.dtype] <= 64
         prefetch = (128 if narrow else 0) if self.prefetch is None else self.prefetch
-        stage = f"{'Backward' if 'backward' in self.kernel else 'Forward'}{'Map' if composed else ''}Stage"
+        stage = f"{'Backward' if 'backward' in self.kernel else 'Forward'}{'Map' * (self.chunks == 2)}Stage"
         flag = {False: "false", True: "true"}
         return f"""#include "{self.kernel}.cuh"
 struct Configuration {{
@@ -106,7 +129,7 @@ struct Configuration {{
                           GATE_GRADIENT = {flag[self.gate_gradient]};
     static constexpr int M = {self.block_size}, NB = {self.blocks_per_lane}, R = {self.lanes_per_block},
                          S = {self.steps}, W = {self.warps}, D = {self.stages}, K = {self.cluster},
-                         CH = {2 if composed else 1}, PREFETCH = {prefetch};
+                         CH = {self.chunks}, G = {self.groups}, PREFETCH = {prefetch};
 }};
 static_assert({stage}<Configuration>::SHARED == {self.shared_bytes}, "configurations.py counts otherwise");
 extern "C" __global__ void {cluster}__launch_bounds__({32 * self.warps}, 1)
@@ -181,11 +204,24 @@ _COMPOSED = {
     4: ((8, 8, 1), (8, 7, 2)),
 }
 
+# Gathered maps, for H-LRU and blocks of one: (steps, warps, groups of warps).
+_GATHERED = {
+    1: ((24, 12, 3), (16, 12, 3)),
+    2: ((32, 8, 2), (16, 8, 2)),
+    3: ((24, 8, 2), (16, 8, 2)),
+    4: ((24, 8, 2), (16, 8, 2)),
+    5: ((16, 8, 2), (12, 8, 2)),
+    6: ((12, 8, 2), (8, 8, 2)),
+    7: ((8, 8, 2), (8, 8, 2)),
+    8: ((8, 8, 2), (6, 8, 2)),
+}
+
 
 def kernel_for(family: str, block_size: int) -> str:
     """Names the kernel that runs a block size (or order): relay, relay with two lanes a block, or none.
 
-    With few lanes and long sequences block sizes to 4 run composed maps instead; 8 runs either relay.
+    With few lanes and long sequences block sizes to 4 run composed maps instead, blocks of one and orders to
+    8 gathered ones; block size 8 runs either relay.
     """
     if not 1 <= block_size <= LARGEST[family]:
         return "none"
@@ -199,6 +235,13 @@ def _waits_for_functions(family: str, direction: str, normalization: str) -> boo
 
 def _candidate(family: str, direction: str, m: int, dtype: str, shape: str, **rest) -> Configuration | None:
     wide = shape == "wide"
+    if shape == "gathered":
+        if (family == "bdlru" and m > 1) or m not in _GATHERED:
+            return None
+        steps, warps, groups = _GATHERED[m][direction == "backward"]
+        tile = {"blocks_per_lane": 1, "lanes_per_block": 1}
+        size = {"steps": steps, "warps": warps, "stages": 1, "cluster": 1, "groups": groups}
+        return Configuration(f"gathered_{direction}", m, dtype, **tile, **size, **rest)
     if shape == "composed":
         if family != "bdlru" or m not in _COMPOSED:
             return None
@@ -254,21 +297,47 @@ def _fit(configuration: Configuration, device: Device) -> Configuration:
 def _serial_nanoseconds(configuration: Configuration) -> float:
     """What a step costs in the chain of states: measured on an H100 at 1.98 GHz, 120 cycles a hand-over."""
     m, lanes = configuration.block_size, configuration.lanes_per_block
-    if configuration.kernel.startswith("composed"):
-        return (180 + 1.7 * m * m) / (2 * configuration.steps) / 1.98
-    rows = 1 if configuration.kernel.startswith("hlru") else -(-m // lanes)
-    multiply_adds = 1.7 * rows * m * configuration.blocks_per_lane + (30 if lanes > 1 else 0)
+    if configuration.chunks == 2:
+        return (105 + 5 * m * m) / (2 * configuration.steps) / 1.98
+    if configuration.one_row:
+        hand_over = 180 if "backward" in configuration.kernel else 120
+        multiply_adds = 2 + 1.5 * m * configuration.blocks_per_lane
+        return (hand_over / configuration.steps + multiply_adds) / 1.98
+    multiply_adds = 1.7 * -(-m // lanes) * m * configuration.blocks_per_lane + (30 if lanes > 1 else 0)
     return (120 / configuration.steps + multiply_adds) / 1.98
+
+
+def _tile_sizes(configuration: Configuration, tiles: int, device: Device) -> range:
+    """How many thread blocks a tile can have."""
+    if not configuration.gathers:
+        return range(1, 9 if device.clusters else 2)
+    return range(1, min(16, device.multiprocessors // max(1, tiles)) + 1)  # all at once
+
+
+def _waiting_nanoseconds(configuration: Configuration, chunks: int, size: int) -> float:
+    """What a step costs where only the way of the state limits; a warp takes one of `chunks` at once."""
+    m, warps = configuration.block_size, configuration.warps * size
+    length = chunks * configuration.chunks * configuration.steps
+    if configuration.gathers:
+        work = (60 if "backward" in configuration.kernel else 16) * configuration.coefficient_registers
+        turn = 3000 + work + 75 * m * (m + 1)
+        return turn * (-(-chunks // warps) + 0.5) / length
+    serial = _serial_nanoseconds(configuration)
+    if configuration.chunks == 2:
+        # A warp's own work on its two chunks, which cannot be hidden where warps are as few.
+        turn = 900 + 25 * configuration.coefficient_registers
+        serial = max(serial, turn / (2 * configuration.steps * warps))
+    return serial + 3000 / length  # until the ring is full
 
 
 def _spread(
     configuration: Configuration, batch: int, steps: int, width: int, device: Device
 ) -> tuple[float, Configuration]:
-    """The best cluster size, and the nanoseconds that a step is expected to take with it."""
+    """The best number of thread blocks for a tile, and the nanoseconds that a step should take with it."""
     tiles = batch * -(-width // configuration.tile)
-    chunks = -(-steps // (configuration.steps * (2 if configuration.kernel.startswith("composed") else 1)))
+    chunks = -(-steps // (configuration.steps * configuration.chunks))
     m = configuration.block_size
-    elements = (m + 3) * (1 if configuration.kernel.startswith("hlru") else m) * batch * width
+    elements = (m + 3) * (1 if configuration.one_row else m) * batch * width
     bytes_a_step = (
         elements * ELEMENT_BYTES[configuration.dtype] * (2 if "backward" in configuration.kernel else 1)
     )
@@ -277,19 +346,21 @@ def _spread(
         configuration.tile * ELEMENT_BYTES[configuration.dtype], 1.25
     )  # narrow rows
     best = (float("inf"), configuration)
-    for size in range(1, 9 if device.clusters else 2):
+    for size in _tile_sizes(configuration, tiles, device):
         if size > 1 and (size - 1) * configuration.warps >= chunks:
-            break  # the last thread block of the cluster would have nothing to do
-        waves = -(-tiles // max(1, device.resident_clusters(size)))
+            break  # the last thread block of the tile would have nothing to do
+        candidate = replace(configuration, cluster=size)
+        if candidate.shared_bytes > device.shared_memory:
+            break
+        waves = 1 if configuration.gathers else -(-tiles // max(1, device.resident_clusters(size)))
         # Five sixths of the multiprocessors are enough to keep the memory busy.
         share = min(1.0, tiles * size / waves / device.multiprocessors / 0.83)
-        cost = max(memory / share, _serial_nanoseconds(configuration) * waves) * (1.0 + 0.01 * size)
-        if configuration.kernel.startswith("composed"):
-            # A warp's own work on its two chunks, which cannot be hidden where warps are as few.
-            turn = 1000 + 25 * configuration.coefficient_registers
-            cost = max(cost, turn * waves / (2 * configuration.steps * configuration.warps * size))
+        cost = max(memory / share, _waiting_nanoseconds(configuration, chunks, size) * waves)
+        cost *= (
+            1.15 if configuration.gathers else 1.0 + 0.01 * size
+        )  # maps are gathered where it clearly helps
         if cost < best[0]:
-            best = (cost, replace(configuration, cluster=size))
+            best = (cost, candidate)
     return best
 
 
@@ -321,7 +392,7 @@ def choose(
         "gate_gradient": gate_gradient,
     }
     candidates = []
-    for shape in ("wide", "narrow", "composed"):
+    for shape in ("wide", "narrow", "composed", "gathered"):
         candidate = _candidate(family, direction, block_size, dtype, shape, **rest)
         if candidate is None:
             continue

@@ -19,7 +19,7 @@ from statemix.kernels.cuda.configurations import Configuration, Device
 #: `Arguments` and `GateGradientArguments` of the .cuh files: fields of 8 bytes, in this order.
 ARGUMENT_FIELDS = (
     *("gate_logits", "values", "hidden", "grad_hidden", "output", "grad_gates"),
-    *("initial_state", "carry_in", "carry_out", "cu_seqlens"),
+    *("initial_state", "carry_in", "carry_out", "cu_seqlens", "exchange"),
     *("logits_batch", "logits_time", "logits_row", "logits_line"),
     *("values_batch", "values_time", "values_line"),
     *("grad_batch", "grad_time", "grad_line", "T", "N"),
@@ -105,7 +105,9 @@ def device_properties(index: int) -> Device:
 class Kernel:
     """One compiled kernel, loaded for one device."""
 
-    def __init__(self, source: str, device_index: int, *, threads: int, shared_bytes: int) -> None:
+    def __init__(
+        self, source: str, device_index: int, *, threads: int, shared_bytes: int, cooperative: bool = False
+    ) -> None:
         driver = _driver()
         torch.cuda.init()
         target = compiler.target(device_properties(device_index).capability)
@@ -122,7 +124,9 @@ class Kernel:
                 f"asking for {shared_bytes} bytes of shared memory",
             )
         self._function = driver.CUfunction(int(kernel))
-        self._launch = driver.cuLaunchKernel
+        # A cooperative kernel's thread blocks wait for each other: all of them are on the device, or none.
+        self._launch = driver.cuLaunchCooperativeKernel if cooperative else driver.cuLaunchKernel
+        self._no_extra = () if cooperative else (0,)
         self._device_index = device_index
         self._threads = threads
         self._shared_bytes = shared_bytes
@@ -145,7 +149,7 @@ class Kernel:
             self._shared_bytes,
             stream,
             parameters.address,
-            0,
+            *self._no_extra,
         )
         if status != 0:
             raise LaunchError(f"statemix: launching {blocks} thread blocks failed with {status.name}")
@@ -159,6 +163,7 @@ def scan_kernel(configuration: Configuration, device_index: int) -> Kernel:
         device_index,
         threads=32 * configuration.warps,
         shared_bytes=configuration.shared_bytes,
+        cooperative=configuration.gathers,
     )
 
 

@@ -79,6 +79,7 @@ def _readable(where: str, given: dict[str, Tensor]) -> tuple[dict[str, Tensor], 
 class _Plan(NamedTuple):
     kernel: launch.Kernel
     blocks: int
+    exchange: int
     logits: tuple[int, int, int, int]
     values: tuple[int, int, int]
     grads: tuple[int, int, int]
@@ -154,6 +155,7 @@ def _plan(
     return _Plan(
         kernel=launch.scan_kernel(chosen, index),
         blocks=sequences * tiles * chosen.cluster,
+        exchange=sequences * tiles * chosen.exchange_floats,
         logits=_logit_strides(family, logits),
         values=_value_strides(family, values),
         grads=_value_strides(family, grads),
@@ -164,6 +166,10 @@ def _plan(
 
 def _address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
+
+
+def _exchange(plan: _Plan, device: torch.device) -> Tensor | None:
+    return torch.zeros(plan.exchange, dtype=torch.float32, device=device) if plan.exchange else None
 
 
 def _launch(kernel: launch.Kernel, blocks: int, device: torch.device, arguments: tuple[int, ...]) -> None:
@@ -215,13 +221,14 @@ def forward(
     state_shape = (sequences, gate_logits.shape[-2] - 1, plan.width)
     final_state = torch.empty(state_shape, dtype=torch.float32, device=device)
     initial = _address(initial_state)
+    exchange = _exchange(plan, device)
     _launch(
         plan.kernel,
         plan.blocks,
         device,
         (
             gate_logits.data_ptr(), values.data_ptr(), 0, 0, hidden.data_ptr(), 0,
-            initial, initial, final_state.data_ptr(), _address(cu_seqlens),
+            initial, initial, final_state.data_ptr(), _address(cu_seqlens), _address(exchange),
             *plan.logits, *plan.values, 0, 0, 0, plan.steps, plan.width,
         ),
     )  # fmt: skip
@@ -283,6 +290,7 @@ def backward(
         grad_gates = torch.empty(values.shape, dtype=torch.float32, device=device)
     else:
         grad_gates = torch.empty_like(gate_logits, memory_format=torch.contiguous_format)
+    exchange = _exchange(plan, device)
     _launch(
         plan.kernel,
         plan.blocks,
@@ -291,7 +299,8 @@ def backward(
             gate_logits.data_ptr(), values.data_ptr(), hidden.data_ptr(), grad_hidden.data_ptr(),
             grad_values.data_ptr(), grad_gates.data_ptr(),
             _address(initial_state), _address(grad_final_state), _address(grad_initial_state),
-            _address(cu_seqlens), *plan.logits, *plan.values, *plan.grads, plan.steps, plan.width,
+            _address(cu_seqlens), _address(exchange),
+            *plan.logits, *plan.values, *plan.grads, plan.steps, plan.width,
         ),
     )  # fmt: skip
     if broadcast:

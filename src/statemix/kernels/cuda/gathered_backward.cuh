@@ -1,0 +1,201 @@
+// H-LRU backward, and BD-LRU's with blocks of one, where lanes are few and time is long: hlru_backward.cuh with the maps
+// of gather.cuh, in reversed time. The lower half of a warp has the later chunk.
+#pragma once
+#include "gather.cuh"
+#include "hlru_backward.cuh"
+
+// The map of S steps from the contributions that arrive to those that are handed on.
+template <int S, int M, class A, class U>
+DEVICE void pending_map(const A& p, const U& u, float (&P)[M][M], float (&q)[M]) {
+#pragma unroll
+    for (int i = 0; i < M; i++) {
+        q[i] = 0.f;
+#pragma unroll
+        for (int j = 0; j < M; j++) P[i][j] = i == j ? 1.f : 0.f;
+    }
+#pragma unroll
+    for (int s = S - 1; s >= 0; s--) {
+        float whole[M];
+        const float constant = u[s][0] + q[0];
+#pragma unroll
+        for (int l = 0; l < M; l++) whole[l] = P[0][l];
+#pragma unroll
+        for (int j = 0; j < M; j++) {
+            q[j] = fmaf(p[s][0][j], constant, j + 1 < M ? q[j + 1 < M ? j + 1 : 0] : 0.f);
+#pragma unroll
+            for (int l = 0; l < M; l++)
+                P[j][l] = fmaf(p[s][0][j], whole[l], j + 1 < M ? P[j + 1 < M ? j + 1 : 0][l] : 0.f);
+        }
+    }
+}
+
+template <class C>
+struct BackwardMapStage {
+    typedef BackwardStage<C> Chunk;
+    static constexpr int CHUNK = REGION<C, Chunk::BYTES>, BYTES = 2 * CHUNK;
+    typedef Gathering<C::M, C::W, C::G, C::K> Relay;
+    static constexpr int SHARED = Relay::BYTES + C::W * C::D * BYTES;
+};
+
+template <class C>
+DEVICE void gathered_backward(const Arguments& arguments) {
+    using E = typename C::E;
+    using Stage = BackwardMapStage<C>;
+    using Chunk = BackwardStage<C>;
+    constexpr int M = C::M, S = C::S, WARPS = C::K * C::W;
+    // Logits that the gradient reads again are replaced in the stage only after that.
+    constexpr bool KEEP_LOGITS = C::GATE_GRADIENT && GradientNeeds<C::F>::logit;
+
+    extern __shared__ __align__(128) char shared[];
+    const int warp = uniform_warp(), thread = threadIdx.x % 32;
+    const Tile<C> tile(arguments);
+    const Lane<C> lane(thread, tile.valid);
+    const bool upper = lane.half == 1;
+    const i64 N = arguments.N;
+    const int pitch = (int)N * E::BYTES;
+    typename Stage::Relay maps(shared, arguments.exchange, blockIdx.x / C::K, warp, thread, tile.rank);
+    char* const stages = shared + Stage::Relay::BYTES + warp * (C::D * Stage::BYTES);
+
+    const int pairs = (tile.length + 2 * S - 1) / (2 * S), last_chunk = 2 * pairs - 1;
+    const char* const logits = arguments.gate_logits + tile.offset(arguments.logits_batch, arguments.logits_time);
+    const char* const values = arguments.values + tile.offset(arguments.values_batch, arguments.values_time);
+    const char* const grads = arguments.grad_hidden + tile.offset(arguments.grad_batch, arguments.grad_time);
+    const char* const states = arguments.hidden + (tile.first_step - M) * pitch + (i64)tile.n0 * E::BYTES;
+    const Strides logit_strides = {arguments.logits_time, arguments.logits_row, arguments.logits_line};
+    const Strides value_strides = {arguments.values_time, arguments.values_line, arguments.values_line};
+    const Strides grad_strides = {arguments.grad_time, arguments.grad_line, arguments.grad_line};
+    const Strides state_strides = {pitch, pitch, pitch};
+
+    auto copy_logits = [&](int chunk, u32 to) {
+        const int steps = C::TIME_BROADCAST ? 1 : min(S, tile.length - chunk * S);
+        stage_rows<C, Chunk::LOGIT_ROWS, M + 1, M + 1>(to, logits + (i64)chunk * S * logit_strides.time, logit_strides,
+                                                       steps * (M + 1), thread, tile.valid);
+    };
+    auto copy_before_gather = [&](int pair, int stage) {
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const int chunk = last_chunk - (2 * pair + half), steps = min(S, tile.length - chunk * S);
+            const u32 to = shared_address(stages) + stage * Stage::BYTES + half * Stage::CHUNK;
+            if (!KEEP_LOGITS) copy_logits(chunk, to);
+            stage_rows<C, S, 1, 1>(to + Chunk::GRADS, grads + (i64)chunk * S * grad_strides.time, grad_strides, steps,
+                                   thread, tile.valid);
+        }
+    };
+    auto copy_after_gradients = [&](int pair, int stage) {
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const int chunk = last_chunk - (2 * pair + half), steps = min(S, tile.length - chunk * S);
+            const u32 to = shared_address(stages) + stage * Stage::BYTES + half * Stage::CHUNK;
+            if (KEEP_LOGITS) copy_logits(chunk, to);
+            if constexpr (C::GATE_GRADIENT) {
+                stage_rows<C, S, 1, 1>(to + Chunk::VALUES, values + (i64)chunk * S * value_strides.time, value_strides,
+                                       steps, thread, tile.valid);
+                stage_rows<C, Chunk::STATE_ROWS, 1, 1, true>(
+                    to + Chunk::STATES, states + (i64)chunk * S * state_strides.time, state_strides,
+                    steps + M - 1, thread, tile.valid, max(0, M - chunk * S));
+            }
+        }
+    };
+
+    const int first = (maps.group * C::K + tile.rank) * Stage::Relay::MEMBERS + maps.member;
+    const int turns = (pairs + C::K * Stage::Relay::MEMBERS - 1) / (C::K * Stage::Relay::MEMBERS);
+#pragma unroll
+    for (int d = 0; d < C::D; d++) {
+        if (first + d * WARPS < pairs) {
+            copy_before_gather(first + d * WARPS, d);
+            copy_after_gradients(first + d * WARPS, d);
+        }
+        commit_copies();
+    }
+    float pending[1][M] = {};
+    if (turns > 0) {
+        maps.begin(pending[0]);
+    } else if (first == 0 && !upper) {
+        load_window<C>(arguments.carry_in, tile, lane, N, pending);
+        store_window<C>(arguments.carry_out, tile, lane, N, pending);
+    }
+    int stage = 0;
+    for (int turn = maps.group, pair = first; turn < turns; turn += C::G, pair += WARPS) {
+        const int chunk = last_chunk - (2 * pair + lane.half);
+        const int steps = pair < pairs ? min(S, tile.length - chunk * S) : 0;
+        wait_for_copies<C::D - 1>();
+        __syncwarp();
+
+        const char* const staged = stages + stage * Stage::BYTES + lane.half * Stage::CHUNK;
+        const StagedRows<C> logit_rows(staged, logits + (i64)chunk * S * logit_strides.time, logit_strides.line,
+                                       lane.block);
+        const StagedRows<C> grad_rows(staged + Chunk::GRADS, grads + (i64)chunk * S * grad_strides.time,
+                                      grad_strides.time, lane.block);
+        const StagedRows<C> value_rows(staged + Chunk::VALUES, values + (i64)chunk * S * value_strides.time,
+                                       value_strides.time, lane.block);
+        const StagedRows<C> state_rows(staged + Chunk::STATES, states + (i64)chunk * S * state_strides.time,
+                                       state_strides.time, lane.block);
+        float p[S][1][M + 1], u[S][1], inverse_sum[S][1];
+#pragma unroll
+        for (int s = 0; s < S; s++) {
+#pragma unroll
+            for (int j = 0; j <= M; j++) {
+                float z[1];
+                logit_rows.read((C::TIME_BROADCAST ? 0 : s) * (M + 1) + j, z);
+#pragma unroll
+                for (int n = 0; n < 1; n++) p[s][n][j] = z[n];
+            }
+#pragma unroll
+            for (int n = 0; n < 1; n++) inverse_sum[s][n] = normalize<C::F>(p[s][n]);
+            grad_rows.read(s, u[s]);
+        }
+        const int after = tile.length - chunk * S;  // steps from the chunk's first to the end
+        if (after < S + M) {
+            // The final window holds the last outputs. Steps after the end must hand on zeros.
+#pragma unroll
+            for (int s = 0; s < S; s++) {
+                if (s < after && s >= after - M) {
+                    float last[1];
+                    load_state_row<C>(arguments.carry_in, tile, lane, N, after - 1 - s, last);
+#pragma unroll
+                    for (int n = 0; n < 1; n++) u[s][n] += last[n];
+                }
+                if (s >= after) {
+#pragma unroll
+                    for (int n = 0; n < 1; n++) {
+                        u[s][n] = 0.f;
+#pragma unroll
+                        for (int j = 0; j <= M; j++) p[s][n][j] = 0.f;
+                    }
+                }
+            }
+        }
+        __syncwarp();
+        if (pair + C::D * WARPS < pairs) copy_before_gather(pair + C::D * WARPS, stage);
+
+        float P[M][M], Q[M];
+        pending_map<S, M>(p, u, P, Q);
+        compose_halves<M>(P, Q, upper);
+        pin(p);
+        pin(u);
+        if constexpr (GradientNeeds<C::F>::inverse_sum) pin(inverse_sum);
+        maps.state_before(P, Q, turn + 1 == turns, pending[0]);
+        run_window_backward<C>(p, u, pending);
+        if (pair == pairs - 1 && upper) {
+#pragma unroll
+            for (int j = 0; j < M; j++) {
+                float x[1];
+                // A sequence shorter than the window leaves older states in the final window.
+                load_state_row<C>(j + tile.length < M ? arguments.carry_in : nullptr, tile, lane, N, j + tile.length,
+                                  x);
+                x[0] += pending[0][j];
+                store_state_row<C>(arguments.carry_out, tile, lane, N, j, x);
+            }
+        }
+
+        if constexpr (!C::GATE_GRADIENT)
+            store_channel_gradients<C>(arguments, tile, lane, chunk, steps, p, u);
+        else
+            store_window_gradients<C>(arguments, tile, lane, chunk, steps, logit_rows, value_rows, state_rows, p, u,
+                                      inverse_sum);
+        __syncwarp();
+        if (pair + C::D * WARPS < pairs) copy_after_gradients(pair + C::D * WARPS, stage);
+        commit_copies();
+        stage = stage + 1 == C::D ? 0 : stage + 1;
+    }
+}

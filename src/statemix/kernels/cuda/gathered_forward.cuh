@@ -1,0 +1,171 @@
+// H-LRU forward, and BD-LRU's with blocks of one, where lanes are few and time is long: hlru_forward.cuh with the maps of
+// gather.cuh. A warp holds two consecutive chunks, one in each half of its lanes.
+//
+// The map of a chunk takes the window before it to the window after it. Composing a step makes one new row of it, M + 1
+// coefficients of the newest output; the others move on.
+#pragma once
+#include "gather.cuh"
+#include "hlru_forward.cuh"
+
+// rows[i]: output i steps before the next one as a function of the window before the chunk; the constant is last.
+template <int M>
+DEVICE void compose_window(const float (&a)[M], float q, float (&rows)[M][M + 1]) {
+    float newest[M + 1];
+#pragma unroll
+    for (int l = 0; l <= M; l++) {
+        newest[l] = l == M ? q : 0.f;
+#pragma unroll
+        for (int j = M - 1; j >= 0; j--) newest[l] = fmaf(a[j], rows[j][l], newest[l]);
+    }
+#pragma unroll
+    for (int j = M - 1; j > 0; j--)
+#pragma unroll
+        for (int l = 0; l <= M; l++) rows[j][l] = rows[j - 1][l];
+#pragma unroll
+    for (int l = 0; l <= M; l++) rows[0][l] = newest[l];
+}
+
+// The map of S steps; columns of P and q as compose_halves wants them.
+template <int S, int M, class A, class Q>
+DEVICE void chunk_window_map(const A& a, const Q& q, float (&P)[M][M], float (&constant)[M]) {
+    float rows[M][M + 1];
+#pragma unroll
+    for (int i = 0; i < M; i++)
+#pragma unroll
+        for (int l = 0; l <= M; l++) rows[i][l] = i == l ? 1.f : 0.f;
+#pragma unroll
+    for (int s = 0; s < S; s++) compose_window<M>(a[s][0], q[s][0], rows);
+#pragma unroll
+    for (int i = 0; i < M; i++) {
+        constant[i] = rows[i][M];
+#pragma unroll
+        for (int j = 0; j < M; j++) P[i][j] = rows[i][j];
+    }
+}
+
+template <class C>
+struct ForwardMapStage {
+    static constexpr int CHUNK = REGION<C, ForwardStage<C>::BYTES>, BYTES = 2 * CHUNK;
+    typedef Gathering<C::M, C::W, C::G, C::K> Relay;
+    static constexpr int SHARED = Relay::BYTES + C::W * C::D * BYTES;
+};
+
+template <class C>
+DEVICE void gathered_forward(const Arguments& arguments) {
+    using E = typename C::E;
+    using Stage = ForwardMapStage<C>;
+    constexpr int M = C::M, S = C::S, ROW = Tile<C>::ROW, WARPS = C::K * C::W;
+    constexpr int LOGIT_ROWS = ForwardStage<C>::LOGIT_ROWS;
+    // The maps queue behind copies that were asked for before; copies that wait for them are late where turns are short.
+    constexpr bool COPY_FIRST = M == 1;
+
+    extern __shared__ __align__(128) char shared[];
+    const int warp = uniform_warp(), thread = threadIdx.x % 32;
+    const Tile<C> tile(arguments);
+    const Lane<C> lane(thread, tile.valid);
+    const bool upper = lane.half == 1;
+    const i64 N = arguments.N;
+    const int pitch = (int)N * E::BYTES;
+    typename Stage::Relay maps(shared, arguments.exchange, blockIdx.x / C::K, warp, thread, tile.rank);
+    char* const stages = shared + Stage::Relay::BYTES + warp * (C::D * Stage::BYTES);
+
+    const int pairs = (tile.length + 2 * S - 1) / (2 * S);
+    const char* const logits = arguments.gate_logits + tile.offset(arguments.logits_batch, arguments.logits_time);
+    const char* const values = arguments.values + tile.offset(arguments.values_batch, arguments.values_time);
+    char* const hidden = arguments.output + tile.first_step * pitch + (i64)(tile.n0 + lane.block) * E::BYTES;
+    const Strides logit_strides = {arguments.logits_time, arguments.logits_row, arguments.logits_line};
+    const Strides value_strides = {arguments.values_time, arguments.values_line, arguments.values_line};
+
+    auto copy_pair = [&](int pair, int stage) {
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const int chunk = 2 * pair + half, steps = min(S, tile.length - chunk * S);
+            const u32 to = shared_address(stages) + stage * Stage::BYTES + half * Stage::CHUNK;
+            stage_rows<C, LOGIT_ROWS, M + 1, M + 1>(to, logits + (i64)chunk * S * logit_strides.time, logit_strides,
+                                                    (C::TIME_BROADCAST ? 1 : steps) * (M + 1), thread, tile.valid);
+            stage_rows<C, S, 1, 1>(to + LOGIT_ROWS * ROW, values + (i64)chunk * S * value_strides.time, value_strides,
+                                   steps, thread, tile.valid);
+        }
+    };
+
+    const int first = (maps.group * C::K + tile.rank) * Stage::Relay::MEMBERS + maps.member;
+    const int turns = (pairs + C::K * Stage::Relay::MEMBERS - 1) / (C::K * Stage::Relay::MEMBERS);
+#pragma unroll
+    for (int d = 0; d < C::D; d++) {
+        if (first + d * WARPS < pairs) copy_pair(first + d * WARPS, d);
+        commit_copies();
+    }
+    float window[1][M];
+    load_window<C>(arguments.carry_in, tile, lane, N, window);
+    if (turns > 0)
+        maps.begin(window[0]);
+    else if (first == 0 && !upper)
+        store_window<C>(arguments.carry_out, tile, lane, N, window);
+    int stage = 0;
+    for (int turn = maps.group, pair = first; turn < turns; turn += C::G, pair += WARPS) {
+        const int chunk = 2 * pair + lane.half, steps = min(S, tile.length - chunk * S);
+        wait_for_copies<C::D - 1>();
+        __syncwarp();
+
+        const char* const staged = stages + stage * Stage::BYTES + lane.half * Stage::CHUNK;
+        const StagedRows<C> logit_rows(staged, logits + (i64)chunk * S * logit_strides.time, logit_strides.line,
+                                       lane.block);
+        const StagedRows<C> value_rows(staged + LOGIT_ROWS * ROW, values + (i64)chunk * S * value_strides.time,
+                                       value_strides.time, lane.block);
+        float a[S][1][M], q[S][1];
+#pragma unroll
+        for (int s = 0; s < S; s++) {
+            float p[M + 1], v[1];
+#pragma unroll
+            for (int j = 0; j <= M; j++) {
+                float z[1];
+                logit_rows.read((C::TIME_BROADCAST ? 0 : s) * (M + 1) + j, z);
+                p[j] = z[0];
+            }
+            value_rows.read(s, v);
+            normalize<C::F>(p);
+#pragma unroll
+            for (int j = 0; j < M; j++) a[s][0][j] = p[j];
+            q[s][0] = p[M] * v[0];
+        }
+        __syncwarp();
+        auto copy_next = [&]() {
+            if (pair + C::D * WARPS < pairs) copy_pair(pair + C::D * WARPS, stage);
+            commit_copies();
+        };
+        if (COPY_FIRST) copy_next();
+
+        float P[M][M], Q[M];
+        chunk_window_map<S, M>(a, q, P, Q);
+        compose_halves<M>(P, Q, upper);
+        pin(a);
+        pin(q);
+        maps.state_before(P, Q, turn + 1 == turns, window[0]);
+        if (!COPY_FIRST) copy_next();
+        stage = stage + 1 == C::D ? 0 : stage + 1;
+        float before[1][M];
+#pragma unroll
+        for (int j = 0; j < M; j++) before[0][j] = window[0][j];
+        run_window<C>(a, q, window);
+
+        if (lane.count > 0) {
+            char* const out = fixed(hidden + (i64)chunk * S * pitch);
+#pragma unroll
+            for (int s = 0; s < S; s++) {
+                if (s >= steps) break;
+                store_elements<E, 1, Tile<C>::APART>(out + (i64)s * pitch, q[s], lane.count);
+            }
+        }
+        // The end of the sequence: the half that holds the last step has its window.
+        if (steps > 0 && tile.length - chunk * S <= S) {
+#pragma unroll
+            for (int s = 0; s < S; s++)
+                if (s < steps) {
+#pragma unroll
+                    for (int j = M - 1; j > 0; j--) before[0][j] = before[0][j - 1];
+                    before[0][0] = q[s][0];
+                }
+            store_window<C>(arguments.carry_out, tile, lane, N, before);
+        }
+    }
+}
