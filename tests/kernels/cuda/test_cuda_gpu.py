@@ -151,9 +151,8 @@ def gathered(request, monkeypatch):
         options["normalization"] = normalization
         candidate = configurations._candidate(family, direction, m, dtype, "gathered", **options)
         assert candidate is not None
-        fitting = configurations._fit(candidate, device)
-        room = device.multiprocessors // (batch * -(-width // fitting.tile))
-        return replace(fitting, cluster=min(request.param, room))
+        room = device.multiprocessors // (batch * -(-width // candidate.tile))
+        return configurations._fit(replace(candidate, cluster=min(request.param, room)), device)
 
     force(monkeypatch, choose)
 
