@@ -18,6 +18,7 @@ from statemix.shapes import Boundaries, Mask, Sequence, Spectrum, State, Token
 
 from .block_dropout import drop_blocks
 from .checks import check_input
+from .eigenvalues import eigenvalues
 from .fused_step import fused_step
 from .padding import RealSteps
 from .plain import is_plain
@@ -246,9 +247,9 @@ class RecurrentLayer(nn.Module):
     def transition_spectrum(self, x: Sequence) -> Spectrum:
         """Eigenvalues of the transition that each block makes at each step, complex (B, T, N, M).
 
-        (1, 1, N, M) for a layer that is not selective.
+        (1, 1, N, M) for a layer that is not selective. NaN where a transition is not finite.
         """
-        return torch.linalg.eigvals(self.transition(x))
+        return eigenvalues(self.transition(x))
 
     @abstractmethod
     def transition(self, x: Sequence) -> Tensor:
