@@ -217,7 +217,7 @@ def register_scan(family: str, formulas: Formulas) -> Callable[..., tuple[Tensor
                 )
             count(family, "forward", "reference")
             return kernels("reference", family).forward(*arguments[:5])
-        if backend == "reference" and values.numel() and not _needs_operator(arguments):
+        if backend == "reference" and not _needs_operator(arguments) and values.numel():
             count(family, "forward", backend)
             # The loop is made of differentiable operations: autograd needs no help.
             return kernels(backend, family).forward(*arguments[:5])
