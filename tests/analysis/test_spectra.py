@@ -96,6 +96,19 @@ def test_a_model_without_recurrent_layers_is_refused():
         transition_spectra(nn.Linear(4, 4), torch.randn(2, 4))
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_transition_that_is_no_number_spoils_its_own_eigenvalues_alone(bad, capfd):
+    torch.manual_seed(0)
+    layer, x = BDLRU(8, num_blocks=2, block_size=3), torch.randn(1, 4, 8)
+    wanted = layer.transition_spectrum(x)
+    x[0, 1] = bad
+    for found in (layer.transition_spectrum(x), transition_spectra(layer, x)[""].eigenvalues):
+        assert found[0, 1].isnan().all()
+        kept = torch.tensor([0, 2, 3])
+        torch.testing.assert_close(found[0, kept].abs(), wanted[0, kept].abs(), check_dtype=False)
+    assert "ERROR" not in "".join(capfd.readouterr())
+
+
 def test_shares_count_blocks_not_eigenvalues():
     cycle = [1, cmath.exp(2j * math.pi / 3), cmath.exp(-2j * math.pi / 3)]
     swap = [1, -1, 1]

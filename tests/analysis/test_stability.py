@@ -51,8 +51,18 @@ def test_the_peak_may_lie_in_the_middle_of_a_run():
 
 
 def test_a_run_of_no_steps_is_refused():
-    with pytest.raises(ValueError, match="at least one step"):
-        state_bound(BDLRU(4, num_blocks=1, block_size=2), torch.zeros(2, 0, 4))
+    for batch, time in ((2, 0), (0, 2)):
+        with pytest.raises(ValueError, match="at least one sequence and step"):
+            state_bound(BDLRU(4, num_blocks=1, block_size=2), torch.zeros(batch, time, 4))
+
+
+@pytest.mark.parametrize("family", [BDLRU, HLRU])
+def test_a_state_that_is_no_number_is_in_no_bound(family):
+    sizes = {"num_blocks": 2, "block_size": 2} if family is BDLRU else {"num_channels": 2, "order": 2}
+    layer, x = family(4, **sizes), torch.randn(1, 6, 4)
+    x[0, 3, 1] = math.nan
+    bound = state_bound(layer, x, torch.ones(1, 2, 2))
+    assert math.isnan(bound.peak) and not bound.holds
 
 
 def test_a_running_product_says_what_becomes_of_a_state():
@@ -117,6 +127,19 @@ def test_gradients_come_again_with_the_same_generator_and_under_no_grad():
     with torch.no_grad():
         other = gradient_reach(layer, x, generator=torch.Generator().manual_seed(3))
     assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(("time", "step"), [(5, 5), (5, -6), (0, -1)])
+def test_a_step_that_is_not_there_is_refused(time, step):
+    with pytest.raises(
+        ValueError, match=rf"step must be one of those of x .* = \(2, {time}, 3\); got {step}"
+    ):
+        gradient_reach(lambda x: x, torch.randn(2, time, 3), step=step)
+
+
+def test_a_function_that_forgets_its_input_is_refused():
+    with pytest.raises(ValueError, match="function must depend on x"):
+        gradient_reach(torch.zeros_like, torch.randn(2, 5, 3))
 
 
 def test_a_function_that_changes_the_length_is_refused():

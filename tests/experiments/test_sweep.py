@@ -402,7 +402,20 @@ def test_a_device_that_is_not_there_fails_the_sweep_and_no_trial(tmp_path, launc
     assert not folder.results() and not any(map(folder.failures, folder.groups))
 
 
+def test_the_name_of_a_grid_stands_before_its_settings():
+    named = grid(small(), {"model.mixer.block_size": iter([1, 2])}, name="wide")
+    assert [trial.model for trial in named] == ["wide, block_size=1", "wide, block_size=2"]
+    assert [trial.model for trial in grid(small(), {}, name="wide")] == ["wide"]
+
+
 def test_impossible_sweeps_are_named(tmp_path):
+    with pytest.raises(ValueError, match=r"model\.mixer\.block_size must have at least one value; got none"):
+        grid(small(), {"model.mixer.block_size": []})
+    for values, shown in ((3, "3"), ("hlru", "'hlru'")):
+        with pytest.raises(
+            TypeError, match=rf"values of seed must be a list; got {shown}: write \[{shown}\]"
+        ):
+            grid(small(), {"seed": values})  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match=r"no field 'model\.mixr'; nearest: model\.mixer"):
         grid(small(), {"model.mixr": [1]})
     with pytest.raises(ValueError, match="seeds must be at least 1"):

@@ -67,6 +67,11 @@ def test_sequences_outside_the_table_are_refused(time):
         Autoencoder(config())(torch.zeros(1, time, dtype=torch.long))
 
 
+def test_a_sequence_without_a_batch_is_refused():
+    with pytest.raises(ValueError, match=r"tokens must be \(B, T\); got \(4,\)"):
+        Autoencoder(config())(torch.zeros(4, dtype=torch.long))
+
+
 def test_packed_sequences_are_refused():
     tokens = torch.zeros(1, 4, dtype=torch.long)
     with pytest.raises(ValueError, match="give a mask"):

@@ -252,7 +252,7 @@ def test_kernels_that_start_early_give_the_bits_of_those_that_wait(name, batch):
 @pytest.mark.parametrize(
     ("use", "error", "message"),
     [
-        (lambda: Decoder(model_of(), 0), ValueError, "batch_size must be at least 1; got 0"),
+        (lambda: Decoder(model_of(), 0), ValueError, "batch_size must be an integer of at least 1; got 0"),
         (lambda: Decoder(model_of().train(), 1), ValueError, "in training mode"),
         (lambda: Decoder(model_of(), 1, fused=True), ValueError, "fused=True needs BD-LRU or H-LRU layers"),
         (lambda: Decoder(model_of(), 1).step(torch.zeros(1)), RuntimeError, r"call prefill\(prompt\)"),
@@ -262,6 +262,13 @@ def test_kernels_that_start_early_give_the_bits_of_those_that_wait(name, batch):
             "the batch size 2 of the decoder",
         ),
         (lambda: begun(2).step(torch.zeros(3)), ValueError, r"tokens must be \(B,\) = \(2,\); got \(3,\)"),
+        (lambda: begun(2).step(torch.zeros(2)), TypeError, "tokens must be integers; got torch.float32"),
+        (
+            lambda: begun(1).generate(torch.zeros(1, 2, dtype=torch.long), -1),
+            ValueError,
+            "max_new_tokens must be an integer of at least 0; got -1",
+        ),
+        (lambda: Decoder(model_of(), 1.5), ValueError, "batch_size must be an integer of at least 1; got 1.5"),
         (lambda: begun(2).load(begun(3).states), ValueError, "of another model or batch size"),
         (
             lambda: begun(1).prefill(torch.zeros(1, 0, dtype=torch.long)),

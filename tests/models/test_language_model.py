@@ -159,7 +159,7 @@ def test_generation_holds_one_state_however_long():
     ("arguments", "message"),
     [
         ({"temperature": -1.0}, "temperature must be at least 0; got -1.0"),
-        ({"top_k": 0}, "top_k must be at least 1; got 0"),
+        ({"top_k": 0}, "top_k must be an integer of at least 1; got 0"),
         (
             {"prompt": torch.zeros(1, 0, dtype=torch.long)},
             r"prompt must be \(B, T\) with T >= 1; got \(1, 0\)",
@@ -190,11 +190,23 @@ def test_states_for_another_number_of_layers_are_refused():
         {"mlp": "relu"},
         {"mlp_ratio": 0.0},
         {"norm_eps": -1.0},
+        *({name: float("nan")} for name in ("embedding_std", "mlp_ratio", "norm_eps")),
     ],
 )
 def test_sizes_that_make_no_model_are_refused(settings):
     with pytest.raises(ValueError, match=next(iter(settings))):
         ModelConfig(**settings)
+
+
+def test_a_pattern_in_one_text_is_refused_with_the_tuple_that_it_means():
+    with pytest.raises(TypeError, match=r"got the text 'bdlru, attention': write \('bdlru', 'attention'\)"):
+        ModelConfig(pattern="bdlru, attention")  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("count", [-1, 1.5, True])
+def test_a_number_of_new_tokens_that_is_none_is_refused(count):
+    with pytest.raises(ValueError, match=f"max_new_tokens must be an integer of at least 0; got {count}"):
+        model_of().generate(torch.zeros(1, 1, dtype=torch.long), count)
 
 
 def test_a_model_without_a_vocabulary_is_refused():
@@ -257,6 +269,14 @@ def test_a_long_text_is_read_in_pieces():
         torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-4)
     on, _ = model.read(tokens[:, :3], after, piece=2)
     torch.testing.assert_close(on, model(tokens[:, :3], states)[:, -1], atol=1e-5, rtol=1e-4)
+
+
+def test_reading_wants_a_token_and_a_piece_to_read():
+    tokens = torch.zeros(2, 3, dtype=torch.long)
+    with pytest.raises(ValueError, match=r"read: tokens must be \(B, T\) with T >= 1; got \(2, 0\)"):
+        model_of().read(tokens[:, :0])
+    with pytest.raises(ValueError, match="read: piece must be an integer of at least 1; got 0"):
+        model_of().read(tokens, piece=0)
 
 
 @pytest.mark.parametrize("tie", [True, False])

@@ -64,12 +64,24 @@ def test_a_row_that_ended_repeats_its_end():
     assert made == [[0, 2], [1, 2], [1, 2], [1, 4]]
 
 
+def test_no_temperature_is_too_low_to_sample_at():
+    logits = torch.tensor([[1.0, 3.0, 2.0], [-5.0, -7.0, -6.0]])
+    for temperature in (1e-30, 1e-38, 1e-45, 1e-300):
+        assert Sampler(temperature=temperature).next(logits).tolist() == [1, 0]
+
+
+def test_a_stop_token_alone_is_refused_with_what_to_write():
+    with pytest.raises(TypeError, match=r"stop_tokens must be a tuple; got 3: \(3,\)"):
+        Sampler(stop_tokens=3)  # pyright: ignore[reportArgumentType]
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"temperature": -0.1}, "temperature must be at least 0; got -0.1"),
         ({"temperature": float("nan")}, "temperature must be at least 0"),
-        ({"top_k": 0}, "top_k must be at least 1; got 0"),
+        ({"top_k": 0}, "top_k must be an integer of at least 1; got 0"),
+        ({"top_k": 2.5}, "top_k must be an integer of at least 1; got 2.5"),
         ({"top_p": 0.0}, "top_p must be above 0 and at most 1; got 0.0"),
         ({"top_p": 1.1}, "top_p must be above 0 and at most 1; got 1.1"),
     ],

@@ -378,6 +378,46 @@ def test_autocast_projects_in_its_dtype_and_keeps_the_state_wide(name):
     assert relative_error(y, layer(x)) < 0.05
 
 
+@pytest.mark.parametrize("name", ["bdlru", "hlru-window"])
+def test_autocast_casts_no_doubles_and_no_integers(name):
+    layer, x = make(name), torch.randn(2, 3, D)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(x.bfloat16()).dtype == torch.bfloat16
+        for other in (x.double(), x.int()):
+            with pytest.raises(
+                TypeError, match=f"layer's dtype torch.float32; got {other.dtype}: cast one of"
+            ):
+                layer(other)
+
+
+@each_layer
+def test_shapes_are_found_on_the_meta_device_with_and_without_gradients(name):
+    layer, x = make(name).to("meta"), torch.empty(2, 3, D, device="meta")
+    y, state = layer(x, return_state=True)
+    assert y.requires_grad and y.shape == x.shape and state.shape == layer.initial_state_for(2).shape
+    with torch.no_grad():
+        assert layer(x).shape == x.shape
+
+
+@each_layer
+def test_an_exported_layer_runs_at_other_lengths(name):
+    layer, x = make(name), torch.randn(2, 8, D)
+    batch, time = torch.export.Dim("batch"), torch.export.Dim("time", min=2, max=4096)
+    program = torch.export.export(layer, (x,), dynamic_shapes={"x": {0: batch, 1: time}})
+    for shape in ((1, 3), (3, 50)):
+        x = torch.randn(*shape, D)
+        torch.testing.assert_close(program.module()(x), layer(x))
+
+
+@each_layer
+def test_a_compiled_step_refuses_a_state_of_another_batch(name):
+    torch._dynamo.reset()
+    layer = make(name)
+    step = torch.compile(layer.step, backend="eager")
+    with pytest.raises(ValueError, match=r"state must be \(B, M, N\)"):
+        step(torch.randn(2, D), layer.initial_state_for(1))
+
+
 @each_layer
 def test_a_layer_compiles_whole_and_trains_the_same(name):
     torch._dynamo.reset()
@@ -440,9 +480,13 @@ def test_state_alone_is_not_returned_unless_asked():
 @pytest.mark.parametrize(
     ("call", "error", "says"),
     [
-        (lambda: BDLRU(8, num_blocks=0, block_size=2), ValueError, "BDLRU: num_blocks and block_size must be"),
-        (lambda: HLRU(8, num_channels=2, order=0), ValueError, "HLRU: num_channels and order must be"),
-        (lambda: BDLRU(0, num_blocks=2, block_size=2), ValueError, "BDLRU: d_model must be at least 1"),
+        (lambda: BDLRU(8, num_blocks=0, block_size=2), ValueError, "BDLRU: num_blocks must be"),
+        (lambda: HLRU(8, num_channels=2, order=0), ValueError, "HLRU: order must be an integer of at least 1; got 0"),
+        (lambda: BDLRU(8, num_blocks=2.5, block_size=2), ValueError, "num_blocks must be an integer .* got 2.5"),
+        (lambda: HLRU("8", num_channels=2, order=2), ValueError, "HLRU: d_model must be an integer .* got '8'"),
+        (lambda: BDLRU(8, num_blocks=2, block_size=2, dtype=torch.int32), TypeError, "dtype must be one of"),
+        (lambda: HLRU(8, num_channels=2, order=2, dtype=torch.complex64), TypeError, "dtype must be one of"),
+        (lambda: BDLRU(0, num_blocks=2, block_size=2), ValueError, "BDLRU: d_model must be an integer of at least 1"),
         (lambda: BDLRU(8, num_blocks=2, block_size=2, normalization="l2"), ValueError, "normalization must be"),
         (lambda: BDLRU(8, num_blocks=2, block_size=2, initial_state="ones"), ValueError, "initial_state must be"),
         (lambda: BDLRU(8, num_blocks=2, block_size=2, backend="gpu"), ValueError, "backend must be"),
@@ -474,8 +518,15 @@ def test_state_alone_is_not_returned_unless_asked():
         (lambda: make("bdlru")(torch.randn(2, 3, D + 1)), ValueError, r"got \(2, 3, 13\)"),
         (lambda: make("bdlru")(torch.randn(2, 3, D).double()), TypeError, "the layer's dtype torch.float32"),
         (lambda: make("bdlru")(torch.randn(2, 3, D, device="meta")), ValueError, "the layer's device cpu"),
+        (lambda: make("bdlru").transition(torch.randn(2, D)), ValueError, r"x must be \(B, T, D\)"),
+        (lambda: make("hlru-window").transition(torch.randn(2, 3, D + 1)), ValueError, r"got \(2, 3, 13\)"),
+        (lambda: make("bdlru")(torch.randn(2, 3, D).to_sparse()), TypeError, "a dense tensor; got torch.sparse_coo"),
+        (lambda: make("bdlru")(torch.nested.as_nested_tensor([torch.randn(2, D), torch.randn(3, D)], layout=torch.jagged)),
+         TypeError, "one dense tensor; got a nested one"),
+        (lambda: make("bdlru")(torch.randn(2, 3, D), mask=torch.ones(2, 3, device="meta").bool()), ValueError,
+         "mask must be on cpu as x is; got meta"),
         (lambda: make("bdlru").step(torch.randn(2, 3, D)), ValueError, r"x must be \(B, D\)"),
-        (lambda: make("bdlru")(torch.randn(2, 3, D), torch.randn(1, 3, 5)), ValueError, "initial_state must be"),
+        (lambda: make("bdlru")(torch.randn(2, 3, D), torch.randn(1, 3, 5)), ValueError, "BDLRU: state must be"),
         (lambda: make("bdlru")(torch.randn(2, 3, D), mask=torch.ones(2, 3)), TypeError, "mask must be a bool"),
         (lambda: make("bdlru")(torch.randn(2, 3, D), mask=torch.ones(2, 4).bool()), ValueError, r"mask must be \(B, T\)"),
         (

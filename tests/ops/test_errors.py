@@ -47,6 +47,8 @@ def test_a_wrong_row_of_logits_is_named_with_the_size_that_it_needs():
         ({"initial_state": lambda s: s.bfloat16()}, TypeError, "states keep full precision"),
         ({"initial_state": lambda s: s.double()}, TypeError, r"\.to\(torch\.float32\)"),
         ({"initial_state": lambda s: s.to("meta")}, ValueError, "initial_state must be on cpu"),
+        ({"gate_logits": lambda z: z.to_sparse()}, TypeError, "gate_logits must be a dense tensor; got torch.sparse_coo"),
+        ({"values": lambda v: torch.nested.as_nested_tensor(list(v), layout=torch.jagged)}, TypeError, "values must be a dense tensor; got a nested"),
         ({"initial_state": 0.0}, TypeError, "initial_state must be a torch.Tensor"),
         ({"normalization": "softplus"}, ValueError, "normalization must be one of"),
         ({"backend": "gpu"}, ValueError, "backend must be one of"),
@@ -105,6 +107,12 @@ def test_backend_for_names_what_auto_takes():
     assert backend_for(torch.zeros(2, dtype=torch.float64), family="hlru", order_or_block_size=9) == "cpu"
     with pytest.raises(ValueError, match="family must be one of"):
         backend_for("cpu", family="lru")
+
+
+@pytest.mark.parametrize("dtype", ["float32", torch.int32, torch.complex64])
+def test_backend_for_names_a_dtype_that_no_operator_takes(dtype):
+    with pytest.raises(TypeError, match=r"^backend_for: dtype must be one of .*torch\.float64\); got "):
+        backend_for("cpu", dtype=dtype)
 
 
 @pytest.mark.parametrize("device", ["foo", "", None, "cuda:x"])

@@ -1,10 +1,13 @@
 """The operators compose with autograd, torch.func, compilers and exporters."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
 from torch.library import opcheck
 
+from statemix.ops.dispatch import warn_once
 from tests.ops.cases import BACKENDS, FAMILIES, OPERATORS, Shape, inputs
 from tests.truth import relative_error
 
@@ -123,6 +126,43 @@ def test_forward_mode_through_a_backward_is_never_silently_zero(family, backend)
         tangent = forward_ad.unpack_dual(dual_out).tangent
     (grad,) = torch.autograd.grad(loss(logits, values, initial), values)
     assert relative_error(tangent, (grad * direction).sum()) < 1e-10
+
+
+@each_family
+@each_backend
+def test_forward_mode_inside_of_forward_mode_is_never_silently_zero(family, backend):
+    warn_once.cache_clear()
+    logits, values, initial = inputs(family, Shape(1, 3, 2, 2))
+    loss = loss_of(family, backend)
+
+    def of_values(x):
+        return loss(logits, x, initial)
+
+    reverse = torch.func.jacrev(torch.func.jacrev(of_values))(values)
+    slow = pytest.warns(RuntimeWarning, match="forward mode inside of forward mode .* slow reference")
+    with slow if backend != "reference" else nullcontext():
+        forward = torch.func.jacfwd(torch.func.jacfwd(of_values))(values)
+    assert relative_error(forward, reverse) < 1e-10
+
+    def mixed(y):  # one direction comes through the logits, the other through the values
+        return torch.func.jvp(lambda x: loss(x, y, initial), (logits,), (logits,))[1]
+
+    along = torch.func.jvp(mixed, (values,), (values,))[1]
+    gradient = torch.func.grad(lambda y: (torch.func.grad(loss)(logits, y, initial) * logits).sum())(values)
+    assert relative_error(along, (gradient * values).sum()) < 1e-10
+
+
+@each_family
+@each_backend
+@pytest.mark.parametrize("lengths", [None, (0, 0)], ids=["plain", "packed"])
+def test_no_steps_have_derivatives_of_any_order(family, backend, lengths):
+    shape = Shape(1 if lengths else 2, 0, 3, 2, lengths)
+    given = inputs(family, shape, grad=True)
+    function = operator(family, backend, cu_seqlens=shape.cu_seqlens)
+    assert gradcheck(function, given, check_forward_ad=True)
+    assert gradgradcheck(function, given, check_fwd_over_rev=True)
+    hidden, _ = function(*given)
+    assert [g.shape for g in torch.autograd.grad(hidden.sum(), given[:2])] == [g.shape for g in given[:2]]
 
 
 @each_family

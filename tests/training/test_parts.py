@@ -151,13 +151,26 @@ def test_fields_of_another_version_are_named():
         (lambda: OptimizerConfig(clip_norm=0.0), "clip_norm must be above 0; got 0"),
         (lambda: OptimizerConfig(learning_rate=math.nan), "learning_rate must be at least 0; got nan"),
         (lambda: OptimizerConfig(clip_norm=math.nan), "clip_norm must be above 0; got nan"),
-        (lambda: OptimizerConfig(betas=(0.9, 1.0)), r"betas must lie in \[0, 1\); got \(0.9, 1.0\)"),
+        (lambda: OptimizerConfig(betas=(0.9, 1.0)), r"betas must be two .* in \[0, 1\); got \(0.9, 1.0\)"),
+        (lambda: OptimizerConfig(betas=(0.9,)), r"betas must be two numbers .*; got \(0.9,\)"),
+        (lambda: small(precision="float16"), "precision must be one of .*; got 'float16'"),
+        (
+            lambda: small(gate_noise_rise=(0.5,)),
+            "gate_noise_rise must be two shares of the steps, .*; got 0.5",
+        ),
         (lambda: small(seed=2**64), r"seed must be below 2\*\*64; got 18446744073709551616"),
     ],
 )
 def test_a_config_that_cannot_be_meant_is_refused(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+@pytest.mark.parametrize("name", ["steps", "batch_size", "accumulate", "seed", "threads", "evaluate_every"])
+@pytest.mark.parametrize("value", [2.0, math.nan, "3"])
+def test_counts_are_integers(name, value):
+    with pytest.raises(TypeError, match=f"config: {name} must be an integer; got {value!r}"):
+        small(**{name: value})
 
 
 def test_a_batch_depends_on_its_step_alone():

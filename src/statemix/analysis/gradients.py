@@ -30,13 +30,18 @@ def gradient_reach(
         generator: where the directions are drawn from; default PyTorch's own.
 
     Raises:
-        ValueError: the output does not have the batch and the time of x.
+        ValueError: the output does not have the batch and the time of x, or does not depend on it; or a step
+            that x does not have.
 
     Examples:
         >>> reach = gradient_reach(lambda x: x.cumsum(1), torch.randn(4, 10, 3))
         >>> torch.allclose(reach, reach[0])
         True
     """
+    if x.dim() < 2 or not -x.shape[1] <= step < x.shape[1]:
+        raise ValueError(
+            f"gradient_reach: step must be one of those of x (B, T, D) = {tuple(x.shape)}; got {step}"
+        )
     x = x.detach().requires_grad_()
     with torch.enable_grad():
         y = function(x)
@@ -45,6 +50,8 @@ def gradient_reach(
                 f"gradient_reach: function must keep batch and time {tuple(x.shape[:2])}; it returned "
                 f"{tuple(y.shape)}"
             )
+        if not y.requires_grad:
+            raise ValueError("gradient_reach: function must depend on x, differentiably; its output does not")
         asked = y[:, step]
         direction = torch.randn(asked.shape, generator=generator, dtype=asked.dtype, device=asked.device)
         (gradient,) = torch.autograd.grad(asked, x, direction)

@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
+from statemix.nn.eigenvalues import eigenvalues
+
 from .recording import record_inputs
 
 # Eigenvalues of nearly equal pairs are only known to the root of the rounding of their matrix.
@@ -60,9 +62,7 @@ def transition_spectra(model: nn.Module, *arguments: Any) -> dict[str, Spectrum]
     """
     with torch.no_grad():
         return {
-            name: Spectrum(
-                layer=name, eigenvalues=torch.linalg.eigvals(layer.transition(inputs).double().cpu())
-            )
+            name: Spectrum(layer=name, eigenvalues=eigenvalues(layer.transition(inputs).double().cpu()))
             for name, (layer, inputs) in record_inputs(model, *arguments).items()
         }
 

@@ -17,7 +17,7 @@ class StateBound:
     """How large the states of a run became, beside what the theory allows."""
 
     peak: float
-    """max |h_t| over all steps, sequences, blocks"""
+    """max |h_t| over all steps, sequences, blocks; NaN where a state is no number"""
     bound: float
     """max(max |h_0|, max |v_t|): no state can pass it when the gates' rows sum to at most one"""
     steps: int
@@ -40,23 +40,24 @@ def state_bound(layer: RecurrentLayer, x: Sequence, state: State | None = None) 
         state: (B, M, N), where to start; default where the layer starts.
 
     Raises:
-        ValueError: T is 0.
+        ValueError: there is no sequence, or no step.
 
     Examples:
         >>> from statemix.nn import BDLRU
         >>> state_bound(BDLRU(8, num_blocks=4, block_size=3), torch.randn(2, 100, 8)).holds
         True
     """
-    if x.dim() == 3 and x.shape[1] == 0:
-        raise ValueError(f"state_bound: x must have at least one step; got {tuple(x.shape)}")
+    if x.dim() == 3 and x.shape[0] * x.shape[1] == 0:
+        raise ValueError(f"state_bound: x must have at least one sequence and step; got {tuple(x.shape)}")
     with torch.no_grad():
         state = layer.initial_state_for(x.shape[0]) if state is None else state
-        bound = max(state.abs().max().item(), layer.value(x).abs().max().item())
-        peak = 0.0
+        # Maxima of tensors: those of Python pass over what is no number.
+        bound = torch.maximum(state.abs().max(), layer.value(x).abs().max())
+        peak = torch.zeros_like(bound)
         for token in x.unbind(1):
             _, state = layer.step(token, state)
-            peak = max(peak, state.abs().max().item())
-    return StateBound(peak=peak, bound=bound, steps=x.shape[1])
+            peak = torch.maximum(peak, state.abs().max())
+    return StateBound(peak=peak.item(), bound=bound.item(), steps=x.shape[1])
 
 
 def running_products(transitions: Float[Tensor, "B T N M M"]) -> Float[Tensor, "B T N M M"]:

@@ -70,6 +70,8 @@ class Autoencoder(nn.Module):
 
     def encode(self, tokens: Tokens, *, mask: Mask | None = None) -> Tensor:
         """The one vector of each sequence, (B, D): the final norm at its last real token."""
+        if tokens.dim() != 2:
+            raise ValueError(f"Autoencoder: tokens must be (B, T); got {tuple(tokens.shape)}")
         time = tokens.shape[1]
         if not 1 <= time <= self.config.max_length:
             raise ValueError(

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from statemix.nn.fused_step import unfused_steps
+from statemix.ops.checks import check_size
 from statemix.shapes import Mask, Tokens
 
 from .buffered_step import BufferedStep, can_buffer
 from .fused_step import FusedStep, can_fuse
-from .language_model import LanguageModel, check_prompt
+from .language_model import LanguageModel, check_new_tokens, check_prompt
 from .sampling import Sampler
 
 
@@ -50,8 +51,7 @@ class Decoder:
     def __init__(
         self, model: LanguageModel, batch_size: int, *, compile: bool = False, fused: bool | None = None
     ) -> None:
-        if batch_size < 1:
-            raise ValueError(f"Decoder: batch_size must be at least 1; got {batch_size}")
+        batch_size = check_size("Decoder", "batch_size", batch_size)
         if model.training:
             raise ValueError("Decoder: the model is in training mode; call model.eval() first")
         self.model, self.batch_size = model, batch_size
@@ -131,7 +131,8 @@ class Decoder:
         """Tokens (B,) -> logits (B, V), in a buffer that the next step writes over.
 
         Raises:
-            RuntimeError: before :meth:`prefill` or :meth:`load`. ValueError: another batch size.
+            RuntimeError: before :meth:`prefill` or :meth:`load`. ValueError: another batch size. TypeError:
+                tokens that are no integers.
         """
         if not self._started:
             raise RuntimeError("Decoder: there is no state yet; call prefill(prompt) or load(states) first")
@@ -139,6 +140,8 @@ class Decoder:
             raise ValueError(
                 f"Decoder: tokens must be (B,) = ({self.batch_size},); got {tuple(tokens.shape)}"
             )
+        if tokens.is_floating_point():
+            raise TypeError(f"Decoder: tokens must be integers; got {tokens.dtype}: cast with .long()")
         return self._run(tokens)
 
     def stream(
@@ -169,6 +172,7 @@ class Decoder:
         generator: torch.Generator | None = None,
     ) -> Tokens:
         """The prompt and at most ``max_new_tokens`` tokens after it, (B, T + new)."""
+        check_new_tokens(max_new_tokens)
         tokens = self.stream(prompt, sampler, mask=mask, generator=generator)
         new = list(itertools.islice(tokens, max_new_tokens))
         return torch.cat([prompt, torch.stack(new, 1)], 1) if new else prompt

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any, Literal, cast
 
 import torch
@@ -75,15 +76,15 @@ class ModelConfig:
     """Longest sequence of an autoencoder, whose positions are a learned table."""
 
     def __post_init__(self) -> None:
-        if self.embedding_std <= 0:
-            raise ValueError(f"model: embedding_std must be above 0; got {self.embedding_std}")
-        if self.norm_eps < 0:
-            raise ValueError(f"model: norm_eps must be at least 0; got {self.norm_eps}")
+        if not 0 < self.embedding_std < inf:
+            raise ValueError(f"model: embedding_std must be a number above 0; got {self.embedding_std}")
+        if not 0 <= self.norm_eps < inf:
+            raise ValueError(f"model: norm_eps must be a number from 0 on; got {self.norm_eps}")
         if self.mlp not in MLPS:
             raise ValueError(f"model: mlp must be one of {MLPS}; got {self.mlp!r}")
-        if self.mlp_ratio <= 0:
+        if not 0 < self.mlp_ratio < inf:
             raise ValueError(
-                f'model: mlp_ratio must be above 0; got {self.mlp_ratio}; mlp="none" leaves MLPs out'
+                f'model: mlp_ratio must be a number above 0; got {self.mlp_ratio}; mlp="none" leaves MLPs out'
             )
         if self.mlp_init not in INITIALIZATIONS:
             raise ValueError(f"model: mlp_init must be one of {INITIALIZATIONS}; got {self.mlp_init!r}")
@@ -95,6 +96,11 @@ class ModelConfig:
             raise ValueError(
                 f"model: tied embeddings need output_size = vocab_size; got {self.output_size} and "
                 f"{self.vocab_size}; pass tie_embeddings=False"
+            )
+        if isinstance(self.pattern, str):
+            raise TypeError(
+                f"model: pattern must be a tuple of names, one a layer; got the text {self.pattern!r}: write "
+                f"{tuple(self.pattern.replace(',', ' ').split())!r}"
             )
         for name in self.pattern:
             self.mixer.named(name)
@@ -208,7 +214,16 @@ class LanguageModel(nn.Module):
         mask: Mask | None = None,
         piece: int = 4096,
     ) -> tuple[Tensor, tuple[Any, ...]]:
-        """The logits (B, V) after the last token, and the states there: ``piece`` tokens stand in memory."""
+        """The logits (B, V) after the last token, and the states there: ``piece`` tokens stand in memory.
+
+        Raises:
+            ValueError: no token to read, or a piece below 1.
+        """
+        if tokens.dim() != 2 or tokens.shape[1] < 1:
+            raise ValueError(
+                f"LanguageModel: read: tokens must be (B, T) with T >= 1; got {tuple(tokens.shape)}"
+            )
+        piece = check_size("LanguageModel: read", "piece", piece)
         hidden = tokens.new_empty(0)
         masks = itertools.repeat(None) if mask is None else mask.split(piece, 1)
         for some, real in zip(tokens.split(piece, 1), masks, strict=False):
@@ -270,8 +285,7 @@ class LanguageModel(nn.Module):
             >>> model.generate(prompts, 4, mask=mask, temperature=0).shape
             torch.Size([2, 7])
         """
-        if max_new_tokens < 0:
-            raise ValueError(f"generate: max_new_tokens must be at least 0; got {max_new_tokens}")
+        check_new_tokens(max_new_tokens)
         tokens = self.stream(
             prompt, mask=mask, temperature=temperature, top_k=top_k, top_p=top_p,
             stop_tokens=stop_tokens, generator=generator,
@@ -320,6 +334,12 @@ def weight_alone(head: nn.Module) -> Tensor:
             f"than its weight; call model.head on the hidden vectors"
         )
     return cast(nn.Linear, head).weight
+
+
+def check_new_tokens(count: int) -> None:
+    """Raise unless it is a number of tokens: an integer from 0 on."""
+    if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+        raise ValueError(f"generate: max_new_tokens must be an integer of at least 0; got {count!r}")
 
 
 def check_prompt(prompt: Tensor, mask: Tensor | None, vocabulary: int) -> None:

@@ -5,6 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from statemix.ops.checks import check_size
+
+_LOWEST = torch.finfo(torch.float32).tiny
+
 
 class Sampler:
     """Draws tokens row by row, and remembers which rows have ended.
@@ -16,7 +20,8 @@ class Sampler:
         stop_tokens: tokens after which a row has ended; it then repeats the token that ended it.
 
     Raises:
-        ValueError: a negative temperature, top_k below 1, or top_p outside (0, 1].
+        ValueError: a negative temperature, top_k below 1, or top_p outside (0, 1]. TypeError: one stop token
+            that is not in a tuple.
 
     Examples:
         >>> sampler = Sampler(temperature=0, stop_tokens=(2,))
@@ -36,11 +41,13 @@ class Sampler:
     ) -> None:
         if not 0 <= temperature < float("inf"):
             raise ValueError(f"generate: temperature must be at least 0; got {temperature}")
-        if top_k is not None and top_k < 1:
-            raise ValueError(f"generate: top_k must be at least 1; got {top_k}")
+        if top_k is not None:
+            top_k = check_size("generate", "top_k", top_k)
         if top_p is not None and not 0 < top_p <= 1:
             raise ValueError(f"generate: top_p must be above 0 and at most 1; got {top_p}")
         self.temperature, self.top_k, self.top_p = temperature, top_k, top_p
+        if isinstance(stop_tokens, int):
+            raise TypeError(f"generate: stop_tokens must be a tuple; got {stop_tokens}: ({stop_tokens},)")
         self.stop_tokens = tuple(stop_tokens)
         self._ended: Tensor | None = None
         self._last: Tensor | None = None
@@ -63,7 +70,8 @@ class Sampler:
     def _draw(self, logits: Tensor, generator: torch.Generator | None) -> Tensor:
         if self.temperature == 0:
             return logits.argmax(-1)
-        logits = logits / self.temperature
+        # The largest becomes 0, so that no temperature, however low, makes an infinity of it.
+        logits = (logits - logits.amax(-1, keepdim=True)) / max(self.temperature, _LOWEST)
         vocabulary = logits.shape[-1]
         if self.top_k is not None and self.top_k < vocabulary:
             least = logits.topk(self.top_k, -1).values[:, -1:]

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from statemix.kernels.reference.normalization import normalize
 from statemix.ops import bdlru_scan
+from statemix.ops.checks import check_size
 from statemix.shapes import Sequence
 
 from .layer import RecurrentLayer
@@ -44,7 +45,7 @@ class BDLRU(RecurrentLayer):
     ``gate_logits`` (M, M+1, N) in place of ``gate`` when not selective.
 
     Raises:
-        ValueError: a size below 1 or an unknown choice.
+        ValueError, TypeError: a size below 1, an unknown choice, or a dtype that the operators do not take.
 
     Examples:
         >>> layer = BDLRU(64, num_blocks=16, block_size=3)
@@ -77,11 +78,8 @@ class BDLRU(RecurrentLayer):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        if num_blocks < 1 or block_size < 1:
-            raise ValueError(
-                f"BDLRU: num_blocks and block_size must be at least 1; got {num_blocks} and {block_size}"
-            )
-        self.num_blocks, self.block_size = num_blocks, block_size
+        self.num_blocks = num_blocks = check_size("BDLRU", "num_blocks", num_blocks)
+        self.block_size = block_size = check_size("BDLRU", "block_size", block_size)
         super().__init__(
             d_model,
             rows=block_size,
@@ -104,6 +102,7 @@ class BDLRU(RecurrentLayer):
 
     def transition(self, x: Sequence) -> Tensor:
         """A_t of each block at each step, (B, T, N, M, M); acts on the left."""
+        self._check_input(x, 3, "(B, T, D)")
         logits = self._gate_logits(x, x.dtype)
         coefficients = normalize(logits, 3, self.normalization)
         return coefficients[:, :, :, : self.block_size].permute(0, 1, 4, 2, 3)

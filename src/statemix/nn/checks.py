@@ -5,19 +5,31 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .transforms import is_autocast
+
+# Autocast leaves float64 and integers as they are.
+_CAST = (torch.float32, torch.bfloat16, torch.float16)
+
 
 def check_input(layer: str, x: Tensor, dims: int, shape: str, width: int, weight: Tensor | None) -> None:
     """Raise ValueError or TypeError unless x has this rank and width, and fits the weights of the layer."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{layer}: x must be a torch.Tensor; got {type(x).__name__}")
+    if x.is_nested:
+        raise TypeError(
+            f"{layer}: x must be {shape}, one dense tensor; got a nested one: give x.values()[None] and "
+            f"cu_seqlens=x.offsets().to(torch.int32), or pad it and give a mask"
+        )
+    if x.layout is not torch.strided:
+        raise TypeError(f"{layer}: x must be a dense tensor; got {x.layout}: call .to_dense()")
     if x.dim() != dims or x.shape[-1] != width:
         raise ValueError(f"{layer}: x must be {shape} with D = d_model = {width}; got {tuple(x.shape)}")
     if weight is None:
         return
-    if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+    if x.dtype != weight.dtype and not (x.dtype in _CAST and weight.dtype in _CAST and is_autocast(x.device)):
         raise TypeError(
-            f"{layer}: x must have the layer's dtype {weight.dtype}; got {x.dtype}: cast one of them, or "
-            f"run under torch.autocast"
+            f"{layer}: x must have the layer's dtype {weight.dtype}; got {x.dtype}: cast one of them"
+            + (", or run under torch.autocast" if x.dtype in _CAST and weight.dtype in _CAST else "")
         )
     if x.device != weight.device:
         raise ValueError(

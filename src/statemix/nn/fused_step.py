@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from statemix.kernels import triton
-from statemix.ops.checks import check_state
 from statemix.ops.counters import count
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ def fused_step(layer: RecurrentLayer, x: Tensor, state: Tensor | None) -> tuple[
     if state is None:
         state = layer._initial_states(x.shape[0])
     else:
-        check_state(type(layer).__name__, state, (x.shape[0], layer._rows, layer._columns), x)
+        layer._check_state(state, x.shape[0], x)
     new_state, read = buffers(layer, x.shape[0], dtype)
     if layer.selective and not autocast and streams(x.shape[0], dtype, layer._rows):
         project(layer, x.contiguous(), state, new_state, read)

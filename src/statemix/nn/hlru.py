@@ -7,6 +7,7 @@ from torch import Tensor
 
 from statemix.kernels.reference.normalization import normalize
 from statemix.ops import hlru_scan
+from statemix.ops.checks import check_size
 from statemix.shapes import Sequence
 
 from .layer import RecurrentLayer
@@ -48,7 +49,7 @@ class HLRU(RecurrentLayer):
     learned; ``gate_logits`` (M+1, N) in place of ``gate`` when not selective.
 
     Raises:
-        ValueError: a size below 1 or an unknown choice.
+        ValueError, TypeError: a size below 1, an unknown choice, or a dtype that the operators do not take.
 
     Examples:
         >>> layer = HLRU(64, num_channels=48, order=3)
@@ -81,15 +82,13 @@ class HLRU(RecurrentLayer):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        if num_channels < 1 or order < 1:
-            raise ValueError(
-                f"HLRU: num_channels and order must be at least 1; got {num_channels} and {order}"
-            )
         if readout is None:
             readout = "window" if selective else "latest"
         if readout not in READOUTS:
             raise ValueError(f"HLRU: readout must be None or one of {READOUTS}; got {readout!r}")
-        self.num_channels, self.order, self.readout = num_channels, order, readout
+        self.num_channels = num_channels = check_size("HLRU", "num_channels", num_channels)
+        self.order = order = check_size("HLRU", "order", order)
+        self.readout = readout
         super().__init__(
             d_model,
             rows=order,
@@ -112,6 +111,7 @@ class HLRU(RecurrentLayer):
 
     def transition(self, x: Sequence) -> Tensor:
         """The companion matrix of each channel at each step, (B, T, N, M, M); acts on the left."""
+        self._check_input(x, 3, "(B, T, D)")
         logits = self._gate_logits(x, x.dtype)
         lags = normalize(logits, 2, self.normalization)[:, :, : self.order].transpose(2, 3)
         shift = torch.eye(self.order, dtype=lags.dtype, device=lags.device)[:-1]

@@ -12,12 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from statemix.kernels.reference.normalization import NORMALIZATIONS, normalize
-from statemix.ops.checks import check_boundaries, check_state
+from statemix.ops.checks import DTYPES, check_boundaries, check_size, check_state
 from statemix.ops.dispatch import BACKENDS
 from statemix.shapes import Boundaries, Mask, Sequence, Spectrum, State, Token
 
 from .block_dropout import drop_blocks
 from .checks import check_input
+from .eigenvalues import eigenvalues
 from .fused_step import fused_step
 from .padding import RealSteps
 from .plain import is_plain
@@ -79,8 +80,9 @@ class RecurrentLayer(nn.Module):
         ):
             if value not in choices:
                 raise ValueError(f"{name}: {what} must be one of {choices}; got {value!r}")
-        if d_model < 1:
-            raise ValueError(f"{name}: d_model must be at least 1; got {d_model}")
+        d_model = check_size(name, "d_model", d_model)
+        if dtype is not None and dtype not in DTYPES:
+            raise TypeError(f"{name}: dtype must be one of {DTYPES}; got {dtype}")
         if gate_init == "closed" and normalization not in _CAN_CLOSE:
             raise ValueError(
                 f"{name}: gate_init 'closed' needs a normalization that low logits shut, one of "
@@ -219,6 +221,8 @@ class RecurrentLayer(nn.Module):
         """One token in plain operations, which a compiler fuses where an operator would stand alone."""
         if state is None:
             state = self.initial_state_for(x.shape[0])
+        else:
+            self._check_state(state, x.shape[0], x)
         values = self.value(x).unflatten(1, self._value_shape)
         gate_logits = self._noised(self._gate_logits(x[:, None], values.dtype)[:, 0])
         coefficients = normalize(gate_logits, gate_logits.dim() - 2, self.normalization)
@@ -243,10 +247,9 @@ class RecurrentLayer(nn.Module):
     def transition_spectrum(self, x: Sequence) -> Spectrum:
         """Eigenvalues of the transition that each block makes at each step, complex (B, T, N, M).
 
-        (1, 1, N, M) for a layer that is not selective.
+        (1, 1, N, M) for a layer that is not selective. NaN where a transition is not finite.
         """
-        self._check_input(x, 3, "(B, T, D)")
-        return torch.linalg.eigvals(self.transition(x))
+        return eigenvalues(self.transition(x))
 
     @abstractmethod
     def transition(self, x: Sequence) -> Tensor:
@@ -293,9 +296,7 @@ class RecurrentLayer(nn.Module):
         if state is None:
             state = self._initial_states(states)
         else:
-            check_state(
-                type(self).__name__, state, (states, self._rows, self._columns), x, cu_seqlens is not None
-            )
+            self._check_state(state, states, x, cu_seqlens is not None)
         extra = self._extra_columns(x)
         if extra and state is not None:
             state = F.pad(state, (0, extra))
@@ -331,6 +332,10 @@ class RecurrentLayer(nn.Module):
             )
         if mask.shape != x.shape[:2]:
             raise ValueError(f"{name}: mask must be (B, T) = {tuple(x.shape[:2])}; got {tuple(mask.shape)}")
+        if mask.device != x.device:
+            raise ValueError(
+                f"{name}: mask must be on {x.device} as x is; got {mask.device}: move it with .to()"
+            )
         real = RealSteps.of(mask)
         y, final = self._forward(real.take(x), state, real.cu_seqlens)
         return real.put(y), final
@@ -397,6 +402,10 @@ class RecurrentLayer(nn.Module):
         # What is more than its weight knows by itself what it takes: the weight may be packed, or elsewhere.
         weight = self.value.weight if is_plain(self.value) else None
         check_input(type(self).__name__, x, dims, shape, self.d_model, weight)
+
+    def _check_state(self, state: Tensor, states: int, x: Tensor, packed: bool = False) -> None:
+        shape = (states, self._rows, self._columns)
+        check_state(type(self).__name__, state, shape, x, packed, name="state")
 
 
 def padded_columns(columns: int, row: int) -> int:

@@ -28,7 +28,7 @@ def two_products(x: Tensor, first: Tensor, bias: Tensor | None, second: Tensor) 
     # autocast has cast before. What rewrites the program, or hides other tensors behind these, needs to see
     # its plain operations.
     single = not torch.is_grad_enabled() or x.shape[1] == 1
-    if single or is_rewritten() or any(type(t) not in (Tensor, nn.Parameter) for t in given):
+    if single or x.is_meta or is_rewritten() or any(type(t) not in (Tensor, nn.Parameter) for t in given):
         return F.linear(x, first, bias), F.linear(x, second)
     device = x.device.type
     if torch.is_autocast_enabled(device) and x.dtype != torch.float64:  # which autocast leaves as it is

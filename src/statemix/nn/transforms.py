@@ -1,4 +1,4 @@
-"""Whether something other than eager reverse-mode autograd looks at the operations that run."""
+"""What looks at the operations that run, or changes them: compilers, transforms, autocast."""
 
 from __future__ import annotations
 
@@ -17,3 +17,8 @@ def is_rewritten() -> bool:
         or torch._C._len_torch_dispatch_stack() > 0
         or forward_ad._current_level >= 0
     )
+
+
+def is_autocast(device: torch.device) -> bool:
+    """Whether products on this device are made in the dtype of autocast, which knows no meta device."""
+    return device.type != "meta" and torch.is_autocast_enabled(device.type)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from statemix.ops.hlru import shifted_windows
 
-from .transforms import is_rewritten
+from .transforms import is_autocast, is_rewritten
 
 
 def window_product(
@@ -38,13 +38,14 @@ def window_product(
         torch.Size([2, 6, 4])
     """
     order = weight.shape[1] // hidden.shape[2]
-    if torch.is_autocast_enabled(hidden.device.type):
+    if is_autocast(hidden.device):
         weight = weight.to(hidden.dtype)
     sequences = hidden.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
     rows = hidden.shape[0] * hidden.shape[1]
-    # What lies between sequences is computed for nothing; and what rewrites or differentiates the program in
-    # other ways than reverse mode needs to see its plain operations.
-    if 8 * sequences * (order - 1) > rows or is_rewritten():
+    # What rewrites or differentiates the program in other ways than reverse mode needs to see its plain
+    # operations: it is asked first, for sizes may be symbols. And what lies between sequences is computed for
+    # nothing.
+    if is_rewritten() or 8 * sequences * (order - 1) > rows:
         return _plain(hidden, initial, weight, cu_seqlens)
     return _WindowProduct.apply(hidden, initial, weight, cu_seqlens)
 

@@ -77,6 +77,8 @@ class Layout:
     def at(self, sequence: Tensor, offset: int) -> tuple[Tensor, Tensor]:
         """The step ``offset`` after each sequence's first, (B, T, ...) -> (S, ...), and whether it exists."""
         exists = (self.length > offset).view(-1, *[1] * (sequence.dim() - 2))
+        if sequence.shape[1] == 0:  # no step to take: none exists, and nothing is looked up
+            return sequence.new_zeros(self.length.shape[0], *sequence.shape[2:]), exists
         if self.packed:
             index = (self.first + offset).clamp(max=sequence.shape[1] - 1)
             return sequence[0, index], exists

@@ -39,6 +39,11 @@ def check_scan(
     for name, tensor in named[: 2 if initial_state is None else 3]:
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{operation}: {name} must be a torch.Tensor; got {type(tensor).__name__}")
+        if tensor.layout is not torch.strided or tensor.is_nested:
+            raise TypeError(
+                f"{operation}: {name} must be a dense tensor; got {_layout(tensor)}: call .to_dense(), or "
+                f"pack sequences of unequal length and give cu_seqlens"
+            )
     block = bool(layout)
     wants_logits = "(B, T, M, M+1, N)" if block else "(B, T, M+1, N)"
     wants_values = "(B, T, M, N)" if block else "(B, T, N)"
@@ -105,6 +110,8 @@ def _signature(
     for tensor in (gate_logits, values) if initial_state is None else (gate_logits, values, initial_state):
         if type(tensor) is not Tensor and type(tensor) is not torch.nn.Parameter:
             return None
+        if tensor.layout is not torch.strided or tensor.is_nested:
+            return None
         described += (tensor.shape, tensor.dtype, tensor.device)
     return tuple(described)
 
@@ -124,24 +131,33 @@ def _check_dtypes(operation: str, gate_logits: Tensor, values: Tensor) -> None:
         )
 
 
+def _layout(tensor: Tensor) -> str:
+    return "a nested one" if tensor.is_nested else str(tensor.layout)
+
+
 def check_state(
-    operation: str, state: Tensor, shape: tuple[int, int, int], like: Tensor, packed: bool = False
+    operation: str,
+    state: Tensor,
+    shape: tuple[int, int, int],
+    like: Tensor,
+    packed: bool = False,
+    name: str = "initial_state",
 ) -> None:
     """Raise unless a state has this shape, the device of ``like`` and the dtype of states."""
     if not isinstance(state, Tensor):
-        raise TypeError(f"{operation}: initial_state must be a torch.Tensor; got {type(state).__name__}")
+        raise TypeError(f"{operation}: {name} must be a torch.Tensor; got {type(state).__name__}")
     if tuple(state.shape) != shape:
         letters = "(num_sequences, M, N)" if packed else "(B, M, N)"
-        raise ValueError(f"{operation}: initial_state must be {letters} = {shape}; got {tuple(state.shape)}")
+        raise ValueError(f"{operation}: {name} must be {letters} = {shape}; got {tuple(state.shape)}")
     wide = torch.promote_types(like.dtype, torch.float32)
     if state.dtype != wide:
         raise TypeError(
-            f"{operation}: initial_state must be {wide} for inputs of {like.dtype}; got {state.dtype}: "
+            f"{operation}: {name} must be {wide} for inputs of {like.dtype}; got {state.dtype}: "
             f"states keep full precision, cast with .to({wide})"
         )
     if state.device != like.device:
         raise ValueError(
-            f"{operation}: initial_state must be on {like.device} as the inputs are; got {state.device}: "
+            f"{operation}: {name} must be on {like.device} as the inputs are; got {state.device}: "
             f"move it with .to()"
         )
 

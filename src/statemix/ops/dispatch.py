@@ -12,7 +12,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from .checks import check_device, check_size
+from .checks import DTYPES, check_device, check_size
 
 FAMILIES = ("bdlru", "hlru")
 BACKENDS = ("auto", "reference", "cpu", "cuda", "triton")
@@ -38,7 +38,8 @@ def backend_for(
         dtype: of logits and values; default the tensor's, or float32.
 
     Raises:
-        ValueError: an unknown family or device, or a size below 1.
+        ValueError: an unknown family or device, or a size below 1. TypeError: a dtype that the operators
+            do not take.
 
     Examples:
         >>> backend_for("cpu")
@@ -52,7 +53,10 @@ def backend_for(
         dtype = dtype or tensor_or_device.dtype
     else:
         device = check_device("backend_for", tensor_or_device)
-    return _automatic(device.type, device.index, family, size, dtype or torch.float32)[0]
+    dtype = dtype or torch.float32
+    if dtype not in DTYPES:
+        raise TypeError(f"backend_for: dtype must be one of {DTYPES}; got {dtype!r}")
+    return _automatic(device.type, device.index, family, size, dtype)[0]
 
 
 def resolve_backend(
@@ -80,7 +84,7 @@ def _resolve(
         name, why_slow = _automatic(device_type, device_index, family, size, dtype)
         if why_slow is not None:
             slow = _SLOWER.get(name, "slow reference")
-            _warn_once(f"{operation}: backend='auto' takes the {slow} on {device_type}: {why_slow}")
+            warn_once(f"{operation}: backend='auto' takes the {slow} on {device_type}: {why_slow}")
         return name
     if backend not in BACKENDS:
         raise ValueError(f"{operation}: backend must be one of {BACKENDS}; got {backend!r}")
@@ -153,5 +157,6 @@ def _automatic(
 
 
 @functools.cache
-def _warn_once(message: str) -> None:
+def warn_once(message: str) -> None:
+    """Say what a caller of the operators should know, the first time alone."""
     warnings.warn(message, RuntimeWarning, stacklevel=4)

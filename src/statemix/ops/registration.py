@@ -22,13 +22,19 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C._functorch import is_functorch_wrapped_tensor
+from torch._C._functorch import (
+    TransformType,
+    get_interpreter_stack,
+    get_unwrapped,
+    is_functorch_wrapped_tensor,
+    maybe_get_level,
+)
 from torch._functorch.utils import unwrap_dead_wrappers
 from torch.autograd import forward_ad
 
 from ._derivatives import vjp
 from .counters import count
-from .dispatch import kernels
+from .dispatch import kernels, warn_once
 
 _LIBRARY = torch.library.Library("statemix", "DEF")
 
@@ -202,7 +208,16 @@ def register_scan(family: str, formulas: Formulas) -> Callable[..., tuple[Tensor
         arguments = (gate_logits, values, initial_state, cu_seqlens, normalization, backend)
         if torch.compiler.is_compiling():
             return forward_operator(*arguments)
-        if backend == "reference" and not _needs_operator(arguments):
+        if torch._C._are_functorch_transforms_active() and _forward_modes(arguments) > 1:
+            if backend != "reference":
+                warn_once(
+                    f"{family}_scan: forward mode inside of forward mode (jvp of jvp, jacfwd of jacfwd) runs "
+                    f"the slow reference; make one of the two reverse mode, as torch.func.hessian does, and "
+                    f"{backend} runs"
+                )
+            count(family, "forward", "reference")
+            return kernels("reference", family).forward(*arguments[:5])
+        if backend == "reference" and not _needs_operator(arguments) and values.numel():
             count(family, "forward", backend)
             # The loop is made of differentiable operations: autograd needs no help.
             return kernels(backend, family).forward(*arguments[:5])
@@ -282,6 +297,22 @@ def _needs_autograd(arguments: tuple) -> bool:
             if argument is not None and argument.requires_grad:
                 return True
     return False
+
+
+def _forward_modes(arguments: tuple) -> int:
+    """How many forward modes of torch.func these tensors pass through.
+
+    An autograd function serves one alone: PyTorch runs its ``jvp`` with all of them switched off, and what
+    the others would add is zero without a word.
+    """
+    stack, levels = get_interpreter_stack() or [], set()
+    for tensor in arguments[:-2]:
+        while tensor is not None and is_functorch_wrapped_tensor(tensor):
+            level = maybe_get_level(tensor)
+            if 0 < level <= len(stack) and stack[level - 1].key() == TransformType.Jvp:
+                levels.add(level)
+            tensor = get_unwrapped(tensor)
+    return len(levels)
 
 
 def _state_like(gate_logits, values, initial_state, cu_seqlens) -> Tensor:

@@ -140,7 +140,7 @@ CATALOG: dict[str, Entry] = {
     ),
     "counting": Entry(
         kind=Counting,
-        asks="the sum so far of numbers, modulo one",
+        asks="the sum so far of numbers, modulo another",
         source=CHOMSKY,
         axes={"modulus": (3, 5, 7), "symbols": (3, 5)},
         small={"length": 16},

@@ -1,4 +1,4 @@
-"""Modular counting: the sum so far of small numbers, modulo one. Parity is modulus 2."""
+"""Modular counting: the sum so far of small numbers, modulo another. Parity is modulus 2."""
 
 from __future__ import annotations
 

@@ -15,6 +15,8 @@ from .optimizer import OptimizerConfig
 from .schedule import ScheduleConfig
 from .shard_data import ShardData
 
+PRECISIONS = ("auto", "float32", "bfloat16")
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
@@ -79,7 +81,13 @@ class RunConfig:
     """Whether metrics also go to TensorBoard."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulate", "log_every", "checkpoint_every"):
+        counts = ("steps", "batch_size", "accumulate", "log_every", "checkpoint_every")
+        for name in (*counts, "seed", "evaluate_every", "threads"):
+            if not isinstance(getattr(self, name), int):
+                raise TypeError(f"config: {name} must be an integer; got {getattr(self, name)!r}")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"config: precision must be one of {PRECISIONS}; got {self.precision!r}")
+        for name in counts:
             if getattr(self, name) < 1:
                 raise ValueError(f"config: {name} must be at least 1; got {getattr(self, name)}")
         for name in ("seed", "evaluate_every", "threads"):
@@ -87,14 +95,14 @@ class RunConfig:
                 raise ValueError(f"config: {name} must be at least 0; got {getattr(self, name)}")
         if self.seed >= 2**64:
             raise ValueError(f"config: seed must be below 2**64; got {self.seed}")
-        first, last = self.gate_noise_rise
-        if not 0 <= first <= last <= 1:
+        rise = tuple(self.gate_noise_rise)
+        if len(rise) != 2 or not 0 <= rise[0] <= rise[1] <= 1:
             raise ValueError(
                 f"config: gate_noise_rise must be two shares of the steps, 0 <= first <= last <= 1; got "
-                f"{first}, {last}"
+                f"{', '.join(map(str, rise))}"
             )
         mixer = self.model.mixer
-        if last > 0 and mixer.gate_noise == 0 and "gate_noise" in options_of(mixer.name):
+        if rise[1] > 0 and mixer.gate_noise == 0 and "gate_noise" in options_of(mixer.name):
             raise ValueError(
                 "config: gate_noise_rise must have a gate noise that can rise; got model.mixer.gate_noise 0: "
                 "set it, or leave gate_noise_rise out"

@@ -32,8 +32,8 @@ class OptimizerConfig:
         for field in ("learning_rate", "weight_decay", "eps"):
             if not getattr(self, field) >= 0:
                 raise ValueError(f"optimizer: {field} must be at least 0; got {getattr(self, field)}")
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"optimizer: betas must lie in [0, 1); got {self.betas}")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"optimizer: betas must be two numbers that lie in [0, 1); got {self.betas}")
         if not self.clip_norm > 0:
             raise ValueError(f"optimizer: clip_norm must be above 0; got {self.clip_norm}")
 

@@ -43,7 +43,7 @@ def reason(device="cuda", family="bdlru", size=4, dtype=torch.float32):
 @pytest.fixture
 def fresh():
     """Decisions are kept; these tests change what they rest on."""
-    caches = (dispatch._automatic, dispatch._reason, dispatch._warn_once, triton._device_reason)
+    caches = (dispatch._automatic, dispatch._reason, dispatch.warn_once, triton._device_reason)
     for cache in caches:
         cache.cache_clear()
     yield

@@ -99,6 +99,17 @@ def test_generation_goes_on_from_a_cache(mixer):
     assert cache.get_seq_length() == whole.shape[1] - 1
 
 
+@pytest.mark.parametrize("mixer", MIXERS, ids=str)
+def test_a_cache_that_was_made_with_gradients_is_copied_too(mixer):
+    model = causal_lm(mixer=mixer)
+    ids, cache = torch.tensor([[1, 2, 3], [9, 8, 7]]), StatemixCache()
+    model(ids, cache=cache)
+    kept = copy.deepcopy(cache)
+    wanted = model(ids, cache=cache).logits
+    assert kept.get_seq_length() == 3 and cache.get_seq_length() == 6
+    assert torch.equal(model(ids, cache=kept).logits, wanted)
+
+
 @pytest.mark.parametrize(
     "how",
     [

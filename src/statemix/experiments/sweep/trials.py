@@ -47,20 +47,30 @@ def grid(
         name: put before the settings in the names of models.
 
     Raises:
-        ValueError: no such field (the nearest are listed), or a value out of range.
+        ValueError: no such field (the nearest are listed), a field without values, or a value out of range.
+        TypeError: values that stand in no list.
 
     Examples:
         >>> trials = grid(RunConfig(), {"model.mixer.block_size": [1, 2]}, seeds=2)
         >>> [(trial.model, trial.config.seed) for trial in trials]
         [('block_size=1', 0), ('block_size=1', 1), ('block_size=2', 0), ('block_size=2', 1)]
     """
+    for path, values in axes.items():
+        if isinstance(values, str) or not isinstance(values, Iterable):
+            raise TypeError(f"sweep: the values of {path} must be a list; got {values!r}: write [{values!r}]")
+    given = {path: list(values) for path, values in axes.items()}
+    empty = [path for path, values in given.items() if not values]
+    if empty:
+        raise ValueError(f"sweep: {empty[0]} must have at least one value; got none: leave it out")
     trials = []
-    for values in itertools.product(*axes.values()):
-        settings = dict(zip(axes, values, strict=True))
+    for values in itertools.product(*given.values()):
+        settings = dict(zip(given, values, strict=True))
         config = base
         for path, value in settings.items():
             config = with_field(config, path, value)
-        trials += seeded(config, settings_name(settings, name or base.name), seeds, settings)
+        model = settings_name(settings, name or base.name)
+        model = f"{name}, {model}" if name and settings else model
+        trials += seeded(config, model, seeds, settings)
     return trials
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import Cache
 
@@ -100,6 +102,14 @@ class StatemixCache(Cache):
     def is_croppable(self) -> bool:
         """False: a recurrence cannot forget its last tokens."""
         return False
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> StatemixCache:
+        """A cache of its own; PyTorch itself copies no tensor deeply that was made with gradients."""
+        made = memo[id(self)] = type(self).__new__(type(self))
+        for name, value in vars(self).items():
+            setattr(made, name, None if name == "states" else copy.deepcopy(value, memo))
+        made.states = _mapped(torch.Tensor.clone, self.states)
+        return made
 
     def __len__(self) -> int:
         return len(self.states or ())

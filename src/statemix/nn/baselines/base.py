@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
 import torch
@@ -247,6 +248,10 @@ class Baseline(nn.Module):
             )
         if mask.shape != x.shape[:2]:
             raise ValueError(f"{name}: mask must be (B, T) = {tuple(x.shape[:2])}; got {tuple(mask.shape)}")
+        if mask.device != x.device:
+            raise ValueError(
+                f"{name}: mask must be on {x.device} as x is; got {mask.device}: move it with .to()"
+            )
 
 
 def _bare(state: tuple[Tensor, ...]) -> Any:
@@ -275,8 +280,10 @@ def is_transformed() -> bool:
     return not torch.compiler.is_compiling() and transforms.peek_interpreter_stack() is not None
 
 
-def without_autocast(x: Tensor) -> torch.autocast:
+def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
     """A context in which products keep the dtype of what they are given: recurrences need float32."""
+    if x.is_meta:  # autocast knows no such device
+        return nullcontext()
     return torch.autocast(x.device.type, enabled=False)
 
 
