@@ -340,6 +340,7 @@ def generators(seeds: int) -> Iterator[Trial]:
             config = recipe(f"{group.lower()}-generators")
             task = replace(config.data.task, num_generators=count)
             config = exactly(with_data(config, task=task, test_examples=TEST_EXAMPLES))
+            config = with_mixer(config, block_dropout=0.0)
             paper = with_mixer(config, weight_init="paper")
             dropped = with_mixer(config, block_dropout=0.5)
             for model, changed in {

@@ -38,8 +38,8 @@ def s4_composition() -> RunConfig:
     """Compose permutations of four things, trained at length 32, exact at 1,024; a minute on a core.
 
     Without block dropout no block has all 24 permutations after 500 steps, and others mend what one lacks, at
-    the trained length only. Four seeds of five are exact after 800; the fifth does not find the rule, and not
-    after 1,500 without either. What leaks a little, a factor on the gate logits ends.
+    the trained length only. With it and 48 blocks every seed that was tried is exact after 1,000; with 24 two
+    of ten do not find the rule. What leaks a little, a factor on the gate logits ends.
     """
     base = s3_composition()
     return replace(
@@ -50,12 +50,12 @@ def s4_composition() -> RunConfig:
             d_model=128,
             # An MLP forgives states that are a little wrong; at length 1,024 they no longer are.
             mlp="none",
-            mixer=replace(base.model.mixer, block_size=4, num_blocks=24, block_dropout=0.5),
+            mixer=replace(base.model.mixer, block_size=4, num_blocks=48, block_dropout=0.5),
         ),
         data=TaskData(task=make("permutation", group="S4", length=32), test_lengths=(32, 128, 512, 1024)),
         optimizer=replace(base.optimizer, learning_rate=2e-3),
         sharpen_gates=(1.25, 1.5, 2.0),
-        steps=800,
+        steps=1000,
         batch_size=128,
     )
 
@@ -178,13 +178,15 @@ def _grown(name: str, group: str) -> RunConfig:
 
 
 def _generated(name: str, group: str) -> RunConfig:
-    """A word problem over a few generators, in the protocol of arXiv 2404.08819 and PD-SSM."""
+    """A word problem over a few generators, in the protocol of arXiv 2404.08819 and PD-SSM.
+
+    4 and 32 generators of S5, 4 and 12 of A5 are right in 100 % up to length 256 in each of five seeds;
+    without block dropout one seed of 32 generators has 99.9, and with the paper's first weights 97.
+    """
     base = _grown(name, group)
     task = make("permutation", group=group, tokens="generators", num_generators=4, length=40)
     return replace(
         base,
-        # First weights by fan-in: 99.9 to 100 % on 32 generators of S5, over five seeds, for 97 to 100.
-        model=replace(base.model, mixer=replace(base.model.mixer, block_dropout=0.0)),
         data=TaskData(task=task, test_lengths=(40,), test_bins=((40, 256),), start_length=2),
         optimizer=replace(base.optimizer, weight_decay=0.0),
         steps=10_000,
