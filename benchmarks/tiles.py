@@ -3,9 +3,10 @@
     python benchmarks/tiles.py --family bdlru --block-size 4 --batch 8 --steps 4096 --width 256 \
         --direction forward --candidates 4,8,1,2 6,8,1,2 --csv tiles.csv
 
-A candidate is steps of a chunk, warps, stages, and thread blocks of a cluster. Each one's results are
-compared with those of the rule's choice, so that a fast tile that is wrong is seen. Share is the floor of
-bytes over the time, in parts of a device copy in the same run.
+A candidate is steps of a chunk, warps, stages, and thread blocks of a tile, of the kernel that the rule
+chooses or ``--kernel`` names; without candidates every kernel runs with what the rule would give it. Each
+one's results are compared with those of the rule's choice, so that a fast tile that is wrong is seen. Share
+is the floor of bytes over the time, in parts of a device copy in the same run.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from statemix.bench.cases import Case
 from statemix.bench.environment import describe, write_csv
 from statemix.bench.timing import copy_gb_s, milliseconds
 from statemix.kernels.cuda import launch, scan
-from statemix.kernels.cuda.configurations import Configuration, choose
+from statemix.kernels.cuda.configurations import Configuration, candidates, choose
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
@@ -75,7 +76,8 @@ def main() -> int:
     parser.add_argument("--normalization", default="softmax")
     for name, size in (("block-size", 4), ("batch", 8), ("steps", 4096), ("width", 256)):
         parser.add_argument(f"--{name}", type=int, default=size)
-    parser.add_argument("--candidates", nargs="+", required=True, help="steps,warps,stages,cluster each")
+    parser.add_argument("--kernel", help="part of the name of the kernel that candidates are of")
+    parser.add_argument("--candidates", nargs="+", default=[], help="steps,warps,stages,cluster each")
     parser.add_argument("--seconds", type=float, default=0.2, help="of timing, for each")
     parser.add_argument("--csv", type=Path)
     arguments = parser.parse_args()
@@ -87,14 +89,18 @@ def main() -> int:
         family=arguments.family, B=arguments.batch, T=arguments.steps, M=arguments.block_size,
         N=arguments.width, dtype=DTYPES[arguments.dtype], normalization=arguments.normalization,
     )  # fmt: skip
-    chosen = choose(
+    ranked = candidates(
         case.family, arguments.direction, case.M, arguments.dtype, case.normalization, case.B, case.T,
         case.N, limits,
     )  # fmt: skip
-    tiles = [chosen]
+    chosen = ranked[0][1]
+    of_kernels = [tile for _, tile in ranked if (arguments.kernel or "") in tile.kernel]
+    if not of_kernels:
+        parser.error(f"no kernel {arguments.kernel!r} runs this: {', '.join(t.kernel for _, t in ranked)}")
+    tiles = [chosen] if arguments.candidates else [chosen, *of_kernels]
     for text in arguments.candidates:
         steps, warps, stages, cluster = map(int, text.split(","))
-        tiles.append(replace(chosen, steps=steps, warps=warps, stages=stages, cluster=cluster))
+        tiles.append(replace(of_kernels[0], steps=steps, warps=warps, stages=stages, cluster=cluster))
     fitting = [tile for tile in dict.fromkeys(tiles) if tile.shared_bytes <= limits.shared_memory]
     with ThreadPoolExecutor() as pool:
         list(pool.map(lambda tile: launch.scan_kernel(tile, index), fitting))
@@ -102,8 +108,8 @@ def main() -> int:
     for tile in fitting:
         row = {
             "family": case.family, "direction": arguments.direction, "dtype": arguments.dtype, "B": case.B,
-            "T": case.T, "m": case.M, "N": case.N, "steps": tile.steps, "warps": tile.warps,
-            "stages": tile.stages, "cluster": tile.cluster, "rule": tile == chosen,
+            "T": case.T, "m": case.M, "N": case.N, "kernel": tile.kernel, "steps": tile.steps,
+            "warps": tile.warps, "stages": tile.stages, "cluster": tile.cluster, "rule": tile == chosen,
             **measured(case, arguments.direction, tile, arguments.seconds),
         }  # fmt: skip
         rows.append(row)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 NORMALIZATIONS = ("softmax", "sigmoid", "relu", "tanh", "linear", "none")
 ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -356,16 +357,14 @@ def _spread(
         # Five sixths of the multiprocessors are enough to keep the memory busy.
         share = min(1.0, tiles * size / waves / device.multiprocessors / 0.83)
         cost = max(memory / share, _waiting_nanoseconds(configuration, chunks, size) * waves)
-        cost *= (
-            1.15 if configuration.gathers else 1.0 + 0.01 * size
-        )  # maps are gathered where it clearly helps
+        # Maps are gathered where it clearly helps.
+        cost *= 1.15 if configuration.gathers else 1.0 + 0.01 * size
         if cost < best[0]:
             best = (cost, candidate)
     return best
 
 
-@lru_cache(maxsize=4096)
-def choose(
+def candidates(
     family: str,
     direction: str,
     block_size: int,
@@ -378,23 +377,30 @@ def choose(
     rows: str = "packed",
     time_broadcast: bool = False,
     gate_gradient: bool = True,
-) -> Configuration:
-    """Chooses the configuration for B = batch (or packed sequences), T = steps, N = width.
-
-    >>> h100 = Device((9, 0), 132, 232448)
-    >>> choose("bdlru", "forward", 4, "bfloat16", "softmax", 8, 4096, 1024, h100).tile
-    64
-    """
+) -> list[tuple[float, Configuration]]:
+    """Each kernel's best configuration with the nanoseconds that a step should take, the fastest first."""
     rest = {
         "normalization": normalization,
         "rows": rows,
         "time_broadcast": time_broadcast,
         "gate_gradient": gate_gradient,
     }
-    candidates = []
+    found = []
     for shape in ("wide", "narrow", "composed", "gathered"):
         candidate = _candidate(family, direction, block_size, dtype, shape, **rest)
-        if candidate is None:
-            continue
-        candidates.append(_spread(_fit(candidate, device), batch, steps, width, device))
-    return min(candidates, key=lambda scored: scored[0])[1]
+        if candidate is not None:
+            found.append(_spread(_fit(candidate, device), batch, steps, width, device))
+    return sorted(found, key=lambda scored: scored[0])
+
+
+@lru_cache(maxsize=4096)
+def choose(*problem: Any, **options: Any) -> Configuration:
+    """Chooses the configuration of a problem, which is what :func:`candidates` takes.
+
+    B = batch (or packed sequences), T = steps, N = width.
+
+    >>> h100 = Device((9, 0), 132, 232448)
+    >>> choose("bdlru", "forward", 4, "bfloat16", "softmax", 8, 4096, 1024, h100).tile
+    64
+    """
+    return candidates(*problem, **options)[0][1]
