@@ -57,9 +57,9 @@ def cycle(mixer: MixerConfig, *, start_token: bool) -> RunConfig:
 
 
 def s4() -> RunConfig:
-    """The recipe of S4 in 500 steps, its blocks all read and its gates as trained."""
+    """The recipe of S4 with 24 blocks in 500 steps, all of them read and their gates as trained."""
     config = recipe("s4-composition")
-    model = replace(config.model, mixer=replace(config.model.mixer, block_dropout=0.0))
+    model = replace(config.model, mixer=replace(config.model.mixer, num_blocks=24, block_dropout=0.0))
     return replace(config, model=model, steps=500, sharpen_gates=(), tensorboard=False)
 
 
@@ -122,7 +122,7 @@ def sharper_gates() -> Iterator[Case]:
     yield "S4, 500 steps", replace(s4(), data=replace(long, task=s4().data.task))
     arithmetic = recipe("regular-modular-arithmetic")
     quiet = replace(arithmetic, gate_noise_rise=(0.0, 0.0), steps=1500, tensorboard=False)
-    mixer = replace(quiet.model.mixer, gate_noise=0.0)
+    mixer = replace(quiet.model.mixer, gate_noise=0.0, block_dropout=0.0)
     yield "modular arithmetic, 1,500 steps", replace(quiet, model=replace(quiet.model, mixer=mixer))
 
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
+from statemix.kernels.cuda.costs import step_nanoseconds
+
 NORMALIZATIONS = ("softmax", "sigmoid", "relu", "tanh", "linear", "none")
 ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 ELEMENT_TYPES = {"float32": "Float32", "bfloat16": "Bfloat16", "float16": "Float16"}
@@ -75,7 +77,7 @@ class Configuration:
     def shared_bytes(self) -> int:
         """Dynamic shared memory of a thread block; the generated source asserts that the kernel agrees."""
         m, s = self.block_size, self.steps
-        row = self.tile * ELEMENT_BYTES[self.dtype] + (16 if self.rows == "unaligned" else 0)
+        row = self.tile * self.element_bytes + (16 if self.rows == "unaligned" else 0)
         logit_steps = 1 if self.time_broadcast else s
         backward = "backward" in self.kernel
         if self.one_row:
@@ -109,6 +111,10 @@ class Configuration:
         return 32 * self.groups * self.cluster * m * (m + 1) if self.gathers else 0
 
     @property
+    def element_bytes(self) -> int:
+        return ELEMENT_BYTES[self.dtype]
+
+    @property
     def coefficient_registers(self) -> int:
         columns = self.block_size + 1
         rows = 1 if self.one_row else -(-self.block_size // self.lanes_per_block)
@@ -117,7 +123,7 @@ class Configuration:
     def source(self) -> str:
         """The translation unit that NVRTC is given."""
         cluster = f"__cluster_dims__({self.cluster}, 1, 1) " if self.cluster > 1 and not self.gathers else ""
-        narrow = self.tile * ELEMENT_BYTES[self.dtype] <= 64
+        narrow = self.tile * self.element_bytes <= 64
         prefetch = (128 if narrow else 0) if self.prefetch is None else self.prefetch
         stage = f"{'Backward' if 'backward' in self.kernel else 'Forward'}{'Map' * (self.chunks == 2)}Stage"
         flag = {False: "false", True: "true"}
@@ -295,17 +301,23 @@ def _fit(configuration: Configuration, device: Device) -> Configuration:
     return configuration
 
 
-def _serial_nanoseconds(configuration: Configuration) -> float:
-    """What a step costs in the chain of states: measured on an H100 at 1.98 GHz, 120 cycles a hand-over."""
-    m, lanes = configuration.block_size, configuration.lanes_per_block
-    if configuration.chunks == 2:
-        return (105 + 5 * m * m) / (2 * configuration.steps) / 1.98
-    if configuration.one_row:
-        hand_over = 180 if "backward" in configuration.kernel else 120
-        multiply_adds = 2 + 1.5 * m * configuration.blocks_per_lane
-        return (hand_over / configuration.steps + multiply_adds) / 1.98
-    multiply_adds = 1.7 * -(-m // lanes) * m * configuration.blocks_per_lane + (30 if lanes > 1 else 0)
-    return (120 / configuration.steps + multiply_adds) / 1.98
+def _spread(
+    configuration: Configuration, batch: int, steps: int, width: int, device: Device
+) -> tuple[float, Configuration]:
+    """The best number of thread blocks for a tile, and the nanoseconds that a step should take with it."""
+    tiles = batch * -(-width // configuration.tile)
+    chunks = -(-steps // (configuration.steps * configuration.chunks))
+    best = (float("inf"), configuration)
+    for size in _tile_sizes(configuration, tiles, device):
+        candidate = replace(configuration, cluster=size)
+        if size > 1 and (size - 1) * configuration.warps >= chunks:
+            break  # the last thread block of the tile would have nothing to do
+        if candidate.shared_bytes > device.shared_memory:
+            break
+        cost = step_nanoseconds(candidate, batch, steps, width, device)
+        if cost < best[0]:
+            best = (cost, candidate)
+    return best
 
 
 def _tile_sizes(configuration: Configuration, tiles: int, device: Device) -> range:
@@ -313,55 +325,6 @@ def _tile_sizes(configuration: Configuration, tiles: int, device: Device) -> ran
     if not configuration.gathers:
         return range(1, 9 if device.clusters else 2)
     return range(1, min(16, device.multiprocessors // max(1, tiles)) + 1)  # all at once
-
-
-def _waiting_nanoseconds(configuration: Configuration, chunks: int, size: int) -> float:
-    """What a step costs where only the way of the state limits; a warp takes one of `chunks` at once."""
-    m, warps = configuration.block_size, configuration.warps * size
-    length = chunks * configuration.chunks * configuration.steps
-    if configuration.gathers:
-        work = (60 if "backward" in configuration.kernel else 16) * configuration.coefficient_registers
-        turn = 3000 + work + 75 * m * (m + 1)
-        return turn * (-(-chunks // warps) + 0.5) / length
-    serial = _serial_nanoseconds(configuration)
-    if configuration.chunks == 2:
-        # A warp's own work on its two chunks, which cannot be hidden where warps are as few.
-        turn = 900 + 25 * configuration.coefficient_registers
-        serial = max(serial, turn / (2 * configuration.steps * warps))
-    return serial + 3000 / length  # until the ring is full
-
-
-def _spread(
-    configuration: Configuration, batch: int, steps: int, width: int, device: Device
-) -> tuple[float, Configuration]:
-    """The best number of thread blocks for a tile, and the nanoseconds that a step should take with it."""
-    tiles = batch * -(-width // configuration.tile)
-    chunks = -(-steps // (configuration.steps * configuration.chunks))
-    m = configuration.block_size
-    elements = (m + 3) * (1 if configuration.one_row else m) * batch * width
-    bytes_a_step = (
-        elements * ELEMENT_BYTES[configuration.dtype] * (2 if "backward" in configuration.kernel else 1)
-    )
-    memory = bytes_a_step / (23.0 * device.multiprocessors)  # 3 TB/s on 132 multiprocessors
-    memory *= {128: 1.0, 64: 1.06}.get(
-        configuration.tile * ELEMENT_BYTES[configuration.dtype], 1.25
-    )  # narrow rows
-    best = (float("inf"), configuration)
-    for size in _tile_sizes(configuration, tiles, device):
-        if size > 1 and (size - 1) * configuration.warps >= chunks:
-            break  # the last thread block of the tile would have nothing to do
-        candidate = replace(configuration, cluster=size)
-        if candidate.shared_bytes > device.shared_memory:
-            break
-        waves = 1 if configuration.gathers else -(-tiles // max(1, device.resident_clusters(size)))
-        # Five sixths of the multiprocessors are enough to keep the memory busy.
-        share = min(1.0, tiles * size / waves / device.multiprocessors / 0.83)
-        cost = max(memory / share, _waiting_nanoseconds(configuration, chunks, size) * waves)
-        # Maps are gathered where it clearly helps.
-        cost *= 1.15 if configuration.gathers else 1.0 + 0.01 * size
-        if cost < best[0]:
-            best = (cost, candidate)
-    return best
 
 
 def candidates(
