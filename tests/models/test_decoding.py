@@ -261,8 +261,10 @@ def test_kernels_that_start_early_give_the_bits_of_those_that_wait(name, batch):
             ValueError,
             "the batch size 2 of the decoder",
         ),
-        (lambda: begun(2).step(torch.zeros(3)), ValueError, r"tokens must be \(B,\) = \(2,\); got \(3,\)"),
+        (lambda: begun(2).step(torch.zeros(3, dtype=torch.long)), ValueError, r"tokens must be \(B,\) = \(2,\); got \(3,\)"),
         (lambda: begun(2).step(torch.zeros(2)), TypeError, "tokens must be integers; got torch.float32"),
+        (lambda: begun(2).step([1, 2]), TypeError, r"Decoder: tokens must be a torch.Tensor \(B,\) .* got list"),
+        (lambda: begun(1).prefill([[1]]), TypeError, "generate: prompt must be a torch.Tensor .* got list"),
         (
             lambda: begun(1).generate(torch.zeros(1, 2, dtype=torch.long), -1),
             ValueError,

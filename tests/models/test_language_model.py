@@ -158,7 +158,7 @@ def test_generation_holds_one_state_however_long():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"temperature": -1.0}, "temperature must be at least 0; got -1.0"),
+        ({"temperature": -1.0}, "temperature must be a number of at least 0; got -1.0"),
         ({"top_k": 0}, "top_k must be an integer of at least 1; got 0"),
         (
             {"prompt": torch.zeros(1, 0, dtype=torch.long)},
@@ -172,6 +172,27 @@ def test_sampling_refuses_what_it_cannot_mean(arguments, message):
     prompt = arguments.pop("prompt", torch.zeros(1, 1, dtype=torch.long))
     with pytest.raises(ValueError, match=message):
         model_of().generate(prompt, 3, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("use", "error", "message"),
+    [
+        (lambda m: m(torch.rand(2, 3)), TypeError, r"LanguageModel: tokens must be integers; got torch.float32: cast with .long\(\)"),
+        (lambda m: m([[1, 2]]), TypeError, r"LanguageModel: tokens must be a torch.Tensor \(B, T\) of integers; got list: make one with"),
+        (lambda m: m(torch.tensor([1, 2])), ValueError, r"LanguageModel: tokens must be \(B, T\); got \(2,\): add the batch with \[None\]"),
+        (lambda m: m.step(torch.rand(2)), TypeError, "LanguageModel: tokens must be integers; got torch.float32"),
+        (lambda m: m.step(torch.tensor([[1]])), ValueError, r"LanguageModel: tokens must be \(B,\); got \(1, 1\)$"),
+        (lambda m: m.read([[1]]), TypeError, "LanguageModel: read: tokens must be a torch.Tensor .* got list"),
+        (lambda m: m.generate([[1]], 2), TypeError, r"generate: prompt must be a torch.Tensor \(B, T\) of integers; got list"),
+        (lambda m: m.generate(torch.rand(2, 3), 2), TypeError, "generate: prompt must be integers; got torch.float32"),
+        (lambda m: m.generate(torch.tensor([1]), 2), ValueError, r"generate: prompt must be \(B, T\); got \(1,\): add the batch"),
+        (lambda m: m.generate(torch.tensor([[1]]), 2, mask=[[True]]), TypeError, "generate: mask must be a bool tensor.* got list"),
+        (lambda m: m.generate(torch.tensor([[1]]), 2, mask=torch.ones(1, 1)), TypeError, "generate: mask must be a bool tensor.* got torch.float32"),
+    ],
+)  # fmt: skip
+def test_what_are_no_tokens_is_named_with_what_makes_them(use, error, message):
+    with pytest.raises(error, match=message):
+        use(model_of())
 
 
 def test_states_for_another_number_of_layers_are_refused():

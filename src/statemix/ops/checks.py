@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from itertools import pairwise
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -221,15 +223,32 @@ def check_device(operation: str, device: torch.device | str) -> torch.device:
         ) from None
 
 
-def check_size(operation: str, name: str, size: int) -> int:
-    """A size as an integer; ValueError where it is none, or below 1."""
+def check_size(operation: str, name: str, size: int, *, at_least: int = 1) -> int:
+    """A size as an integer; ValueError where it is none, or below the least."""
     try:
-        whole = 0 if isinstance(size, bool) else operator.index(size)
+        whole = None if isinstance(size, bool) else operator.index(size)
     except TypeError:
-        whole = 0
-    if whole < 1:
-        raise ValueError(f"{operation}: {name} must be an integer of at least 1; got {size!r}")
+        whole = None
+    if whole is None or whole < at_least:
+        raise ValueError(f"{operation}: {name} must be an integer of at least {at_least}; got {size!r}")
     return whole
+
+
+def check_sizes(operation: str, name: str, sizes: tuple[int, ...], *, at_least: int = 1) -> tuple[int, ...]:
+    """Sizes as a tuple of integers; TypeError where they are no tuple, ValueError where one is no size."""
+    if not isinstance(sizes, tuple | list):
+        hint = f": write ({sizes!r},)" if isinstance(sizes, int) else ""
+        raise TypeError(f"{operation}: {name} must be a tuple of integers; got {sizes!r}{hint}")
+    return tuple(check_size(operation, name, size, at_least=at_least) for size in sizes)
+
+
+def check_number(
+    operation: str, name: str, number: float, wanted: str, fits: Callable[[float], bool]
+) -> float:
+    """A number that fits, which ``wanted`` says in words; ValueError for what is none, NaN among them."""
+    if isinstance(number, bool) or not isinstance(number, Real) or not fits(float(number)):
+        raise ValueError(f"{operation}: {name} must be {wanted}; got {number!r}")
+    return number
 
 
 def _readable(tensor: Tensor) -> bool:
