@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
+import functools
 import operator
-from collections.abc import Callable
+import types
+import typing
+from collections.abc import Callable, Sequence
+from dataclasses import fields
 from itertools import pairwise
 from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -240,6 +246,43 @@ def check_sizes(operation: str, name: str, sizes: tuple[int, ...], *, at_least: 
         hint = f": write ({sizes!r},)" if isinstance(sizes, int) else ""
         raise TypeError(f"{operation}: {name} must be a tuple of integers; got {sizes!r}{hint}")
     return tuple(check_size(operation, name, size, at_least=at_least) for size in sizes)
+
+
+def check_choice(operation: str, name: str, value: Any, choices: Sequence[Any]) -> None:
+    """ValueError, with the nearest of the choices, for what is none of them."""
+    if value not in choices:
+        near = difflib.get_close_matches(
+            str(value), [choice for choice in choices if isinstance(choice, str)]
+        )
+        hint = f"; nearest: {', '.join(near)}" if near else ""
+        raise ValueError(f"{operation}: {name} must be one of {tuple(choices)}; got {value!r}{hint}")
+
+
+def check_choices(operation: str, config: Any) -> None:
+    """:func:`check_choice` for all fields of a dataclass that are a ``Literal`` or a ``bool``, or None."""
+    for name, choices in _choices(type(config)).items():
+        check_choice(operation, name, getattr(config, name), choices)
+
+
+@functools.cache
+def _choices(cls: type) -> dict[str, tuple[Any, ...]]:
+    hints = typing.get_type_hints(cls)
+    found = {field.name: _choices_of(hints[field.name]) for field in fields(cls)}
+    return {name: choices for name, choices in found.items() if choices is not None}
+
+
+def _choices_of(hint: Any) -> tuple[Any, ...] | None:
+    """All values of a type where they can be told one by one."""
+    if hint is bool:
+        return True, False
+    if hint is types.NoneType:
+        return (None,)
+    if typing.get_origin(hint) is typing.Literal:
+        return typing.get_args(hint)
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+        parts = [_choices_of(part) for part in typing.get_args(hint)]
+        return None if None in parts else tuple(choice for part in parts if part for choice in part)
+    return None
 
 
 def check_number(
