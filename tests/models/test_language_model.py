@@ -209,6 +209,8 @@ def test_states_for_another_number_of_layers_are_refused():
         {"vocab_size": 0},
         {"embedding_std": 0.0},
         {"mlp": "relu"},
+        {"mlp_ratio": "a"},
+        {"tie_embeddings": "no"},
         {"mlp_ratio": 0.0},
         {"norm_eps": -1.0},
         *({name: float("nan")} for name in ("embedding_std", "mlp_ratio", "norm_eps")),
@@ -217,6 +219,13 @@ def test_states_for_another_number_of_layers_are_refused():
 def test_sizes_that_make_no_model_are_refused(settings):
     with pytest.raises(ValueError, match=next(iter(settings))):
         ModelConfig(**settings)
+
+
+def test_the_name_of_a_mixer_is_refused_with_the_config_that_it_means():
+    with pytest.raises(
+        TypeError, match=r"mixer must be a MixerConfig; got 'gru': write MixerConfig\(name='gru'\)"
+    ):
+        ModelConfig(mixer="gru")  # pyright: ignore[reportArgumentType]
 
 
 def test_a_pattern_in_one_text_is_refused_with_the_tuple_that_it_means():

@@ -17,8 +17,6 @@ from .normalization import rms_norm
 from .swiglu import swiglu
 
 INITIAL_STD = 0.02
-INITIALIZATIONS = ("paper", "fan-in")
-MLPS = ("swiglu", "gelu", "none")
 
 
 _TOKENS = (torch.int64, torch.int32)

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from statemix.nn import BDLRU, HLRU
 from statemix.nn.plain import is_plain
-from statemix.ops.checks import check_size
+from statemix.ops.checks import check_choices, check_number, check_size
 from statemix.shapes import Boundaries, Mask, Tokens
 
-from .block import INITIAL_STD, INITIALIZATIONS, MLP, MLPS, Block, Blocks, check_tokens, embedded
+from .block import INITIAL_STD, MLP, Block, Blocks, check_tokens, embedded
 from .mixers import MixerConfig, make_mixer
 from .sampling import Sampler
 
@@ -27,7 +27,8 @@ class ModelConfig:
     """Sizes of the backbone and what mixes the sequence in it.
 
     Raises:
-        ValueError: sizes below one, or tied embeddings over unlike vocabularies.
+        ValueError: sizes below one, an unknown choice, or tied embeddings over unlike vocabularies.
+        TypeError: a mixer that is no MixerConfig, or a pattern in one text.
     """
 
     vocab_size: int | None = None
@@ -76,18 +77,15 @@ class ModelConfig:
     """Longest sequence of an autoencoder, whose positions are a learned table."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.embedding_std < inf:
-            raise ValueError(f"model: embedding_std must be a number above 0; got {self.embedding_std}")
-        if not 0 <= self.norm_eps < inf:
-            raise ValueError(f"model: norm_eps must be a number from 0 on; got {self.norm_eps}")
-        if self.mlp not in MLPS:
-            raise ValueError(f"model: mlp must be one of {MLPS}; got {self.mlp!r}")
-        if not 0 < self.mlp_ratio < inf:
-            raise ValueError(
-                f'model: mlp_ratio must be a number above 0; got {self.mlp_ratio}; mlp="none" leaves MLPs out'
-            )
-        if self.mlp_init not in INITIALIZATIONS:
-            raise ValueError(f"model: mlp_init must be one of {INITIALIZATIONS}; got {self.mlp_init!r}")
+        check_choices("model", self)
+        if not isinstance(self.mixer, MixerConfig):
+            hint = f": write MixerConfig(name={self.mixer!r})" if isinstance(self.mixer, str) else ""
+            raise TypeError(f"model: mixer must be a MixerConfig; got {self.mixer!r}{hint}")
+        above = "a number above 0"
+        check_number("model", "embedding_std", self.embedding_std, above, lambda std: 0 < std < inf)
+        check_number("model", "norm_eps", self.norm_eps, "a number from 0 on", lambda eps: 0 <= eps < inf)
+        above += ' (mlp="none" leaves MLPs out)'
+        check_number("model", "mlp_ratio", self.mlp_ratio, above, lambda ratio: 0 < ratio < inf)
         for name in ("vocab_size", "output_size", "d_model", "num_layers", "max_length"):
             size = getattr(self, name)
             if size is not None:
