@@ -87,7 +87,7 @@ def test_a_device_of_no_kind_is_named(capsys):
     ("arguments", "message"),
     [
         (["--threads", "0"], "statemix bench: --threads must be an integer of at least 1; got 0"),
-        (["--seconds", "-1"], "statemix bench: --seconds must be above 0; got -1.0"),
+        (["--seconds", "-1"], "statemix bench: --seconds must be at least 0; got -1.0"),
     ],
 )
 def test_measures_of_no_time_or_threads_are_refused(arguments, message, capsys):

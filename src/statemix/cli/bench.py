@@ -63,7 +63,7 @@ def main(argv: list[str]) -> int:
     if options.threads is not None:
         torch.set_num_threads(check_size("bench", "--threads", options.threads))
     for name in ("seconds", "minutes", "peer_seconds"):
-        check_number("bench", f"--{name}", getattr(options, name), "above 0", lambda size: size > 0)
+        check_number("bench", f"--{name}", getattr(options, name), "at least 0", lambda size: size >= 0)
     try:
         device = torch.device(options.device)
     except RuntimeError:
