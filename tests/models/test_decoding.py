@@ -272,6 +272,8 @@ def test_kernels_that_start_early_give_the_bits_of_those_that_wait(name, batch):
         ),
         (lambda: Decoder(model_of(), 1.5), ValueError, "batch_size must be an integer of at least 1; got 1.5"),
         (lambda: begun(2).load(begun(3).states), ValueError, "of another model or batch size"),
+        (lambda: begun(2).load(5), ValueError, "states must be a tuple, one for each layer: 2; got int"),
+        (lambda: begun(2).load(begun(2).states[:1]), ValueError, "one for each layer: 2; got 1"),
         (
             lambda: begun(1).prefill(torch.zeros(1, 0, dtype=torch.long)),
             ValueError,

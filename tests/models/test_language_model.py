@@ -198,6 +198,8 @@ def test_what_are_no_tokens_is_named_with_what_makes_them(use, error, message):
 def test_states_for_another_number_of_layers_are_refused():
     with pytest.raises(ValueError, match="one for each layer: 1; got 2"):
         model_of()(torch.zeros(1, 1, dtype=torch.long), (None, None))
+    with pytest.raises(TypeError, match=r"states must be a tuple, one for each layer, .*; got Tensor"):
+        model_of()(torch.zeros(1, 1, dtype=torch.long), torch.zeros(1, 4, 4))
 
 
 @pytest.mark.parametrize(

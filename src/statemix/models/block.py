@@ -196,6 +196,11 @@ class Blocks(nn.ModuleList):
     def _states(self, states: ListLike[Any] | None) -> ListLike[Any]:
         if states is None:
             return (None,) * len(self)
+        if not isinstance(states, tuple | list):
+            raise TypeError(
+                f"LanguageModel: states must be a tuple, one for each layer, as return_states=True gives; "
+                f"got {type(states).__name__}"
+            )
         if len(states) != len(self):
             raise ValueError(
                 f"LanguageModel: states must hold one for each layer: {len(self)}; got {len(states)}"

@@ -114,6 +114,11 @@ class Decoder:
     @torch.no_grad()
     def load(self, states: tuple[Any, ...]) -> None:
         """Go on from these states, such as a model's own ``return_states=True`` gives."""
+        if not isinstance(states, tuple | list) or len(states) != len(self._states):
+            given = len(states) if isinstance(states, tuple | list) else type(states).__name__
+            raise ValueError(
+                f"Decoder: states must be a tuple, one for each layer: {len(self._states)}; got {given}"
+            )
         if self._grows:
             self._states = states
         else:
