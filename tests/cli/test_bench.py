@@ -83,6 +83,29 @@ def test_a_device_of_no_kind_is_named(capsys):
     assert "statemix bench: --device gpu: there is no such kind" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--threads", "0"], "statemix bench: --threads must be an integer of at least 1; got 0"),
+        (["--seconds", "-1"], "statemix bench: --seconds must be at least 0; got -1.0"),
+    ],
+)
+def test_measures_of_no_time_or_threads_are_refused(arguments, message, capsys):
+    assert main(["bench", "op", "--device", "cpu", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "command", ["demo", "reproduce", "generate", "evaluate", "convert", "bench", "doctor"]
+)
+def test_the_help_of_a_command_is_plain_text(command, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    said = capsys.readouterr().out
+    assert ended.value.code == 0 and said
+    assert not any(markup in said for markup in ("`", ":class:", ":func:", "Raises:", "Examples:"))
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_a_missing_device_is_named_with_what_to_do(capsys):
     assert main(["bench", "op", "--device", "cuda"]) == 2

@@ -12,6 +12,7 @@ import torch
 from statemix import kernel_counts, reset_kernel_counts
 from statemix.analysis.report.state_tracking import Tracker
 from statemix.cli import demo as command
+from statemix.cli import main
 from statemix.experiments import demo
 from statemix.models import LanguageModel
 from statemix.tasks import group
@@ -130,6 +131,11 @@ def test_a_folder_with_other_settings_is_refused_with_the_remedy(quick, capsys):
     assert command.main(["--quick", "--seed", "1", "--out", str(out)]) == 2
     said = capsys.readouterr().err
     assert "seed: 0 and 1" in said and "--out" in said
+
+
+def test_a_seed_that_is_none_is_refused(tmp_path, capsys):
+    assert main(["demo", "--seed", "-1", "--out", str(tmp_path)]) == 2
+    assert "statemix demo: config: seed must be at least 0; got -1" in capsys.readouterr().err
 
 
 def test_help_names_every_option(capsys):

@@ -144,6 +144,8 @@ def test_what_is_no_model_is_said(tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
         main(["evaluate", str(tmp_path), "--lenght", "3"])
     assert ended.value.code == 2
+    assert main(["evaluate", "--device", "foo"]) == 2
+    assert "statemix evaluate: device 'foo': there is no such kind" in capsys.readouterr().err
     for flag in ("--length", "--tokens"):
         try:
             code = main(["evaluate", str(tmp_path), flag, "0"])

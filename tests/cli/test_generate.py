@@ -241,8 +241,14 @@ def test_the_tokenizer_says_what_ends_a_text_where_the_model_does_not(tmp_path):
         (["--prompt", ""], "the prompt is empty"),
         (["--prompt", "caf\udce9"], "the prompt is not UTF-8 (at 3)"),
         ([], 'give one with --prompt "..."'),
-        (["--prompt", "a", "--temperature", "-1"], "temperature must be at least 0; got -1.0"),
-        (["--prompt", "a", "--top-p", "2"], "top_p must be above 0 and at most 1"),
+        (
+            ["--prompt", "a", "--temperature", "-1"],
+            "statemix generate: temperature must be a number of at least 0; got -1.0",
+        ),
+        (
+            ["--prompt", "a", "--top-p", "2"],
+            "statemix generate: top_p must be a number above 0 and at most 1",
+        ),
         (["--prompt", "a", "--max-new-tokens", "0"], "max-new-tokens must be at least 1; got 0"),
         (["--prompt", "a", "--threads", "-1"], "threads must be at least 0; got -1"),
         (["--prompt", "a", "--device", "gpu"], "device 'gpu': there is no such kind"),
@@ -252,7 +258,8 @@ def test_the_tokenizer_says_what_ends_a_text_where_the_model_does_not(tmp_path):
 def test_options_that_mean_nothing_are_refused(options, message, tmp_path, capsys):
     write(tmp_path / "run")
     assert main(["generate", str(tmp_path / "run"), "--device", "cpu", *options]) == 2
-    assert message in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert message in said and "generate: generate" not in said
 
 
 def test_the_tokenizer_of_prepared_text_is_found_beside_the_run(tmp_path):

@@ -88,7 +88,7 @@ def test_help_lists_every_setting_with_its_meaning(capsys):
     ],
 )
 def test_what_cannot_be_shown_is_answered_with_the_reason(arguments, message, capsys):
-    assert tasks.main(arguments) == 2
+    assert statemix(["tasks", *arguments]) == 2
     said = capsys.readouterr()
     assert message in said.err and said.out == ""
 

@@ -95,13 +95,13 @@ def test_an_occupied_folder_is_refused(tmp_path, capsys):
 )
 def test_a_device_that_is_not_there_is_refused(device, message, tmp_path, capsys):
     out = tmp_path / "run"
-    assert main(["train", "parity", "--out", str(out), *SMALL, "--device", device]) == 1
+    assert main(["train", "parity", "--out", str(out), *SMALL, "--device", device]) == 2
     assert f"device '{device}': {message}" in capsys.readouterr().err and not out.exists()
 
 
 def test_a_vocabulary_that_does_not_fit_is_refused(tmp_path, capsys):
     out = tmp_path / "run"
-    assert main(["train", "parity", "--out", str(out), *SMALL, "--model.vocab-size", "9"]) == 1
+    assert main(["train", "parity", "--out", str(out), *SMALL, "--model.vocab-size", "9"]) == 2
     assert "vocab_size is 9, but the data has 2" in capsys.readouterr().err and not out.exists()
 
 

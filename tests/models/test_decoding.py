@@ -261,8 +261,10 @@ def test_kernels_that_start_early_give_the_bits_of_those_that_wait(name, batch):
             ValueError,
             "the batch size 2 of the decoder",
         ),
-        (lambda: begun(2).step(torch.zeros(3)), ValueError, r"tokens must be \(B,\) = \(2,\); got \(3,\)"),
+        (lambda: begun(2).step(torch.zeros(3, dtype=torch.long)), ValueError, r"tokens must be \(B,\) = \(2,\); got \(3,\)"),
         (lambda: begun(2).step(torch.zeros(2)), TypeError, "tokens must be integers; got torch.float32"),
+        (lambda: begun(2).step([1, 2]), TypeError, r"Decoder: tokens must be a torch.Tensor \(B,\) .* got list"),
+        (lambda: begun(1).prefill([[1]]), TypeError, "generate: prompt must be a torch.Tensor .* got list"),
         (
             lambda: begun(1).generate(torch.zeros(1, 2, dtype=torch.long), -1),
             ValueError,
@@ -270,6 +272,8 @@ def test_kernels_that_start_early_give_the_bits_of_those_that_wait(name, batch):
         ),
         (lambda: Decoder(model_of(), 1.5), ValueError, "batch_size must be an integer of at least 1; got 1.5"),
         (lambda: begun(2).load(begun(3).states), ValueError, "of another model or batch size"),
+        (lambda: begun(2).load(5), ValueError, "states must be a tuple, one for each layer: 2; got int"),
+        (lambda: begun(2).load(begun(2).states[:1]), ValueError, "one for each layer: 2; got 1"),
         (
             lambda: begun(1).prefill(torch.zeros(1, 0, dtype=torch.long)),
             ValueError,

@@ -158,7 +158,7 @@ def test_generation_holds_one_state_however_long():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"temperature": -1.0}, "temperature must be at least 0; got -1.0"),
+        ({"temperature": -1.0}, "temperature must be a number of at least 0; got -1.0"),
         ({"top_k": 0}, "top_k must be an integer of at least 1; got 0"),
         (
             {"prompt": torch.zeros(1, 0, dtype=torch.long)},
@@ -174,9 +174,32 @@ def test_sampling_refuses_what_it_cannot_mean(arguments, message):
         model_of().generate(prompt, 3, **arguments)
 
 
+@pytest.mark.parametrize(
+    ("use", "error", "message"),
+    [
+        (lambda m: m(torch.rand(2, 3)), TypeError, r"LanguageModel: tokens must be integers; got torch.float32: cast with .long\(\)"),
+        (lambda m: m([[1, 2]]), TypeError, r"LanguageModel: tokens must be a torch.Tensor \(B, T\) of integers; got list: make one with"),
+        (lambda m: m(torch.tensor([1, 2])), ValueError, r"LanguageModel: tokens must be \(B, T\); got \(2,\): add the batch with \[None\]"),
+        (lambda m: m.step(torch.rand(2)), TypeError, "LanguageModel: tokens must be integers; got torch.float32"),
+        (lambda m: m.step(torch.tensor([[1]])), ValueError, r"LanguageModel: tokens must be \(B,\); got \(1, 1\)$"),
+        (lambda m: m.read([[1]]), TypeError, "LanguageModel: read: tokens must be a torch.Tensor .* got list"),
+        (lambda m: m.generate([[1]], 2), TypeError, r"generate: prompt must be a torch.Tensor \(B, T\) of integers; got list"),
+        (lambda m: m.generate(torch.rand(2, 3), 2), TypeError, "generate: prompt must be integers; got torch.float32"),
+        (lambda m: m.generate(torch.tensor([1]), 2), ValueError, r"generate: prompt must be \(B, T\); got \(1,\): add the batch"),
+        (lambda m: m.generate(torch.tensor([[1]]), 2, mask=[[True]]), TypeError, "generate: mask must be a bool tensor.* got list"),
+        (lambda m: m.generate(torch.tensor([[1]]), 2, mask=torch.ones(1, 1)), TypeError, "generate: mask must be a bool tensor.* got torch.float32"),
+    ],
+)  # fmt: skip
+def test_what_are_no_tokens_is_named_with_what_makes_them(use, error, message):
+    with pytest.raises(error, match=message):
+        use(model_of())
+
+
 def test_states_for_another_number_of_layers_are_refused():
     with pytest.raises(ValueError, match="one for each layer: 1; got 2"):
         model_of()(torch.zeros(1, 1, dtype=torch.long), (None, None))
+    with pytest.raises(TypeError, match=r"states must be a tuple, one for each layer, .*; got Tensor"):
+        model_of()(torch.zeros(1, 1, dtype=torch.long), torch.zeros(1, 4, 4))
 
 
 @pytest.mark.parametrize(
@@ -188,6 +211,8 @@ def test_states_for_another_number_of_layers_are_refused():
         {"vocab_size": 0},
         {"embedding_std": 0.0},
         {"mlp": "relu"},
+        {"mlp_ratio": "a"},
+        {"tie_embeddings": "no"},
         {"mlp_ratio": 0.0},
         {"norm_eps": -1.0},
         *({name: float("nan")} for name in ("embedding_std", "mlp_ratio", "norm_eps")),
@@ -196,6 +221,13 @@ def test_states_for_another_number_of_layers_are_refused():
 def test_sizes_that_make_no_model_are_refused(settings):
     with pytest.raises(ValueError, match=next(iter(settings))):
         ModelConfig(**settings)
+
+
+def test_the_name_of_a_mixer_is_refused_with_the_config_that_it_means():
+    with pytest.raises(
+        TypeError, match=r"mixer must be a MixerConfig; got 'gru': write MixerConfig\(name='gru'\)"
+    ):
+        ModelConfig(mixer="gru")  # pyright: ignore[reportArgumentType]
 
 
 def test_a_pattern_in_one_text_is_refused_with_the_tuple_that_it_means():

@@ -1,6 +1,8 @@
 """Every mixer keeps one interface: pieces, steps, packing and padding all mean the same sequence."""
 
+import contextlib
 import re
+import typing
 from pathlib import Path
 
 import pytest
@@ -324,6 +326,48 @@ def test_options_that_a_mixer_lacks_are_refused(settings, message):
         MixerConfig(**settings)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"normalization": "sofmax"},
+            "mixer bdlru: normalization must be one of .*; got 'sofmax'; nearest: softmax",
+        ),
+        ({"name": "hlru", "gate_init": "close"}, "mixer hlru: gate_init must be one of .* nearest: closed"),
+        (
+            {"name": "hlru", "readout": "last"},
+            r"readout must be one of \('window', 'latest', None\); got 'last'",
+        ),
+        ({"initial_state": 0}, "initial_state must be one of .*; got 0"),
+        ({"selective": "no"}, r"selective must be one of \(True, False\); got 'no'"),
+        (
+            {"backend": "tritn"},
+            r"backend must be one of \('auto', .* 'triton'\); got 'tritn'; nearest: triton",
+        ),
+        (
+            {"name": "lstm", "backend": "cuda"},
+            r"mixer lstm: backend must be one of \('auto', 'torch'\); got 'cuda'",
+        ),
+        ({"gate_noise": "a"}, "mixer bdlru: gate_noise must be a number from 0 on; got 'a'"),
+        ({"block_dropout": 1.0}, "mixer bdlru: block_dropout must be a share from 0 on, below 1; got 1.0"),
+        ({"name": "mamba", "expand": "a"}, "mixer mamba: expand must be a number above 0; got 'a'"),
+        ({"name": 3}, "no mixer 3"),
+    ],
+)
+def test_choices_that_do_not_exist_are_refused_when_the_config_is_made(settings, message):
+    with pytest.raises(ValueError, match=message):
+        MixerConfig(**settings)
+
+
+@pytest.mark.parametrize("name", [name for name in MIXERS if "backend" in options_of(name)])
+def test_a_layer_runs_on_exactly_the_backends_that_the_table_gives_it(name):
+    every = typing.get_args(typing.get_type_hints(MixerConfig)["backend"])
+    for backend in every:
+        refused = pytest.raises(ValueError, match="backend must be one of")
+        with contextlib.nullcontext() if backend in MIXERS[name].backends else refused:
+            MIXERS[name].layer(WIDTH, **MIXERS[name].sizes(MixerConfig(name=name), WIDTH), backend=backend)
+
+
 def test_a_config_takes_another_name_with_what_that_one_has():
     config = MixerConfig(name="hlru", readout="latest", initial_state="learned", block_size=3)
     assert config.named("gru") == MixerConfig(name="gru", initial_state="learned", block_size=3)
@@ -332,7 +376,7 @@ def test_a_config_takes_another_name_with_what_that_one_has():
 @pytest.mark.parametrize("layer", [CausalAttention, DeltaNet, MLSTM, RWKV7])
 @pytest.mark.parametrize("sizes", [{"num_heads": 0}, {"head_dim": 0}, {"num_heads": 2, "head_dim": 0}])
 def test_no_heads_and_heads_of_no_width_are_refused(layer, sizes):
-    with pytest.raises(ValueError, match=rf"{layer.__name__}: \w+ must be at least 1; got 0"):
+    with pytest.raises(ValueError, match=rf"{layer.__name__}: \w+ must be an integer of at least 1; got 0"):
         layer(WIDTH, **sizes)
 
 

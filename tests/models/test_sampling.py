@@ -71,19 +71,22 @@ def test_no_temperature_is_too_low_to_sample_at():
 
 
 def test_a_stop_token_alone_is_refused_with_what_to_write():
-    with pytest.raises(TypeError, match=r"stop_tokens must be a tuple; got 3: \(3,\)"):
+    with pytest.raises(TypeError, match=r"stop_tokens must be a tuple of integers; got 3: write \(3,\)"):
         Sampler(stop_tokens=3)  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"temperature": -0.1}, "temperature must be at least 0; got -0.1"),
-        ({"temperature": float("nan")}, "temperature must be at least 0"),
+        ({"temperature": -0.1}, "temperature must be a number of at least 0; got -0.1"),
+        ({"temperature": float("nan")}, "temperature must be a number of at least 0"),
+        ({"temperature": "a"}, "temperature must be a number of at least 0; got 'a'"),
         ({"top_k": 0}, "top_k must be an integer of at least 1; got 0"),
         ({"top_k": 2.5}, "top_k must be an integer of at least 1; got 2.5"),
-        ({"top_p": 0.0}, "top_p must be above 0 and at most 1; got 0.0"),
-        ({"top_p": 1.1}, "top_p must be above 0 and at most 1; got 1.1"),
+        ({"top_p": 0.0}, "top_p must be a number above 0 and at most 1; got 0.0"),
+        ({"top_p": 1.1}, "top_p must be a number above 0 and at most 1; got 1.1"),
+        ({"top_p": "a"}, "top_p must be a number above 0 and at most 1; got 'a'"),
+        ({"stop_tokens": ("a",)}, "stop_tokens must be an integer of at least 0; got 'a'"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(settings, message):

@@ -116,8 +116,10 @@ def test_an_impossible_budget_names_the_nearest_possible_one():
         (
             "mamba2",
             {"state": 1024},
-            "expand = 0.5: try a smaller head_dim or fewer layers, or a smaller block",
+            "expand = 0.5: try a smaller head_dim or fewer layers or a smaller state_size$",
         ),
+        ("attention", {"mixer_parameters": 10}, "num_heads = 1: try a smaller head_dim or fewer layers$"),
+        ("gru", {"mixer_parameters": 10}, "num_blocks = 1: try fewer layers$"),
         ("gru", {"state": 3}, "num_blocks = 1: try a larger tolerance"),
     ],
 )
@@ -132,17 +134,27 @@ def test_a_budget_between_two_sizes_or_below_the_smallest_comes_with_what_reache
     [
         ({}, "exactly one of parameters, mixer_parameters and state; got none"),
         ({"parameters": 1000, "state": 5}, "exactly one"),
-        ({"state": 0}, "at least 1; got 0"),
-        ({"parameters": math.nan}, "finite and at least 1; got nan parameters"),
-        ({"parameters": math.inf}, "finite and at least 1; got inf parameters"),
-        ({"state": 99, "multiple_of": 0}, "multiple_of must be a whole number of at least 1"),
-        ({"state": 99, "multiple_of": 2.5}, "fit: multiple_of must be a whole number .* 8 or 32; got 2.5"),
-        ({"parameters": 10_000, "tolerance": math.nan}, "tolerance must be at least 0; got nan"),
+        ({"state": 0}, "at least 1, such as 1_000_000; got 0 state numbers"),
+        ({"parameters": math.nan}, "finite number of at least 1, .*; got nan parameters"),
+        ({"parameters": math.inf}, "finite number of at least 1, .*; got inf parameters"),
+        (
+            {"parameters": "1M"},
+            "fit: a budget must be a finite number .*; got '1M' parameters: fit_tier takes the",
+        ),
+        ({"state": True}, "finite number of at least 1, .*; got True state numbers"),
+        ({"state": 99, "multiple_of": 0}, "multiple_of must be an integer of at least 1; got 0"),
+        ({"state": 99, "multiple_of": 2.5}, "fit: multiple_of must be an integer of at least 1; got 2.5"),
+        ({"parameters": 10_000, "tolerance": math.nan}, "tolerance must be a share of at least 0; got nan"),
     ],
 )
 def test_budgets_that_say_nothing_are_refused(budget, message):
     with pytest.raises(ValueError, match=message):
         fit(config(), **budget)
+
+
+def test_a_smaller_block_is_a_remedy_where_there_are_blocks():
+    with pytest.raises(ValueError, match=r"num_blocks = 1: try fewer layers or a smaller block_size$"):
+        fit(config(), mixer_parameters=10)
 
 
 def test_what_a_tier_counts_is_not_guessed():

@@ -40,6 +40,23 @@ def test_a_sharpened_layer_has_the_transitions_of_the_multiplied_logits(
     torch.testing.assert_close(layer.transition(x), wanted.movedim(-1, 2), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("selective", [True, False])
+def test_gates_that_two_layers_share_are_multiplied_once(selective):
+    model = nn.Sequential(
+        *(BDLRU(6, num_blocks=2, block_size=2, selective=selective) for _ in range(2)),
+    )
+    shared = "gate" if selective else "gate_logits"
+    setattr(model[1], shared, getattr(model[0], shared))
+    with torch.no_grad():
+        for gate in gate_parameters(model).values():
+            gate.normal_()
+    before = copy.deepcopy(model.state_dict())
+    assert sharpen_gates(model, 3.0) == 2
+    assert set(gate_parameters(model)) <= set(dict(model.named_parameters()))
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name] * 3.0 if shared in name else before[name]), name
+
+
 @pytest.mark.parametrize("margin", [2.0, 4.0])
 def test_what_is_kept_of_a_state_follows_from_the_margin(margin):
     # One channel that keeps its state where its logit is `margin` above that of the (zero) value.

@@ -86,8 +86,16 @@ def test_drawn_lengths_follow_the_curriculum():
     [
         ({"min_length": 33}, "min_length must lie between 1 and 32"),
         ({"min_length": 5, "start_length": 4}, "min_length must lie between 1 and 4"),
-        ({"test_bins": ((5, 4),)}, "test_bins must be"),
-        ({"examples": 0}, "examples must be at least 1"),
+        ({"test_bins": ((5, 4),)}, r"test_bins must be a tuple of pairs .*; got \(\(5, 4\),\)"),
+        ({"test_bins": ((5,),)}, r"test_bins must be a tuple of pairs .*; got \(\(5,\),\)"),
+        ({"test_bins": (5, 6)}, r"test_bins must be a tuple of pairs .* \(\(41, 256\),\); got \(5, 6\)"),
+        ({"test_bins": (("a", 6),)}, "test_bins must be an integer of at least 1; got 'a'"),
+        ({"test_lengths": (8.5,)}, r"test_lengths must be an integer of at least 1; got 8\.5"),
+        ({"test_examples": "a"}, "test_examples must be an integer of at least 1; got 'a'"),
+        ({"start_length": "a"}, "start_length must be an integer of at least 1; got 'a'"),
+        ({"growing_share": "a"}, r"growing_share must be in \(0, 1\]; got 'a'"),
+        ({"labels": "evry"}, "labels must be one of .*; got 'evry'; nearest: every"),
+        ({"examples": 0}, "examples must be an integer of at least 1; got 0"),
         ({"examples": 8, "min_length": 4}, "has one length"),
     ],
 )
@@ -115,6 +123,21 @@ def test_a_run_on_a_training_set_goes_on_as_if_it_never_stopped(tmp_path):
     train(config, out=tmp_path / "run", observers=[At(5, terminate)], progress=False)
     resumed = train(config, out=tmp_path / "run", resume=True, progress=False)
     assert numbers(resumed.history) == numbers(whole.history)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"test_lengths": 8}, r"data: test_lengths must be a tuple of integers; got 8: write \(8,\)"),
+        (
+            {"task": "permutation"},
+            r"data: task must be a Task; got 'permutation': write statemix\.tasks\.make\(",
+        ),
+    ],
+)
+def test_settings_of_another_kind_come_with_what_to_write(settings, message):
+    with pytest.raises(TypeError, match=message):
+        TaskData(**settings)
 
 
 def test_labels_at_every_step_are_for_training_alone():

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-import statemix
+from statemix import __version__
 
 
 def device_name(device: torch.device) -> str:
@@ -34,7 +34,7 @@ def _processor() -> str:
 
 def versions() -> str:
     """Of this package, PyTorch and Python."""
-    return f"statemix {statemix.__version__}, torch {torch.__version__}, Python {platform.python_version()}"
+    return f"statemix {__version__}, torch {torch.__version__}, Python {platform.python_version()}"
 
 
 @functools.cache

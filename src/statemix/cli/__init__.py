@@ -26,8 +26,16 @@ COMMANDS = {
 }
 
 
+FAILED, MISUSED, STOPPED = 1, 2, 130
+"""Exit statuses: files or runs that are not as they should be; arguments that mean nothing; Ctrl-C."""
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Run one command and return its exit status; a closed pipe ends it with 141, as it ends other tools."""
+    """Run one command and return its exit status; a closed pipe ends it with 141, as it ends other tools.
+
+    What a command raises is told here, for all of them: errors of files end with 1, other ValueErrors, which
+    are of arguments, with 2.
+    """
     output = cast("io.TextIOBase", _Output(sys.stdout or io.StringIO()))
     with contextlib.redirect_stdout(output):
         try:
@@ -83,20 +91,47 @@ def _run(arguments: list[str]) -> int:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f": did you mean {near[0]!r}?" if near else ""
         print(f"statemix: no command {name!r}{hint}\n\n{_usage()}", file=sys.stderr)
-        return 2
+        return MISUSED
     try:
         # What is needed for some options only is imported when they are met.
         return importlib.import_module(f"statemix.cli.{name}").main(arguments[1:])
-    except ModuleNotFoundError as missing:
-        extra = _EXTRA_OF.get((missing.name or "").partition(".")[0])
-        if extra is None:
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        return STOPPED
+    except (ModuleNotFoundError, OSError, ValueError, RuntimeError) as error:
+        status, said = _told(error)
+        if status is None:
             raise
-        print(
-            f"statemix {name}: needs {missing.name}, which a bare install leaves out; "
-            f"pip install 'statemix[{extra}]'",
-            file=sys.stderr,
-        )
-        return 2
+        print(f"statemix {name}: {said.removeprefix(f'{name}: ')}", file=sys.stderr)
+        return status
+
+
+def _told(error: Exception) -> tuple[int | None, str]:
+    """The exit status that an error stands for, and what is said of it; None for an error of ours."""
+    if isinstance(error, ModuleNotFoundError):
+        if "pip install" in str(error):
+            return MISUSED, str(error)
+        extra = _EXTRA_OF.get((error.name or "").partition(".")[0])
+        needs = f"needs {error.name}, which a bare install leaves out; pip install 'statemix[{extra}]'"
+        return (MISUSED if extra is not None else None), needs
+    for module, name, status in _STATUS_OF:
+        # What was not imported was not raised.
+        kind = getattr(sys.modules.get(f"statemix.{module}"), name, None)
+        if kind is not None and isinstance(error, kind):
+            return status, str(error)
+    if isinstance(error, OSError):
+        return FAILED, str(error)
+    return (MISUSED if isinstance(error, ValueError) else None), str(error)
+
+
+_STATUS_OF = (
+    ("text.documents", "SourceError", FAILED),
+    ("text.shards", "ShardError", FAILED),
+    ("training.folder", "RunFolderError", FAILED),
+    ("training.checkpoint", "CheckpointError", FAILED),
+    ("cli._models", "ModelFileError", FAILED),
+    ("experiments.sweep.store", "SweepFolderError", MISUSED),
+)
 
 
 _EXTRA_OF = {"tyro": "train", "rich": "train", "tensorboard": "train"}

@@ -53,7 +53,8 @@ def open_model(path: Path | None, *, device: str = "auto") -> OpenedModel:
         from statemix.models.huggingface import from_huggingface
 
         theirs = load_huggingface(folder)
-        model = from_huggingface(theirs).to(place).eval()
+        with told_of(folder):
+            model = from_huggingface(theirs).to(place).eval()
         tokenizer = tokenizer_of_huggingface(folder, theirs.config)
     reads = model.embedding.num_embeddings
     if tokenizer is not None and tokenizer.vocab_size > reads:
@@ -62,6 +63,15 @@ def open_model(path: Path | None, *, device: str = "auto") -> OpenedModel:
             f"they belong to different models"
         )
     return OpenedModel(model, tokenizer, folder)
+
+
+@contextlib.contextmanager
+def told_of(folder: Path) -> Iterator[None]:
+    """What a conversion refuses is wrong with the model in this folder."""
+    try:
+        yield
+    except ValueError as error:
+        raise ModelFileError(f"{folder}: {error}") from None
 
 
 def format_of(folder: Path) -> Format:

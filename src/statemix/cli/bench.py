@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from statemix.bench.environment import describe, write_csv
 from statemix.bench.peers import LAYERS
 from statemix.bench.timing import warm_up
 from statemix.ops import backend_for
+from statemix.ops.checks import check_number, check_size
 from statemix.ops.dispatch import unavailable_reason
 
 
@@ -54,21 +54,25 @@ class Options:
 
 def main(argv: list[str]) -> int:
     """Parse options, measure, print a table, write a CSV."""
-    options = tyro.cli(Options, args=argv, prog="statemix bench", description=__doc__)
+    options = tyro.cli(
+        Options,
+        args=argv,
+        prog="statemix bench",
+        description="Measure operators and layers, checked first, then timed beside a copy and their peers.",
+    )
     if options.threads is not None:
-        torch.set_num_threads(options.threads)
+        torch.set_num_threads(check_size("bench", "--threads", options.threads))
+    for name in ("seconds", "minutes", "peer_seconds"):
+        check_number("bench", f"--{name}", getattr(options, name), "at least 0", lambda size: size >= 0)
     try:
         device = torch.device(options.device)
     except RuntimeError:
-        print(
-            f"statemix bench: --device {options.device}: there is no such kind; give cpu or cuda",
-            file=sys.stderr,
-        )
-        return 2
+        raise ValueError(
+            f"bench: --device {options.device}: there is no such kind; give cpu or cuda"
+        ) from None
     if device.type == "cuda" and not torch.cuda.is_available():
         reason = unavailable_reason("cuda", device, family="bdlru", size=4, dtype=torch.bfloat16)
-        print(f"statemix bench: --device {device} cannot run here: {reason}", file=sys.stderr)
-        return 2
+        raise ValueError(f"bench: --device {device} cannot run here: {reason}")
     head = describe(device, shlex.join(["statemix", "bench", *argv]))
     console = Console(width=None if Console().is_terminal else 140)
     for line in head:

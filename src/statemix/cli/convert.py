@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-import sys
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,9 +16,7 @@ from statemix.models import LanguageModel
 from statemix.text import ByteTokenizer, Tokenizer
 from statemix.text.tokenizers import TOKENIZER_FILE
 from statemix.training import (
-    CheckpointError,
     RunConfig,
-    RunFolderError,
     ShardData,
     TextData,
     from_json,
@@ -39,6 +36,7 @@ from ._models import (
     quiet,
     tokenizer_of_huggingface,
     tokenizer_of_run,
+    told_of,
 )
 
 RUN_FILE = "statemix_run.json"
@@ -66,13 +64,9 @@ class Options:
 
 
 def main(argv: list[str]) -> int:
-    """Convert; 0 when done, 1 for an error."""
+    """Convert."""
     options = tyro.cli(Options, args=argv, prog="statemix convert", description=Options.__doc__)
-    try:
-        written = convert(options)
-    except (ModelFileError, RunFolderError, CheckpointError, OSError, ValueError) as error:
-        print(f"statemix convert: {error}", file=sys.stderr)
-        return 1
+    written = convert(options)
     print(f"written to {options.target} ({written})")
     return 0
 
@@ -136,7 +130,9 @@ def _to_huggingface(source: Path, made: Path, max_shard_size: str) -> None:
     ends: dict[str, Any] = {}
     if tokenizer is not None:
         ends = {"eos_token_id": tokenizer.end_token, "pad_token_id": tokenizer.end_token}
-    model = to_huggingface(_language_model(source), **ends)
+    model = _language_model(source)
+    with told_of(source):
+        model = to_huggingface(model, **ends)
     with quiet():
         model.save_pretrained(made, max_shard_size=max_shard_size)
     if tokenizer is not None:
@@ -171,7 +167,8 @@ def _to_run(source: Path, made: Path, name: str) -> None:
     from statemix.models.huggingface.conversion import our_config
 
     theirs = load_huggingface(source)
-    model_config = our_config(theirs.config)
+    with told_of(source):
+        model_config = our_config(theirs.config)
     config, step = _known_run(source)
     if config is None or replace(config.model, output_size=None) != replace(model_config, output_size=None):
         data = TextData() if theirs.config.vocab_size == 256 else ShardData(path="shards")

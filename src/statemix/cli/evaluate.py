@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ import tyro
 from statemix.text import PrepareOptions, ReadOptions, ShardError, SourceError, TokenShards, prepare
 from statemix.text.shards import INDEX
 from statemix.text.tokenizers import TOKENIZER_FILE, ByteTokenizer
-from statemix.training import CheckpointError, RunFolderError, ShardData, TaskData, TextData, read_config
+from statemix.training import ShardData, TaskData, TextData, read_config
 from statemix.training.data import TextSource, open_source
 from statemix.training.evaluation import evaluate
 from statemix.training.progress import describe_scores
@@ -63,23 +62,8 @@ class Options:
 
 
 def main(argv: list[str]) -> int:
-    """0 when done, 1 for an error in model or text, 2 for wrong flags."""
-    try:
-        options = tyro.cli(Options, args=argv, prog="statemix evaluate", config=(tyro.conf.OmitArgPrefixes,))
-    except ValueError as error:
-        print(f"statemix evaluate: {error}", file=sys.stderr)
-        return 2
-    try:
-        return _run(options)
-    except (RunFolderError, CheckpointError, ShardError, OSError, ValueError) as error:
-        print(f"statemix evaluate: {error}", file=sys.stderr)
-        return 1
-    except ModuleNotFoundError as error:
-        print(f"statemix evaluate: {error}", file=sys.stderr)
-        return 2
-
-
-def _run(options: Options) -> int:
+    """Measure, print the table, write it where it is asked for."""
+    options = tyro.cli(Options, args=argv, prog="statemix evaluate", config=(tyro.conf.OmitArgPrefixes,))
     opened = open_model(options.model, device=options.device)
     data = None
     if options.data is None:
@@ -151,13 +135,13 @@ def _prepared(source: str, folder: Path, options: PrepareOptions) -> TokenShards
 def _check_vocabulary(opened: OpenedModel, shards: TokenShards) -> None:
     reads = opened.model.embedding.num_embeddings
     if shards.vocab_size > reads:
-        raise ValueError(
+        raise ShardError(
             f"{shards.folder} has tokens of a vocabulary of {shards.vocab_size:,} and the model of "
             f"{opened.path} reads {reads:,}: prepare the text with the model's tokenizer"
         )
     theirs = opened.tokenizer
     if theirs is not None and theirs.identity != shards.tokenizer().identity:
-        raise ValueError(
+        raise ShardError(
             f"{shards.folder} was prepared with another tokenizer than the model of {opened.path}: prepare "
             f"the text with the model's"
         )

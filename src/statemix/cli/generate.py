@@ -18,7 +18,6 @@ import tyro
 from statemix.models import Decoder
 from statemix.models.sampling import Sampler
 from statemix.text import Tokenizer
-from statemix.training import CheckpointError, RunFolderError
 
 from ._models import ModelFileError, OpenedModel, open_model
 
@@ -70,19 +69,9 @@ class Options:
 
 
 def main(argv: list[str]) -> int:
-    """Generate; 0 when done, 1 for an error of files, 2 for options that mean nothing."""
+    """Generate."""
     options = tyro.cli(Options, args=argv, prog="statemix generate", description=Options.__doc__)
-    try:
-        _generate(options)
-    except (ModelFileError, RunFolderError, CheckpointError, OSError) as error:
-        print(f"statemix generate: {error}", file=sys.stderr)
-        return 1
-    except ValueError as error:
-        print(f"statemix generate: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print()
-        return 130
+    _generate(options)
     return 0
 
 

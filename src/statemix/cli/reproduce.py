@@ -18,7 +18,7 @@ from rich.table import Table
 
 from statemix.experiments.claims import CLAIMS, Claim, find_claim
 from statemix.experiments.reproduce import REPORT, VERDICTS, Stopped, read_verdicts, reproduce
-from statemix.experiments.sweep import Launch, SweepFolderError
+from statemix.experiments.sweep import Launch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,13 +49,9 @@ class ReproduceOptions:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run claims; 0 with all done, 1 where runs crashed, 2 for wrong flags, 128 + n where it was stopped."""
+    """Run claims; 0 with all done, 1 where runs crashed, 128 + n where it was stopped."""
     options = tyro.cli(ReproduceOptions, args=argv, prog="statemix reproduce", description=_description())
-    try:
-        claims = [find_claim(name) for name in options.claims] or list(CLAIMS.values())
-    except ValueError as error:
-        print(f"statemix reproduce: {error}", file=sys.stderr)
-        return 2
+    claims = [find_claim(name) for name in options.claims] or list(CLAIMS.values())
     console = Console()
     if options.dry_run:
         _show_plan(claims, options, console)
@@ -71,9 +67,6 @@ def main(argv: Sequence[str] | None = None) -> int:
                 if left <= 0:
                     raise Stopped(claim.name)
             verdicts = reproduce([claim], options.budget, out, launch=_launch(options, left), tell=tell)
-    except (ValueError, SweepFolderError) as error:
-        print(f"statemix reproduce: {error}", file=sys.stderr)
-        return 2
     except Stopped as stopped:
         so_far = f"verdicts so far: {out / VERDICTS}" if read_verdicts(out) else "no verdict so far"
         console.print(f"\nStopped in {stopped.claim}; {so_far}. The same command goes on.", markup=False)

@@ -6,7 +6,6 @@ import functools
 import itertools
 import shlex
 import signal
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Annotated, Any
 import tyro
 
 from statemix.experiments import RECIPES, recipe
-from statemix.experiments.sweep import Launch, SweepFolder, SweepFolderError, Trial, run_sweep
+from statemix.experiments.sweep import Launch, SweepFolder, Trial, run_sweep
 from statemix.experiments.sweep.trials import (
     MOST_REPLICAS,
     check_field,
@@ -58,23 +57,19 @@ class SweepOptions:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run a sweep; 0 when all is done, 1 for trials that crashed, 2 for wrong flags, 128 + n for signal n."""
+    """Run a sweep; 0 when all is done, 1 for trials that crashed, 128 + n for signal n."""
     if not argv or argv[0] in ("-h", "--help"):
         print(_usage())
         return 0 if argv else 2
-    try:
-        options, trials = _read_arguments(argv)
-        if options.dry_run:
-            check_trials(trials)
-            check_models(trials)
-            return _list(trials)
-        out = options.out or Path("sweeps") / argv[0]
-        command = shlex.join(["statemix", "sweep", *argv])
-        folder = SweepFolder.begin(out, trials, command, most_replicas=options.replicas)
-        outcome = run_sweep(folder, options.launch)
-    except (ValueError, SweepFolderError, ModuleNotFoundError) as error:
-        print(f"statemix sweep: {str(error).removeprefix('sweep: ')}", file=sys.stderr)
-        return 2
+    options, trials = _read_arguments(argv)
+    if options.dry_run:
+        check_trials(trials)
+        check_models(trials)
+        return _list(trials)
+    out = options.out or Path("sweeps") / argv[0]
+    command = shlex.join(["statemix", "sweep", *argv])
+    folder = SweepFolder.begin(out, trials, command, most_replicas=options.replicas)
+    outcome = run_sweep(folder, options.launch)
     table = folder.path / "table.csv"
     print(f"{len(folder.results())} of {len(trials)} trials are done; the table: {table}")
     if outcome.pending:

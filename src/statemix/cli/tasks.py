@@ -26,18 +26,14 @@ NARROW = 120
 
 
 def main(argv: list[str]) -> int:
-    """List, or show samples; 0, or 2 for an unknown name or a setting that is refused."""
+    """List, or show samples."""
     if argv and argv[0] in ("-h", "--help"):
         print(USAGE)
         return 0
-    try:
-        if argv:
-            print(_describe(argv[0], _read(argv)))
-        else:
-            _list()
-    except ValueError as error:
-        print(f"statemix tasks: {error}", file=sys.stderr)
-        return 2
+    if argv:
+        print(_describe(argv[0], _read(argv)))
+    else:
+        _list()
     return 0
 
 

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import tyro
 
-from statemix.text import PrepareOptions, ShardError, SourceError, TokenShards, prepare
+from statemix.text import PrepareOptions, TokenShards, prepare
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,27 +51,21 @@ ACTIONS = {"prepare": Prepare, "info": Info, "verify": Verify}
 
 
 def main(argv: list[str]) -> int:
-    """0 when done, 1 for an error in the text, 2 for wrong flags, 130 when stopped."""
+    """Prepare, show or check text."""
     if not argv or argv[0] in ("-h", "--help"):
         print(_usage())
         return 0 if argv else 2
     if argv[0] not in ACTIONS:
         print(f"statemix text: no action {argv[0]!r}\n\n{_usage()}", file=sys.stderr)
         return 2
+    action = tyro.cli(
+        ACTIONS[argv[0]],
+        args=argv[1:],
+        prog=f"statemix text {argv[0]}",
+        config=(tyro.conf.OmitArgPrefixes,),
+    )
     try:
-        action = tyro.cli(
-            ACTIONS[argv[0]],
-            args=argv[1:],
-            prog=f"statemix text {argv[0]}",
-            config=(tyro.conf.OmitArgPrefixes,),
-        )
         return _run(action)
-    except ModuleNotFoundError as error:
-        print(f"statemix text: {error}", file=sys.stderr)
-        return 2
-    except (SourceError, ShardError, OSError, ValueError) as error:
-        print(f"statemix text: {str(error).removeprefix('text: ')}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on where it was", file=sys.stderr)
         return 130

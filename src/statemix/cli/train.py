@@ -14,37 +14,19 @@ import tyro
 
 from statemix.experiments import RECIPES, recipe
 from statemix.experiments.language import LANGUAGE_MIXERS
-from statemix.training import (
-    CheckpointError,
-    RunConfig,
-    RunFolderError,
-    TrainResult,
-    read_config,
-    train,
-)
+from statemix.training import RunConfig, TrainResult, read_config, train
 from statemix.training.progress import describe_scores
 
 DIVERGED = 3
 
 
 def main(argv: list[str]) -> int:
-    """Train; 0 when finished, 1 for an error, 2 for wrong flags, 3 for divergence, 128 + n for signal n."""
+    """Train; 0 when finished, 3 for divergence, 128 + n for signal n."""
     if not argv or argv[0] in ("-h", "--help"):
         print(_usage())
         return 0 if argv else 2
-    try:
-        out, resume, config = _read_arguments(argv)
-    except ValueError as error:
-        print(f"statemix train: {error}", file=sys.stderr)
-        return 2
-    except RunFolderError as error:
-        print(f"statemix train: {error}", file=sys.stderr)
-        return 1
-    try:
-        result = train(config, out=out, resume=resume)
-    except (RunFolderError, CheckpointError, OSError, ValueError) as error:
-        print(f"statemix train: {error}", file=sys.stderr)
-        return 1
+    out, resume, config = _read_arguments(argv)
+    result = train(config, out=out, resume=resume)
     if os.environ.get("RANK", "0") == "0":
         return _report(result, out)
     # Of several workers the first one speaks.

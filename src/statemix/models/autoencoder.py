@@ -70,15 +70,14 @@ class Autoencoder(nn.Module):
 
     def encode(self, tokens: Tokens, *, mask: Mask | None = None) -> Tensor:
         """The one vector of each sequence, (B, D): the final norm at its last real token."""
-        if tokens.dim() != 2:
-            raise ValueError(f"Autoencoder: tokens must be (B, T); got {tuple(tokens.shape)}")
+        x = embedded("Autoencoder", self.embedding, tokens)
         time = tokens.shape[1]
         if not 1 <= time <= self.config.max_length:
             raise ValueError(
                 f"Autoencoder: a sequence must have 1 to max_length = {self.config.max_length} tokens; got "
                 f"{time}: raise max_length"
             )
-        x, _ = self.blocks(embedded("Autoencoder", self.embedding, tokens) + self.positions[:time], mask=mask)
+        x, _ = self.blocks(x + self.positions[:time], mask=mask)
         if mask is None:
             last = x[:, -1]
         else:

@@ -17,16 +17,33 @@ from .normalization import rms_norm
 from .swiglu import swiglu
 
 INITIAL_STD = 0.02
-INITIALIZATIONS = ("paper", "fan-in")
-MLPS = ("swiglu", "gelu", "none")
 
 
-def embedded(model: str, embedding: nn.Module, tokens: Tensor) -> Tensor:
+_TOKENS = (torch.int64, torch.int32)
+_SHAPES = {1: "(B,)", 2: "(B, T)"}
+
+
+def check_tokens(operation: str, tokens: Tensor, dims: int = 2, *, name: str = "tokens") -> None:
+    """Raise TypeError or ValueError unless these are integers (B, T), or (B,) for one dimension."""
+    if not isinstance(tokens, Tensor):
+        raise TypeError(
+            f"{operation}: {name} must be a torch.Tensor {_SHAPES[dims]} of integers; got "
+            f"{type(tokens).__name__}: make one with torch.tensor()"
+        )
+    if tokens.dtype not in _TOKENS:
+        raise TypeError(f"{operation}: {name} must be integers; got {tokens.dtype}: cast with .long()")
+    if tokens.dim() != dims:
+        hint = ": add the batch with [None]" if tokens.dim() == dims - 1 else ""
+        raise ValueError(f"{operation}: {name} must be {_SHAPES[dims]}; got {tuple(tokens.shape)}{hint}")
+
+
+def embedded(model: str, embedding: nn.Module, tokens: Tensor, dims: int = 2) -> Tensor:
     """The vectors of tokens; on a CPU a token that the embedding does not have is named.
 
     Raises:
-        ValueError: there is such a token.
+        TypeError, ValueError: no such tokens, by :func:`check_tokens` or by the vocabulary.
     """
+    check_tokens(model, tokens, dims)
     try:
         return embedding(tokens)
     except IndexError:
@@ -179,6 +196,11 @@ class Blocks(nn.ModuleList):
     def _states(self, states: ListLike[Any] | None) -> ListLike[Any]:
         if states is None:
             return (None,) * len(self)
+        if not isinstance(states, tuple | list):
+            raise TypeError(
+                f"LanguageModel: states must be a tuple, one for each layer, as return_states=True gives; "
+                f"got {type(states).__name__}"
+            )
         if len(states) != len(self):
             raise ValueError(
                 f"LanguageModel: states must hold one for each layer: {len(self)}; got {len(states)}"

@@ -13,9 +13,10 @@ from statemix.nn.fused_step import unfused_steps
 from statemix.ops.checks import check_size
 from statemix.shapes import Mask, Tokens
 
+from .block import check_tokens
 from .buffered_step import BufferedStep, can_buffer
 from .fused_step import FusedStep, can_fuse
-from .language_model import LanguageModel, check_new_tokens, check_prompt
+from .language_model import LanguageModel, check_prompt
 from .sampling import Sampler
 
 
@@ -113,6 +114,11 @@ class Decoder:
     @torch.no_grad()
     def load(self, states: tuple[Any, ...]) -> None:
         """Go on from these states, such as a model's own ``return_states=True`` gives."""
+        if not isinstance(states, tuple | list) or len(states) != len(self._states):
+            given = len(states) if isinstance(states, tuple | list) else type(states).__name__
+            raise ValueError(
+                f"Decoder: states must be a tuple, one for each layer: {len(self._states)}; got {given}"
+            )
         if self._grows:
             self._states = states
         else:
@@ -136,12 +142,11 @@ class Decoder:
         """
         if not self._started:
             raise RuntimeError("Decoder: there is no state yet; call prefill(prompt) or load(states) first")
-        if tokens.shape != (self.batch_size,):
+        check_tokens("Decoder", tokens, 1)
+        if tokens.shape[0] != self.batch_size:
             raise ValueError(
                 f"Decoder: tokens must be (B,) = ({self.batch_size},); got {tuple(tokens.shape)}"
             )
-        if tokens.is_floating_point():
-            raise TypeError(f"Decoder: tokens must be integers; got {tokens.dtype}: cast with .long()")
         return self._run(tokens)
 
     def stream(
@@ -172,7 +177,7 @@ class Decoder:
         generator: torch.Generator | None = None,
     ) -> Tokens:
         """The prompt and at most ``max_new_tokens`` tokens after it, (B, T + new)."""
-        check_new_tokens(max_new_tokens)
+        max_new_tokens = check_size("generate", "max_new_tokens", max_new_tokens, at_least=0)
         tokens = self.stream(prompt, sampler, mask=mask, generator=generator)
         new = list(itertools.islice(tokens, max_new_tokens))
         return torch.cat([prompt, torch.stack(new, 1)], 1) if new else prompt

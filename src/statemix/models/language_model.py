@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from statemix.nn import BDLRU, HLRU
 from statemix.nn.plain import is_plain
-from statemix.ops.checks import check_size
+from statemix.ops.checks import check_choices, check_number, check_size
 from statemix.shapes import Boundaries, Mask, Tokens
 
-from .block import INITIAL_STD, INITIALIZATIONS, MLP, MLPS, Block, Blocks, embedded
+from .block import INITIAL_STD, MLP, Block, Blocks, check_tokens, embedded
 from .mixers import MixerConfig, make_mixer
 from .sampling import Sampler
 
@@ -27,7 +27,8 @@ class ModelConfig:
     """Sizes of the backbone and what mixes the sequence in it.
 
     Raises:
-        ValueError: sizes below one, or tied embeddings over unlike vocabularies.
+        ValueError: sizes below one, an unknown choice, or tied embeddings over unlike vocabularies.
+        TypeError: a mixer that is no MixerConfig, or a pattern in one text.
     """
 
     vocab_size: int | None = None
@@ -76,18 +77,15 @@ class ModelConfig:
     """Longest sequence of an autoencoder, whose positions are a learned table."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.embedding_std < inf:
-            raise ValueError(f"model: embedding_std must be a number above 0; got {self.embedding_std}")
-        if not 0 <= self.norm_eps < inf:
-            raise ValueError(f"model: norm_eps must be a number from 0 on; got {self.norm_eps}")
-        if self.mlp not in MLPS:
-            raise ValueError(f"model: mlp must be one of {MLPS}; got {self.mlp!r}")
-        if not 0 < self.mlp_ratio < inf:
-            raise ValueError(
-                f'model: mlp_ratio must be a number above 0; got {self.mlp_ratio}; mlp="none" leaves MLPs out'
-            )
-        if self.mlp_init not in INITIALIZATIONS:
-            raise ValueError(f"model: mlp_init must be one of {INITIALIZATIONS}; got {self.mlp_init!r}")
+        check_choices("model", self)
+        if not isinstance(self.mixer, MixerConfig):
+            hint = f": write MixerConfig(name={self.mixer!r})" if isinstance(self.mixer, str) else ""
+            raise TypeError(f"model: mixer must be a MixerConfig; got {self.mixer!r}{hint}")
+        above = "a number above 0"
+        check_number("model", "embedding_std", self.embedding_std, above, lambda std: 0 < std < inf)
+        check_number("model", "norm_eps", self.norm_eps, "a number from 0 on", lambda eps: 0 <= eps < inf)
+        above += ' (mlp="none" leaves MLPs out)'
+        check_number("model", "mlp_ratio", self.mlp_ratio, above, lambda ratio: 0 < ratio < inf)
         for name in ("vocab_size", "output_size", "d_model", "num_layers", "max_length"):
             size = getattr(self, name)
             if size is not None:
@@ -203,7 +201,7 @@ class LanguageModel(nn.Module):
 
     def step(self, tokens: Tensor, states: tuple[Any, ...] | None = None) -> tuple[Tensor, tuple[Any, ...]]:
         """One token of each sequence: tokens (B,) -> logits (B, V) and the next states."""
-        x, ends = self.blocks.step(embedded("LanguageModel", self.embedding, tokens), states)
+        x, ends = self.blocks.step(embedded("LanguageModel", self.embedding, tokens, 1), states)
         return self._logits(self.norm(x)), ends
 
     def read(
@@ -217,9 +215,10 @@ class LanguageModel(nn.Module):
         """The logits (B, V) after the last token, and the states there: ``piece`` tokens stand in memory.
 
         Raises:
-            ValueError: no token to read, or a piece below 1.
+            TypeError: tokens that are no integers. ValueError: no token to read, or a piece below 1.
         """
-        if tokens.dim() != 2 or tokens.shape[1] < 1:
+        check_tokens("LanguageModel: read", tokens)
+        if tokens.shape[1] < 1:
             raise ValueError(
                 f"LanguageModel: read: tokens must be (B, T) with T >= 1; got {tuple(tokens.shape)}"
             )
@@ -257,6 +256,7 @@ class LanguageModel(nn.Module):
         Raises:
             ValueError: an empty prompt, tokens that the vocabulary does not have, a mask of another shape or
                 padding on the right, a negative temperature, top_k below 1, or top_p outside (0, 1].
+            TypeError: a prompt that is no tensor of integers, or a mask that is none of bool.
         """
         check_prompt(prompt, mask, self.embedding.num_embeddings)
         sampler = Sampler(temperature=temperature, top_k=top_k, top_p=top_p, stop_tokens=stop_tokens)
@@ -285,7 +285,7 @@ class LanguageModel(nn.Module):
             >>> model.generate(prompts, 4, mask=mask, temperature=0).shape
             torch.Size([2, 7])
         """
-        check_new_tokens(max_new_tokens)
+        max_new_tokens = check_size("generate", "max_new_tokens", max_new_tokens, at_least=0)
         tokens = self.stream(
             prompt, mask=mask, temperature=temperature, top_k=top_k, top_p=top_p,
             stop_tokens=stop_tokens, generator=generator,
@@ -336,15 +336,10 @@ def weight_alone(head: nn.Module) -> Tensor:
     return cast(nn.Linear, head).weight
 
 
-def check_new_tokens(count: int) -> None:
-    """Raise unless it is a number of tokens: an integer from 0 on."""
-    if not isinstance(count, int) or isinstance(count, bool) or count < 0:
-        raise ValueError(f"generate: max_new_tokens must be an integer of at least 0; got {count!r}")
-
-
 def check_prompt(prompt: Tensor, mask: Tensor | None, vocabulary: int) -> None:
     """Raise unless there is a token to go on from in every row, and all are of the vocabulary."""
-    if prompt.dim() != 2 or prompt.shape[1] < 1:
+    check_tokens("generate", prompt, name="prompt")
+    if prompt.shape[1] < 1:
         raise ValueError(f"generate: prompt must be (B, T) with T >= 1; got {tuple(prompt.shape)}")
     if prompt.numel() and not 0 <= int(prompt.min()) <= int(prompt.max()) < vocabulary:
         raise ValueError(
@@ -353,6 +348,11 @@ def check_prompt(prompt: Tensor, mask: Tensor | None, vocabulary: int) -> None:
         )
     if mask is None:
         return
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        raise TypeError(
+            f"generate: mask must be a bool tensor, True at real tokens; got "
+            f"{getattr(mask, 'dtype', type(mask).__name__)}: cast with .bool()"
+        )
     if mask.shape != prompt.shape:
         raise ValueError(
             f"generate: mask must be (B, T) = {tuple(prompt.shape)} as the prompt; got {tuple(mask.shape)}"

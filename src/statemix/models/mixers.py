@@ -6,6 +6,7 @@ import difflib
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from math import inf
 from typing import Any, Literal
 
 from torch import nn
@@ -27,9 +28,12 @@ from statemix.nn.baselines import (
     Recurrent,
     SelectiveLRU,
 )
+from statemix.nn.baselines._fla import BACKENDS as _FLA
+from statemix.nn.baselines.recurrent import BACKENDS as _RECURRENT
 from statemix.nn.convolved import Convolved
-from statemix.nn.layer import RecurrentLayer
-from statemix.ops.checks import check_size
+from statemix.nn.layer import RecurrentLayer, check_noise
+from statemix.ops.checks import check_choice, check_choices, check_number, check_size
+from statemix.ops.dispatch import BACKENDS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +44,8 @@ class MixerConfig:
     not have is refused, but for ``block_size`` and ``num_blocks``, which only size a state.
 
     Raises:
-        ValueError: an unknown name (the nearest ones are listed), sizes below one, or an option that
-            the layer does not have.
+        ValueError: an unknown name or choice (the nearest ones are listed), sizes below one, a backend that
+            the layer does not run on, or an option that it does not have.
     """
 
     name: str = "bdlru"
@@ -114,14 +118,18 @@ class MixerConfig:
 
     def __post_init__(self) -> None:
         if self.name not in MIXERS:
-            near = difflib.get_close_matches(self.name, MIXERS, n=3, cutoff=0.3) or list(MIXERS)
+            near = difflib.get_close_matches(str(self.name), MIXERS, n=3, cutoff=0.3) or list(MIXERS)
             raise ValueError(f"no mixer {self.name!r}; nearest: {', '.join(near)}; all: {', '.join(MIXERS)}")
+        what = f"mixer {self.name}"
+        check_choice(what, "backend", self.backend, MIXERS[self.name].backends)
+        check_choices(what, self)
+        check_noise(what, gate_noise=self.gate_noise, block_dropout=self.block_dropout)
         for field in ("block_size", "num_blocks", "num_heads", "head_dim", "state_size", "householder_steps"):
             size = getattr(self, field)
             if size is not None:
-                check_size(f"mixer {self.name}", field, size)
-        if self.expand is not None and self.expand <= 0:
-            raise ValueError(f"mixer {self.name}: expand must be above 0; got {self.expand}")
+                check_size(what, field, size)
+        if self.expand is not None:
+            check_number(what, "expand", self.expand, "a number above 0", lambda ratio: 0 < ratio < inf)
         has = options_of(self.name)
         refused = [name for name in self._given() if name not in has]
         if refused:
@@ -175,11 +183,13 @@ class Mixer:
             where it has a keyword of that name.
         sizes: keywords made from a config and the width D.
         grows_with: the option that makes the layer larger, which ``models.sizing`` solves for.
+        backends: what can run it.
     """
 
     layer: Callable[..., nn.Module]
     sizes: Callable[[MixerConfig, int], dict[str, Any]]
     grows_with: Literal["num_blocks", "num_heads", "expand"]
+    backends: tuple[str, ...] = BACKENDS
 
 
 def options_of(name: str) -> tuple[str, ...]:
@@ -256,15 +266,15 @@ MIXERS: dict[str, Mixer] = {
     "selective-lru": Mixer(layer=SelectiveLRU, sizes=_hidden, grows_with="num_blocks"),
     "rg-lru": Mixer(layer=RGLRU, sizes=_hidden, grows_with="num_blocks"),
     "mingru": Mixer(layer=MinGRU, sizes=_hidden, grows_with="num_blocks"),
-    "lstm": Mixer(layer=_lstm, sizes=_hidden, grows_with="num_blocks"),
-    "gru": Mixer(layer=_gru, sizes=_hidden, grows_with="num_blocks"),
+    "lstm": Mixer(layer=_lstm, sizes=_hidden, grows_with="num_blocks", backends=_RECURRENT),
+    "gru": Mixer(layer=_gru, sizes=_hidden, grows_with="num_blocks", backends=_RECURRENT),
     "mamba": Mixer(layer=Mamba, sizes=_nothing, grows_with="expand"),
-    "mamba2": Mixer(layer=Mamba2, sizes=_nothing, grows_with="expand"),
-    "deltanet": Mixer(layer=DeltaNet, sizes=_nothing, grows_with="num_heads"),
-    "gated-deltanet": Mixer(layer=GatedDeltaNet, sizes=_nothing, grows_with="num_heads"),
-    "deltaproduct": Mixer(layer=GatedDeltaProduct, sizes=_nothing, grows_with="num_heads"),
+    "mamba2": Mixer(layer=Mamba2, sizes=_nothing, grows_with="expand", backends=_FLA),
+    "deltanet": Mixer(layer=DeltaNet, sizes=_nothing, grows_with="num_heads", backends=_FLA),
+    "gated-deltanet": Mixer(layer=GatedDeltaNet, sizes=_nothing, grows_with="num_heads", backends=_FLA),
+    "deltaproduct": Mixer(layer=GatedDeltaProduct, sizes=_nothing, grows_with="num_heads", backends=_FLA),
     "pd-ssm": Mixer(layer=PDSSM, sizes=_hidden, grows_with="num_blocks"),
     "mlstm": Mixer(layer=MLSTM, sizes=_nothing, grows_with="num_heads"),
-    "rwkv7": Mixer(layer=RWKV7, sizes=_nothing, grows_with="num_heads"),
+    "rwkv7": Mixer(layer=RWKV7, sizes=_nothing, grows_with="num_heads", backends=_FLA),
     "attention": Mixer(layer=CausalAttention, sizes=_nothing, grows_with="num_heads"),
 }

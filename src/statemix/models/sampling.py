@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from math import inf
+
 import torch
 from torch import Tensor
 
-from statemix.ops.checks import check_size
+from statemix.ops.checks import check_number, check_size, check_sizes
 
 _LOWEST = torch.finfo(torch.float32).tiny
 
@@ -20,8 +22,8 @@ class Sampler:
         stop_tokens: tokens after which a row has ended; it then repeats the token that ended it.
 
     Raises:
-        ValueError: a negative temperature, top_k below 1, or top_p outside (0, 1]. TypeError: one stop token
-            that is not in a tuple.
+        ValueError: a negative temperature, top_k below 1, top_p outside (0, 1], or stop tokens that are no
+            integers. TypeError: one stop token that is not in a tuple.
 
     Examples:
         >>> sampler = Sampler(temperature=0, stop_tokens=(2,))
@@ -39,16 +41,13 @@ class Sampler:
         top_p: float | None = None,
         stop_tokens: tuple[int, ...] = (),
     ) -> None:
-        if not 0 <= temperature < float("inf"):
-            raise ValueError(f"generate: temperature must be at least 0; got {temperature}")
+        check_number("generate", "temperature", temperature, "a number of at least 0", lambda t: 0 <= t < inf)
         if top_k is not None:
             top_k = check_size("generate", "top_k", top_k)
-        if top_p is not None and not 0 < top_p <= 1:
-            raise ValueError(f"generate: top_p must be above 0 and at most 1; got {top_p}")
+        if top_p is not None:
+            check_number("generate", "top_p", top_p, "a number above 0 and at most 1", lambda p: 0 < p <= 1)
         self.temperature, self.top_k, self.top_p = temperature, top_k, top_p
-        if isinstance(stop_tokens, int):
-            raise TypeError(f"generate: stop_tokens must be a tuple; got {stop_tokens}: ({stop_tokens},)")
-        self.stop_tokens = tuple(stop_tokens)
+        self.stop_tokens = check_sizes("generate", "stop_tokens", stop_tokens, at_least=0)
         self._ended: Tensor | None = None
         self._last: Tensor | None = None
 

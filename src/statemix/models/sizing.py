@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from math import inf, lcm
-from numbers import Integral
+from numbers import Real
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -14,10 +14,11 @@ from torch import nn
 
 from statemix.nn import RecurrentLayer
 from statemix.nn.baselines import Baseline
+from statemix.ops.checks import check_number, check_size
 
 from .factory import make_model
 from .language_model import ModelConfig
-from .mixers import MIXERS, MixerConfig, make_mixer
+from .mixers import MIXERS, MixerConfig, make_mixer, options_of
 
 Budget = Literal["parameters", "mixer parameters", "state numbers"]
 
@@ -106,12 +107,8 @@ def fit(
     Source: arXiv 2602.12021: comparisons at equal parameters and at equal state.
     """
     what, wanted = _budget(parameters, mixer_parameters, state)
-    if not isinstance(multiple_of, Integral) or multiple_of < 1:
-        raise ValueError(
-            f"fit: multiple_of must be a whole number of at least 1, such as 8 or 32; got {multiple_of!r}"
-        )
-    if not tolerance >= 0:
-        raise ValueError(f"fit: tolerance must be at least 0; got {tolerance}")
+    multiple_of = check_size("fit", "multiple_of", multiple_of)
+    check_number("fit", "tolerance", tolerance, "a share of at least 0", lambda share: share >= 0)
     knob = _Knob.of(config, multiple_of)
     count = _counter(config, what)
     steps = _nearest(cache(lambda steps: count(knob.turned(steps))), wanted)
@@ -196,8 +193,11 @@ def _budget(parameters: int | None, mixer_parameters: int | None, state: int | N
             f"fit: give exactly one of parameters, mixer_parameters and state; got {dict(given) or 'none'}"
         )
     what, wanted = given[0]
-    if not 1 <= wanted < inf:
-        raise ValueError(f"fit: a budget must be finite and at least 1; got {wanted} {what}")
+    if isinstance(wanted, bool) or not isinstance(wanted, Real) or not 1 <= float(wanted) < inf:
+        raise ValueError(
+            f"fit: a budget must be a finite number of at least 1, such as 1_000_000; got {wanted!r} {what}"
+            + (": fit_tier takes the names of sizes" if isinstance(wanted, str) else "")
+        )
     return what, wanted
 
 
@@ -269,7 +269,11 @@ def _remedy(what: Budget, knob: _Knob, *, smallest: bool) -> str:
     elif what == "parameters":
         choices.append("fewer layers, a smaller width or mlp, or mixer_parameters as the budget")
     else:
-        choices.append("fewer layers, or a smaller block")
+        choices.append("fewer layers")
+        if knob.option == "num_blocks" and knob.config.mixer.block_size > 1:
+            choices.append("a smaller block_size")
+        if "state_size" in options_of(knob.config.mixer.name):
+            choices.append("a smaller state_size")
     return " or ".join(choices)
 
 

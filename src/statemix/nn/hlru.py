@@ -7,7 +7,7 @@ from torch import Tensor
 
 from statemix.kernels.reference.normalization import normalize
 from statemix.ops import hlru_scan
-from statemix.ops.checks import check_size
+from statemix.ops.checks import check_choice, check_size
 from statemix.shapes import Sequence
 
 from .layer import RecurrentLayer
@@ -82,10 +82,9 @@ class HLRU(RecurrentLayer):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
+        check_choice("HLRU", "readout", readout, (None, *READOUTS))
         if readout is None:
             readout = "window" if selective else "latest"
-        if readout not in READOUTS:
-            raise ValueError(f"HLRU: readout must be None or one of {READOUTS}; got {readout!r}")
         self.num_channels = num_channels = check_size("HLRU", "num_channels", num_channels)
         self.order = order = check_size("HLRU", "order", order)
         self.readout = readout

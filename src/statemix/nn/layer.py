@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from math import inf
 from typing import Any, Literal, overload
 
 import torch
@@ -12,7 +13,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from statemix.kernels.reference.normalization import NORMALIZATIONS, normalize
-from statemix.ops.checks import DTYPES, check_boundaries, check_size, check_state
+from statemix.ops.checks import (
+    DTYPES,
+    check_boundaries,
+    check_choice,
+    check_device,
+    check_number,
+    check_size,
+    check_state,
+)
 from statemix.ops.dispatch import BACKENDS
 from statemix.shapes import Boundaries, Mask, Sequence, Spectrum, State, Token
 
@@ -78,8 +87,7 @@ class RecurrentLayer(nn.Module):
             ("weight_init", weight_init, WEIGHT_INITIALIZATIONS),
             ("backend", backend, BACKENDS),
         ):
-            if value not in choices:
-                raise ValueError(f"{name}: {what} must be one of {choices}; got {value!r}")
+            check_choice(name, what, value, choices)
         d_model = check_size(name, "d_model", d_model)
         if dtype is not None and dtype not in DTYPES:
             raise TypeError(f"{name}: dtype must be one of {DTYPES}; got {dtype}")
@@ -88,10 +96,9 @@ class RecurrentLayer(nn.Module):
                 f"{name}: gate_init 'closed' needs a normalization that low logits shut, one of "
                 f"{_CAN_CLOSE}; got {normalization!r}"
             )
-        if not 0 <= gate_noise < float("inf"):
-            raise ValueError(f"{name}: gate_noise must be a number from 0 on; got {gate_noise}")
-        if not 0 <= block_dropout < 1:
-            raise ValueError(f"{name}: block_dropout must be a share from 0 on, below 1; got {block_dropout}")
+        check_noise(name, gate_noise=gate_noise, block_dropout=block_dropout)
+        if device is not None:
+            device = check_device(name, device)
         if gate_noise and recompute_gates:
             raise ValueError(
                 f"{name}: gate_noise and recompute_gates cannot be had together: noise would have to be "
@@ -220,7 +227,7 @@ class RecurrentLayer(nn.Module):
     def _open_step(self, x: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
         """One token in plain operations, which a compiler fuses where an operator would stand alone."""
         if state is None:
-            state = self.initial_state_for(x.shape[0])
+            state = self._start(x.shape[0])
         else:
             self._check_state(state, x.shape[0], x)
         values = self.value(x).unflatten(1, self._value_shape)
@@ -237,6 +244,11 @@ class RecurrentLayer(nn.Module):
 
     def initial_state_for(self, batch: int) -> State:
         """The state before the first step of each of ``batch`` sequences, (batch, M, N)."""
+        name = f"{type(self).__name__}.initial_state_for"
+        return self._start(check_size(name, "batch", batch, at_least=0))
+
+    def _start(self, batch: int) -> Tensor:
+        """The same for a batch that was seen, whose size may be a symbol."""
         learned = self._initial_states(batch)
         if learned is not None:
             return learned
@@ -406,6 +418,14 @@ class RecurrentLayer(nn.Module):
     def _check_state(self, state: Tensor, states: int, x: Tensor, packed: bool = False) -> None:
         shape = (states, self._rows, self._columns)
         check_state(type(self).__name__, state, shape, x, packed, name="state")
+
+
+def check_noise(name: str, *, gate_noise: float, block_dropout: float) -> None:
+    """Refuse what training cannot draw."""
+    check_number(name, "gate_noise", gate_noise, "a number from 0 on", lambda size: 0 <= size < inf)
+    check_number(
+        name, "block_dropout", block_dropout, "a share from 0 on, below 1", lambda share: 0 <= share < 1
+    )
 
 
 def padded_columns(columns: int, row: int) -> int:

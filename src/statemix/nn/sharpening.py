@@ -58,12 +58,13 @@ def can_be_sharpened(model: nn.Module) -> bool:
 
 
 def gate_parameters(model: nn.Module) -> dict[str, Tensor]:
-    """The parameters, by name, that gate logits grow with in proportion.
+    """The parameters, each once by its first name, that gate logits grow with in proportion.
 
     Raises:
         ValueError, TypeError: as in :func:`sharpen_gates`.
     """
     found: dict[str, Tensor] = {}
+    seen: set[int] = set()
     layers = {name: m for name, m in model.named_modules() if isinstance(m, RecurrentLayer)}
     if not layers:
         raise ValueError(
@@ -82,5 +83,9 @@ def gate_parameters(model: nn.Module) -> dict[str, Tensor]:
             )
         owner, prefix = (layer.gate, f"{name}.gate") if layer.selective else (layer, name)
         names = ("weight", "bias") if layer.selective else ("gate_logits",)
-        found.update({f"{prefix}.{part}".lstrip("."): getattr(owner, part) for part in names})
+        for part in names:
+            parameter = getattr(owner, part)
+            if id(parameter) not in seen:  # layers may share their gates
+                seen.add(id(parameter))
+                found[f"{prefix}.{part}".lstrip(".")] = parameter
     return found

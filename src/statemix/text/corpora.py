@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from .documents import SourceError
+
 HELD_OUT_SHARE = 0.05
 FILE_END = 0
 """The byte between two files. Text has none of its own, so a model can learn where files end."""
@@ -56,7 +58,7 @@ def standard_library() -> Corpus:
     Left out are tests and what is generated: ``encodings`` and ``pydoc_data``.
 
     Raises:
-        ValueError: this Python carries its library without source.
+        SourceError: this Python carries its library without source.
     """
     return _standard_library(sysconfig.get_path("stdlib"))
 
@@ -68,7 +70,7 @@ def _standard_library(folder: str) -> Corpus:
     contents = {p.relative_to(root).as_posix(): p.read_bytes() for p in paths}
     contents = {name: data for name, data in contents.items() if data}
     if not contents:
-        raise ValueError(f"corpus: {root} holds no *.py file; this Python has no source of its library")
+        raise SourceError(f"corpus: {root} holds no *.py file; this Python has no source of its library")
     return _split("Python standard library", platform.python_version(), "PSF-2.0", contents)
 
 
@@ -79,21 +81,21 @@ def text_files(path: str | Path, pattern: str = "*") -> Corpus:
 
     Raises:
         FileNotFoundError: nothing there.
-        ValueError: an empty file, zero bytes (a binary file) or bytes that are not UTF-8, with the path.
+        SourceError: an empty file, zero bytes (a binary file) or bytes that are not UTF-8, with the path.
     """
     root = Path(path).expanduser()
     if root.is_file():
         data = _read_text(root)
         cut = int(len(data) * (1 - HELD_OUT_SHARE))
         if not cut:
-            raise ValueError(f"corpus: {root} has {len(data)} bytes: too few to hold some out")
+            raise SourceError(f"corpus: {root} has {len(data)} bytes: too few to hold some out")
         parts = {root.name: data[:cut], f"{root.name} (end)": data[cut:]}
         return _split(root.name, "-", "unknown license", parts, lambda name: name.endswith(" (end)"))
     if not root.is_dir():
         raise FileNotFoundError(f"corpus: no file or folder at {root}")
     paths = [p for p in root.rglob(pattern) if p.is_file()]
     if len(paths) < 2:
-        raise ValueError(f"corpus: {root} must hold at least 2 files that fit {pattern!r}; got {len(paths)}")
+        raise SourceError(f"corpus: {root} must hold at least 2 files that fit {pattern!r}; got {len(paths)}")
     contents = {p.relative_to(root).as_posix(): _read_text(p) for p in paths}
     return _split(root.name, "-", "unknown license", contents)
 
@@ -111,13 +113,13 @@ def open_corpus(name: str) -> Corpus:
 def _read_text(path: Path) -> bytes:
     data = path.read_bytes()
     if not data.strip():
-        raise ValueError(f"corpus: {path} is empty; leave it out")
+        raise SourceError(f"corpus: {path} is empty; leave it out")
     if FILE_END in data:
-        raise ValueError(f"corpus: {path} holds zero bytes: it is no text; leave it out")
+        raise SourceError(f"corpus: {path} holds zero bytes: it is no text; leave it out")
     try:
         data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(
+        raise SourceError(
             f"corpus: {path} is not UTF-8 (byte {error.start}); convert it: iconv -f latin1 -t utf-8"
         ) from None
     return data

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from .documents import SourceError
+
 TOKENIZER_FILE = "tokenizer.json"
 
 # Every byte that UTF-8 has, but for the zero that no text holds.
@@ -96,7 +98,7 @@ class FileTokenizer(Tokenizer):
         end_token: the token that ends a document, or its number. Default: the first usual name that it knows.
 
     Raises:
-        ValueError: no tokenizer, or none of the usual names is in its vocabulary.
+        SourceError: no tokenizer, or none of the usual names is in its vocabulary.
         ModuleNotFoundError: ``tokenizers`` is not installed.
     """
 
@@ -109,7 +111,7 @@ class FileTokenizer(Tokenizer):
         except ModuleNotFoundError:
             raise
         except Exception as error:  # the library raises bare exceptions
-            raise ValueError(f"tokenizer {where}: it is no tokenizer.json: {error}") from None
+            raise SourceError(f"tokenizer {where}: it is no tokenizer.json: {error}") from None
         # A file may cut or pad texts for its model; a corpus must come through whole.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
@@ -120,7 +122,7 @@ class FileTokenizer(Tokenizer):
             known = [self._tokenizer.token_to_id(name) for name in names]
             found = [number for number in known if number is not None]
         if not found:
-            raise ValueError(
+            raise SourceError(
                 f"tokenizer {where}: a token must end each document, and its vocabulary holds none of "
                 f"{', '.join(names)}; name one with --end-token"
             )
@@ -161,7 +163,7 @@ class FileTokenizer(Tokenizer):
         try:
             definition = file.read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
-            raise ValueError(f"tokenizer {file}: it is not UTF-8 (byte {error.start})") from None
+            raise SourceError(f"tokenizer {file}: it is not UTF-8 (byte {error.start})") from None
         return cls(definition, end_token=end_token, where=str(file))
 
     def encode(self, texts: Sequence[bytes], *, spells_end: bool = False) -> list[np.ndarray]:

@@ -8,14 +8,13 @@ from typing import Any, Literal
 
 from statemix.models import MixerConfig, ModelConfig
 from statemix.models.mixers import options_of
+from statemix.ops.checks import check_choices
 from statemix.tasks import Task, make, name_of
 
 from .data import DataConfig, TaskData, TextData
 from .optimizer import OptimizerConfig
 from .schedule import ScheduleConfig
 from .shard_data import ShardData
-
-PRECISIONS = ("auto", "float32", "bfloat16")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,8 +84,7 @@ class RunConfig:
         for name in (*counts, "seed", "evaluate_every", "threads"):
             if not isinstance(getattr(self, name), int):
                 raise TypeError(f"config: {name} must be an integer; got {getattr(self, name)!r}")
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"config: precision must be one of {PRECISIONS}; got {self.precision!r}")
+        check_choices("config", self)
         for name in counts:
             if getattr(self, name) < 1:
                 raise ValueError(f"config: {name} must be at least 1; got {getattr(self, name)}")

@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 
+from statemix.ops.checks import check_choices, check_number, check_size, check_sizes
 from statemix.tasks import Batch, Permutation, Task, stream
 from statemix.text import Corpus, open_corpus, random_windows
 
@@ -52,18 +53,22 @@ class TaskData:
     """Size of a fixed training set, shuffled anew for every epoch. Default: new sequences at every step."""
 
     def __post_init__(self) -> None:
-        if self.test_examples < 1 or any(length < 1 for length in self.test_lengths):
-            raise ValueError(
-                f"data: test_lengths and test_examples must be at least 1; got {self.test_lengths} and "
-                f"{self.test_examples}"
-            )
+        if not isinstance(self.task, Task):
+            hint = f": write statemix.tasks.make({self.task!r})" if isinstance(self.task, str) else ""
+            raise TypeError(f"data: task must be a Task; got {self.task!r}{hint}")
+        check_choices("data", self)
+        check_sizes("data", "test_lengths", self.test_lengths)
+        check_size("data", "test_examples", self.test_examples)
+        for name in ("start_length", "min_length", "examples"):
+            if getattr(self, name) is not None:
+                check_size("data", name, getattr(self, name))
+        check_number("data", "growing_share", self.growing_share, "in (0, 1]", lambda share: 0 < share <= 1)
+        _check_bins(self.test_bins)
         if self.start_length is not None and not 1 <= self.start_length <= self.task.length:
             raise ValueError(
                 f"data: start_length must lie between 1 and the task's length {self.task.length}; got "
                 f"{self.start_length}"
             )
-        if not 0 < self.growing_share <= 1:
-            raise ValueError(f"data: growing_share must lie in (0, 1]; got {self.growing_share}")
         if self.min_length is not None and not 1 <= self.min_length <= self.shortest_longest:
             raise ValueError(
                 f"data: min_length must lie between 1 and {self.shortest_longest}, the longest sequence that "
@@ -77,18 +82,10 @@ class TaskData:
                 f"data: {type(self.task).__name__} has no sequences shorter than {shortest}; got length "
                 f"{min(asked)} to train or test at"
             )
-        if any(not 1 <= first <= last for first, last in self.test_bins):
-            raise ValueError(
-                f"data: test_bins must be (first, last) with 1 <= first <= last; got {self.test_bins}"
-            )
-        if self.labels not in ("asked", "every"):
-            raise ValueError(f'data: labels must be "asked" or "every"; got {self.labels!r}')
         if self.labels == "every" and not hasattr(self.task, "asked"):
             raise ValueError(
                 f"data: {type(self.task).__name__} has no answer at every step; leave out labels"
             )
-        if self.examples is not None and self.examples < 1:
-            raise ValueError(f"data: examples must be at least 1; got {self.examples}")
         if self.examples is not None and (self.start_length is not None or self.min_length is not None):
             raise ValueError(
                 "data: a fixed training set (examples) has one length; leave out start_length and min_length"
@@ -146,6 +143,20 @@ class TaskData:
         return int(stream(_LENGTHS, "train", step).integers(self.min_length, longest + 1))
 
 
+def _check_bins(bins: tuple[tuple[int, int], ...]) -> None:
+    def is_bin(pair: tuple[int, int]) -> bool:
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            return False
+        first, last = check_sizes("data", "test_bins", pair)
+        return first <= last
+
+    if not isinstance(bins, tuple | list) or not all(map(is_bin, bins)):
+        raise ValueError(
+            f"data: test_bins must be a tuple of pairs (first, last) with 1 <= first <= last, such as "
+            f"((41, 256),); got {bins!r}"
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class TextData:
     """Train on random windows of a text, byte by byte; measure on files that were held out."""
@@ -160,11 +171,8 @@ class TextData:
     """Held-out bytes that are measured at most."""
 
     def __post_init__(self) -> None:
-        if self.length < 1 or self.evaluation_bytes < 1:
-            raise ValueError(
-                f"data: length and evaluation_bytes must be at least 1; got {self.length} and "
-                f"{self.evaluation_bytes}"
-            )
+        for name in ("length", "evaluation_bytes"):
+            check_size("data", name, getattr(self, name))
 
     @property
     def vocab_size(self) -> int:

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from statemix.ops.checks import check_choices
+
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleConfig:
@@ -24,8 +26,7 @@ class ScheduleConfig:
     """Rate of the last step over the peak."""
 
     def __post_init__(self) -> None:
-        if self.name not in ("one-cycle", "cosine", "constant"):
-            raise ValueError(f"schedule: name must be one-cycle, cosine or constant; got {self.name!r}")
+        check_choices("schedule", self)
         for field in ("warmup_share", "start_share", "end_share"):
             if not 0 <= getattr(self, field) <= 1:
                 raise ValueError(f"schedule: {field} must lie in [0, 1]; got {getattr(self, field)}")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from statemix.ops.checks import check_size
 from statemix.tasks import Batch, stream
 from statemix.text import Packed, PrepareOptions, ReadOptions, TokenShards, pack, permuted, prepare
 from statemix.text.corpora import HELD_OUT_SHARE, LEFT_OUT
@@ -36,11 +37,8 @@ class ShardData:
     """Held-out tokens that are measured at most, in whole documents."""
 
     def __post_init__(self) -> None:
-        if self.length < 1 or self.evaluation_tokens < 1:
-            raise ValueError(
-                f"data: length and evaluation_tokens must be at least 1; got {self.length} and "
-                f"{self.evaluation_tokens}"
-            )
+        for name in ("length", "evaluation_tokens"):
+            check_size("data", name, getattr(self, name))
 
     @property
     def vocab_size(self) -> int:

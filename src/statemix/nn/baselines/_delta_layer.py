@@ -6,11 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from statemix.ops.checks import check_choice
+
 from ..convolution import ShortConvolution
 from ._delta_rule import delta_rule
 from ._fla import BACKENDS
 from ._heads import HeadNorm, decay_parameters, heads_for, log_decay, reset_decay
-from .base import Baseline, check_choice, check_sizes
+from .base import Baseline, check_sizes
 
 
 class DeltaRuleLayer(Baseline):

@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from statemix.ops.checks import check_boundaries
+from statemix.ops.checks import check_boundaries, check_choice, check_size
 from statemix.shapes import Boundaries, Mask, Sequence, Token
 
 from ..checks import check_input
@@ -38,8 +38,7 @@ class Baseline(nn.Module):
 
     def __init__(self, d_model: int, *, initial_state: str = "zeros") -> None:
         super().__init__()
-        if d_model < 1:
-            raise ValueError(f"{type(self).__name__}: d_model must be at least 1; got {d_model}")
+        d_model = check_size(type(self).__name__, "d_model", d_model)
         check_choice(type(self).__name__, "initial_state", initial_state, INITIAL_STATES)
         self.d_model = d_model
         self._learned = initial_state == "learned"
@@ -133,6 +132,7 @@ class Baseline(nn.Module):
 
     def initial_state_for(self, batch: int) -> Any:
         """The state before the first step of each of ``batch`` sequences."""
+        batch = check_size(f"{type(self).__name__}.initial_state_for", "batch", batch, at_least=0)
         like = self._weight()
         if like is None:
             usable = (p for p in self.parameters() if p.is_floating_point() and not p.is_meta)
@@ -258,17 +258,10 @@ def _bare(state: tuple[Tensor, ...]) -> Any:
     return state[0] if len(state) == 1 else state
 
 
-def check_choice(layer: str, what: str, value: Any, choices: tuple[Any, ...]) -> None:
-    """Refuse a value outside ``choices`` with a ValueError that names them."""
-    if value not in choices:
-        raise ValueError(f"{layer}: {what} must be one of {choices}; got {value!r}")
-
-
-def check_sizes(layer: str, **sizes: float) -> None:
-    """Refuse sizes below one."""
+def check_sizes(layer: str, **sizes: int) -> None:
+    """Refuse sizes that are no integers, or below one."""
     for what, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{layer}: {what} must be at least 1; got {size}")
+        check_size(layer, what, size)
 
 
 def is_transformed() -> bool:

@@ -8,11 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from statemix.ops.checks import check_choice
 from statemix.ops.dispatch import BACKENDS
 
 from ..convolution import ShortConvolution
 from ._diagonal import decaying_scan
-from .base import Baseline, check_choice, check_sizes, wide, without_autocast
+from .base import Baseline, check_sizes, wide, without_autocast
 
 
 class Mamba(Baseline):

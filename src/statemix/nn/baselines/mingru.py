@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from statemix.ops import hlru_scan
+from statemix.ops.checks import check_choice
 from statemix.ops.dispatch import BACKENDS
 
-from .base import Baseline, check_choice, check_sizes, wide
+from .base import Baseline, check_sizes, wide
 
 
 class MinGRU(Baseline):

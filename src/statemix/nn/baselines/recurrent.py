@@ -9,7 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from .base import Baseline, check_choice, check_sizes, is_transformed
+from statemix.ops.checks import check_choice
+
+from .base import Baseline, check_sizes, is_transformed
 
 CELLS: dict[str, type[nn.LSTM] | type[nn.GRU]] = {"lstm": nn.LSTM, "gru": nn.GRU}
 GATES = {"lstm": 4, "gru": 3}
@@ -35,6 +37,9 @@ class Weights(nn.Module):
         bound = self.hidden_size**-0.5
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -bound, bound)
+
+
+BACKENDS = ("auto", "torch")
 
 
 class Recurrent(Baseline):
@@ -72,7 +77,7 @@ class Recurrent(Baseline):
     ) -> None:
         super().__init__(d_model, initial_state=initial_state)
         check_choice("Recurrent", "cell", cell, tuple(CELLS))
-        check_choice("Recurrent", "backend", backend, ("auto", "torch"))
+        check_choice("Recurrent", "backend", backend, BACKENDS)
         check_sizes("Recurrent", hidden_size=hidden_size)
         self.cell, self.hidden_size, self.backend = cell, hidden_size, backend
         self.recurrent_shapes = ((hidden_size,),) * (2 if cell == "lstm" else 1)

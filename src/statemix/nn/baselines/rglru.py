@@ -6,11 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from statemix.ops.checks import check_choice
 from statemix.ops.dispatch import BACKENDS
 
 from ..convolution import ShortConvolution
 from ._diagonal import decaying_scan, input_scale
-from .base import Baseline, check_choice, check_sizes, wide
+from .base import Baseline, check_sizes, wide
 
 SHARPNESS = 8.0
 
