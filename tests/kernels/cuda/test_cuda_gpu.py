@@ -1,91 +1,27 @@
 """The CUDA kernels on a GPU against float64 loops: every promise of the operators' contract."""
 
-import importlib
 import itertools
-from dataclasses import replace
 
 import pytest
 import torch
 
-from statemix.kernels.cuda import configurations, scan
-from tests.kernels.cuda import float64_loops
+from statemix.kernels.cuda import scan
+from tests.kernels.cuda.gpu_checks import (
+    FAMILIES,
+    NORMALIZATIONS,
+    PACKED,
+    check,
+    check_backward,
+    check_forward,
+    kernels,
+    outputs_start_as_nan,  # noqa: F401
+    problem,
+)
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
 ]
-
-# Relative errors in the norm. Rounding to 8 or 11 bits alone is an error of at most 2^-8 or 2^-11; float32 coefficients
-# that sum to 1 + 1e-7 compound over the steps.
-TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 4e-3, torch.float16: 5e-4}
-STATE_TOLERANCE = 1e-5
-NORMALIZATIONS = ("softmax", "sigmoid", "relu", "tanh", "linear", "none")
-FAMILIES = ("bdlru", "hlru")
-
-
-@pytest.fixture(autouse=True)
-def outputs_start_as_nan():
-    """Every `torch.empty` is filled with NaN: what a kernel forgets to write shows."""
-    torch.use_deterministic_algorithms(True)
-    torch.manual_seed(0)
-    yield
-    torch.use_deterministic_algorithms(False)
-    torch.cuda.empty_cache()
-
-
-def kernels(family):
-    return importlib.import_module(f"statemix.kernels.cuda.{family}")
-
-
-def problem(family, m, batch, steps, width, dtype=torch.bfloat16, *, scale=2.0, logits_batch=None, logits_steps=None,
-            states=True, cu_seqlens=None, normalization="softmax"):  # fmt: skip
-    """Random arguments of forward; the coefficients of "none" are kept small enough not to explode."""
-    rows = (m, m + 1) if family == "bdlru" else (m + 1,)
-    blocks = (m,) if family == "bdlru" else ()
-    options = {"device": "cuda", "dtype": torch.float32}
-    shape = (logits_batch or batch, logits_steps or steps, *rows, width)
-    logits = torch.randn(shape, **options) * (0.5 / (m + 1) if normalization == "none" else scale)
-    values = torch.randn((batch, steps, *blocks, width), **options)
-    cu = None if cu_seqlens is None else torch.tensor(cu_seqlens, dtype=torch.int32, device="cuda")
-    count = batch if cu is None else len(cu_seqlens) - 1
-    initial = torch.randn((count, m, width), **options) if states else None
-    return logits.to(dtype), values.to(dtype), initial, cu, normalization
-
-
-def check_forward(family, arguments):
-    hidden, final = kernels(family).forward(*arguments)
-    expected_hidden, expected_final = float64_loops.forward(family, *arguments)
-    dtype = arguments[1].dtype
-    assert hidden.dtype == dtype and hidden.is_contiguous() and final.dtype == torch.float32
-    assert float64_loops.relative_error(hidden, expected_hidden) < TOLERANCE[dtype]
-    assert float64_loops.relative_error(final, expected_final) < STATE_TOLERANCE
-    return hidden
-
-
-def check_backward(family, arguments, hidden, grad_hidden="random", grad_final=True, tolerance=None):
-    logits, values, initial, cu, normalization = arguments
-    if isinstance(grad_hidden, str):
-        grad_hidden = torch.randn(values.shape, device="cuda").to(values.dtype)
-    count = values.shape[0] if cu is None else len(cu) - 1
-    grad_final = (
-        torch.randn(count, logits.shape[-2] - 1, values.shape[-1], device="cuda") if grad_final else None
-    )
-    rest = (hidden, grad_hidden, grad_final, normalization)
-    actual = kernels(family).backward(logits, values, initial, cu, *rest)
-    expected = float64_loops.backward(family, logits, values, initial, cu, *rest)
-    assert actual[0].shape == logits.shape and actual[0].dtype == logits.dtype
-    for name, got, want in zip(("logits", "values"), actual, expected, strict=False):
-        assert float64_loops.relative_error(got, want) < (tolerance or TOLERANCE[values.dtype]), name
-    if initial is None:
-        assert actual[2] is None
-    else:
-        assert float64_loops.relative_error(actual[2], expected[2]) < STATE_TOLERANCE
-
-
-def check(family, *shape, **keywords):
-    backward = {name: keywords.pop(name) for name in ("grad_hidden", "grad_final") if name in keywords}
-    arguments = problem(family, *shape, **keywords)
-    check_backward(family, arguments, check_forward(family, arguments), **backward)
 
 
 @pytest.mark.parametrize("family, m", [("bdlru", m) for m in range(1, 17)] + [("hlru", m) for m in (*range(1, 13), 16, 17, 24, 25, 32)])  # fmt: skip
@@ -139,66 +75,10 @@ def test_composed_maps(normalization, dtype):
         check("bdlru", m, 1, steps, width, dtype, normalization=normalization)
 
 
-def force(monkeypatch, choose):
-    """Runs the kernels that `choose` names, for the arguments of configurations.choose."""
-    monkeypatch.setattr(scan, "choose", choose)
-    monkeypatch.setattr(scan, "_plans", {})
-
-
-@pytest.fixture(params=[1, 3, 7], ids=lambda count: f"{count} thread blocks")
-def gathered(request, monkeypatch):
-    def choose(family, direction, m, dtype, normalization, batch, steps, width, device, **options):
-        options["normalization"] = normalization
-        candidate = configurations._candidate(family, direction, m, dtype, "gathered", **options)
-        assert candidate is not None
-        room = device.multiprocessors // (batch * -(-width // candidate.tile))
-        return configurations._fit(replace(candidate, cluster=min(request.param, room)), device)
-
-    force(monkeypatch, choose)
-
-
-@pytest.mark.parametrize("m", range(1, 9))
-def test_gathered_maps_of_every_order(gathered, m):
-    for batch, steps, width, dtype in (
-        (2, 1500 if m < 3 else 700, 33, torch.bfloat16),
-        (1, 301, 16, torch.float32),
-    ):
-        check("hlru", m, batch, steps, width, dtype)
-
-
-@pytest.mark.parametrize("normalization", NORMALIZATIONS)
-def test_gathered_maps_of_every_normalization_and_dtype(gathered, normalization):
-    for dtype in (torch.float32, torch.bfloat16, torch.float16):
-        check("bdlru", 1, 1, 700, 40, dtype, normalization=normalization)
-        check("hlru", 4, 1, 700, 40, dtype, normalization=normalization)
-
-
-@pytest.mark.parametrize("m", [1, 2, 3, 4])
-def test_gathered_maps_of_short_packed_and_broadcast_problems(gathered, m):
-    for steps in (1, 2, 15, 48, 49):
-        check("hlru", m, 1, steps, 17)
-    check("hlru", m, 1, PACKED[-1], 20, cu_seqlens=PACKED, states=True)
-    check("hlru", m, 2, 150, 24, logits_batch=1)
-    check("hlru", m, 2, 150, 24, logits_steps=1)
-
-
-@pytest.mark.parametrize("m", [1, 2, 4, 8, 16])
-def test_windows_that_go_round_a_cluster(monkeypatch, m):
-    def choose(family, direction, m, dtype, normalization, batch, *rest, **options):
-        wide = configurations.choose(family, direction, m, dtype, normalization, 64, *rest, **options)
-        return replace(wide, cluster=3)
-
-    force(monkeypatch, choose)
-    check("hlru", m, 1, 1100, 64)
-
-
 def test_gradient_of_the_final_state_alone():
     for family in FAMILIES:
         check(family, 4, 3, 50, 64, grad_hidden=None)
         check(family, 4, 3, 50, 65, grad_hidden=None)
-
-
-PACKED = [0, 1, 1, 40, 41, 43, 43, 100, 163, 164, 300, 300]
 
 
 @pytest.mark.parametrize("width", [64, 33])
@@ -417,19 +297,3 @@ def test_a_launch_can_be_captured_in_a_graph(family, m, batch, steps):
         hidden.fill_(float("nan"))
         graph.replay()
         assert torch.equal(hidden, expected)
-
-
-def test_thread_blocks_that_wait_for_each_other_do_so_on_many_streams_at_once():
-    arguments = problem("hlru", 2, 1, 5000, 256)
-    device = scan.launch.device_properties(0)
-    chosen = configurations.choose("hlru", "forward", 2, "bfloat16", "softmax", 1, 5000, 256, device)
-    assert chosen.gathers and chosen.cluster > device.multiprocessors // 32  # no two of them fit the device
-    expected, _ = kernels("hlru").forward(*arguments)
-    streams = [torch.cuda.Stream() for _ in range(4)]
-    torch.cuda.synchronize()
-    results = []
-    for turn in range(40):
-        with torch.cuda.stream(streams[turn % 4]):
-            results.append(kernels("hlru").forward(*arguments)[0])
-    torch.cuda.synchronize()
-    assert all(torch.equal(hidden, expected) for hidden in results)
