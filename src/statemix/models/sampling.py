@@ -7,7 +7,7 @@ from math import inf
 import torch
 from torch import Tensor
 
-from statemix.ops.checks import check_number, check_size, check_sizes
+from statemix.ops.checks import check_number, check_size, check_size_tuple
 
 _LOWEST = torch.finfo(torch.float32).tiny
 
@@ -47,7 +47,7 @@ class Sampler:
         if top_p is not None:
             check_number("generate", "top_p", top_p, "a number above 0 and at most 1", lambda p: 0 < p <= 1)
         self.temperature, self.top_k, self.top_p = temperature, top_k, top_p
-        self.stop_tokens = check_sizes("generate", "stop_tokens", stop_tokens, at_least=0)
+        self.stop_tokens = check_size_tuple("generate", "stop_tokens", stop_tokens, at_least=0)
         self._ended: Tensor | None = None
         self._last: Tensor | None = None
 

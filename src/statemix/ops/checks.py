@@ -240,7 +240,9 @@ def check_size(operation: str, name: str, size: int, *, at_least: int = 1) -> in
     return whole
 
 
-def check_sizes(operation: str, name: str, sizes: tuple[int, ...], *, at_least: int = 1) -> tuple[int, ...]:
+def check_size_tuple(
+    operation: str, name: str, sizes: tuple[int, ...], *, at_least: int = 1
+) -> tuple[int, ...]:
     """Sizes as a tuple of integers; TypeError where they are no tuple, ValueError where one is no size."""
     if not isinstance(sizes, tuple | list):
         hint = f": write ({sizes!r},)" if isinstance(sizes, int) else ""

@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 
-from statemix.ops.checks import check_choices, check_number, check_size, check_sizes
+from statemix.ops.checks import check_choices, check_number, check_size, check_size_tuple
 from statemix.tasks import Batch, Permutation, Task, stream
 from statemix.text import Corpus, open_corpus, random_windows
 
@@ -57,7 +57,7 @@ class TaskData:
             hint = f": write statemix.tasks.make({self.task!r})" if isinstance(self.task, str) else ""
             raise TypeError(f"data: task must be a Task; got {self.task!r}{hint}")
         check_choices("data", self)
-        check_sizes("data", "test_lengths", self.test_lengths)
+        check_size_tuple("data", "test_lengths", self.test_lengths)
         check_size("data", "test_examples", self.test_examples)
         for name in ("start_length", "min_length", "examples"):
             if getattr(self, name) is not None:
@@ -147,7 +147,7 @@ def _check_bins(bins: tuple[tuple[int, int], ...]) -> None:
     def is_bin(pair: tuple[int, int]) -> bool:
         if not isinstance(pair, tuple | list) or len(pair) != 2:
             return False
-        first, last = check_sizes("data", "test_bins", pair)
+        first, last = check_size_tuple("data", "test_bins", pair)
         return first <= last
 
     if not isinstance(bins, tuple | list) or not all(map(is_bin, bins)):

@@ -3,7 +3,7 @@
 // The letters of a configuration (struct C, written by configurations.py):
 //     M   block size or order          NB  blocks (channels) a lane holds     R  lanes that share a block
 //     S   steps of a chunk             W   warps of a thread block            D  stages of shared memory
-//     K   thread blocks of a tile       E   element type                       F  normalization
+//     K   thread blocks of a tile      E   element type                       F  normalization
 //     CH  chunks that a warp computes at once (2 in kernels with maps, whose lanes then are two halves)
 //     G   groups of warps in a thread block (gather.cuh)
 //     PREFETCH         bytes that L2 is asked to fetch with each copy (0: no request)

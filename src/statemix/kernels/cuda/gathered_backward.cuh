@@ -33,8 +33,8 @@ template <class C>
 struct BackwardMapStage {
     typedef BackwardStage<C> Chunk;
     static constexpr int CHUNK = REGION<C, Chunk::BYTES>, BYTES = 2 * CHUNK;
-    typedef Gathering<C::M, C::W, C::G, C::K> Relay;
-    static constexpr int SHARED = Relay::BYTES + C::W * C::D * BYTES;
+    typedef Gathering<C::M, C::W, C::G, C::K> Maps;
+    static constexpr int SHARED = Maps::BYTES + C::W * C::D * BYTES;
 };
 
 template <class C>
@@ -53,8 +53,8 @@ DEVICE void gathered_backward(const Arguments& arguments) {
     const bool upper = lane.half == 1;
     const i64 N = arguments.N;
     const int pitch = (int)N * E::BYTES;
-    typename Stage::Relay maps(shared, arguments.exchange, blockIdx.x / C::K, warp, thread, tile.rank);
-    char* const stages = shared + Stage::Relay::BYTES + warp * (C::D * Stage::BYTES);
+    typename Stage::Maps maps(shared, arguments.exchange, blockIdx.x / C::K, warp, thread, tile.rank);
+    char* const stages = shared + Stage::Maps::BYTES + warp * (C::D * Stage::BYTES);
 
     const int pairs = (tile.length + 2 * S - 1) / (2 * S), last_chunk = 2 * pairs - 1;
     const char* const logits = arguments.gate_logits + tile.offset(arguments.logits_batch, arguments.logits_time);
@@ -97,8 +97,8 @@ DEVICE void gathered_backward(const Arguments& arguments) {
         }
     };
 
-    const int first = (maps.group * C::K + tile.rank) * Stage::Relay::MEMBERS + maps.member;
-    const int turns = (pairs + C::K * Stage::Relay::MEMBERS - 1) / (C::K * Stage::Relay::MEMBERS);
+    const int first = (maps.group * C::K + tile.rank) * Stage::Maps::MEMBERS + maps.member;
+    const int turns = (pairs + C::K * Stage::Maps::MEMBERS - 1) / (C::K * Stage::Maps::MEMBERS);
 #pragma unroll
     for (int d = 0; d < C::D; d++) {
         if (first + d * WARPS < pairs) {
@@ -137,11 +137,9 @@ DEVICE void gathered_backward(const Arguments& arguments) {
             for (int j = 0; j <= M; j++) {
                 float z[1];
                 logit_rows.read((C::TIME_BROADCAST ? 0 : s) * (M + 1) + j, z);
-#pragma unroll
-                for (int n = 0; n < 1; n++) p[s][n][j] = z[n];
+                p[s][0][j] = z[0];
             }
-#pragma unroll
-            for (int n = 0; n < 1; n++) inverse_sum[s][n] = normalize<C::F>(p[s][n]);
+            inverse_sum[s][0] = normalize<C::F>(p[s][0]);
             grad_rows.read(s, u[s]);
         }
         const int after = tile.length - chunk * S;  // steps from the chunk's first to the end
@@ -152,16 +150,12 @@ DEVICE void gathered_backward(const Arguments& arguments) {
                 if (s < after && s >= after - M) {
                     float last[1];
                     load_state_row<C>(arguments.carry_in, tile, lane, N, after - 1 - s, last);
-#pragma unroll
-                    for (int n = 0; n < 1; n++) u[s][n] += last[n];
+                    u[s][0] += last[0];
                 }
                 if (s >= after) {
+                    u[s][0] = 0.f;
 #pragma unroll
-                    for (int n = 0; n < 1; n++) {
-                        u[s][n] = 0.f;
-#pragma unroll
-                        for (int j = 0; j <= M; j++) p[s][n][j] = 0.f;
-                    }
+                    for (int j = 0; j <= M; j++) p[s][0][j] = 0.f;
                 }
             }
         }

@@ -46,8 +46,8 @@ DEVICE void chunk_window_map(const A& a, const Q& q, float (&P)[M][M], float (&c
 template <class C>
 struct ForwardMapStage {
     static constexpr int CHUNK = REGION<C, ForwardStage<C>::BYTES>, BYTES = 2 * CHUNK;
-    typedef Gathering<C::M, C::W, C::G, C::K> Relay;
-    static constexpr int SHARED = Relay::BYTES + C::W * C::D * BYTES;
+    typedef Gathering<C::M, C::W, C::G, C::K> Maps;
+    static constexpr int SHARED = Maps::BYTES + C::W * C::D * BYTES;
 };
 
 template <class C>
@@ -66,8 +66,8 @@ DEVICE void gathered_forward(const Arguments& arguments) {
     const bool upper = lane.half == 1;
     const i64 N = arguments.N;
     const int pitch = (int)N * E::BYTES;
-    typename Stage::Relay maps(shared, arguments.exchange, blockIdx.x / C::K, warp, thread, tile.rank);
-    char* const stages = shared + Stage::Relay::BYTES + warp * (C::D * Stage::BYTES);
+    typename Stage::Maps maps(shared, arguments.exchange, blockIdx.x / C::K, warp, thread, tile.rank);
+    char* const stages = shared + Stage::Maps::BYTES + warp * (C::D * Stage::BYTES);
 
     const int pairs = (tile.length + 2 * S - 1) / (2 * S);
     const char* const logits = arguments.gate_logits + tile.offset(arguments.logits_batch, arguments.logits_time);
@@ -88,8 +88,8 @@ DEVICE void gathered_forward(const Arguments& arguments) {
         }
     };
 
-    const int first = (maps.group * C::K + tile.rank) * Stage::Relay::MEMBERS + maps.member;
-    const int turns = (pairs + C::K * Stage::Relay::MEMBERS - 1) / (C::K * Stage::Relay::MEMBERS);
+    const int first = (maps.group * C::K + tile.rank) * Stage::Maps::MEMBERS + maps.member;
+    const int turns = (pairs + C::K * Stage::Maps::MEMBERS - 1) / (C::K * Stage::Maps::MEMBERS);
 #pragma unroll
     for (int d = 0; d < C::D; d++) {
         if (first + d * WARPS < pairs) copy_pair(first + d * WARPS, d);
