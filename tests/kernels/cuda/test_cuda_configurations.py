@@ -41,6 +41,8 @@ def test_every_problem_gets_a_configuration_that_fits_the_device(
     assert chosen.cluster == 1 or chosen.gathers or device.clusters
     if chosen.gathers:  # all thread blocks are on the device at once
         assert batch * -(-width // chosen.tile) * chosen.cluster <= device.multiprocessors
+    if chosen.composes:  # in teams of two, or in groups
+        assert chosen.warps % (chosen.groups or 2) == 0 and (chosen.gathers or chosen.warps >= 4)
     assert 2 <= chosen.warps <= 15
     assert chosen.coefficient_registers <= 200
     assert chosen.block_size == size and chosen.dtype == dtype and chosen.rows == rows
@@ -52,7 +54,7 @@ def test_every_problem_gets_a_configuration_that_fits_the_device(
         ((8, 4096, 1024), "bdlru_forward", 64, 1),
         ((64, 2048, 256), "bdlru_forward", 64, 1),
         ((8, 4096, 256), "bdlru_forward", 32, 2),
-        ((1, 65536, 256), "composed_forward", 16, 6),
+        ((1, 65536, 256), "composed_bdlru_forward", 16, 6),
     ],
 )
 def test_the_measured_shapes_get_what_was_measured_to_be_best(problem, kernel, tile, cluster):
@@ -60,12 +62,18 @@ def test_the_measured_shapes_get_what_was_measured_to_be_best(problem, kernel, t
     assert (chosen.kernel, chosen.tile, chosen.cluster) == (kernel, tile, cluster)
 
 
-@pytest.mark.parametrize("family, m", [("bdlru", 1), ("hlru", 1), ("hlru", 2), ("hlru", 4)])
+@pytest.mark.parametrize("family, m", [("bdlru", 1), ("hlru", 1), ("hlru", 2), ("hlru", 4), ("hlru", 8)])
 @pytest.mark.parametrize("direction", ["forward", "backward"])
-def test_one_long_sequence_is_gathered_where_maps_are_small(family, m, direction):
+def test_one_long_sequence_composes_maps(family, m, direction):
     chosen = choose(family, direction, m, "bfloat16", "softmax", 1, 65536, 256, H100)
-    assert (chosen.kernel, chosen.tile, chosen.cluster) == (f"gathered_{direction}", 16, 8)
-    assert not choose(family, direction, m, "bfloat16", "softmax", 8, 4096, 1024, H100).gathers
+    assert (chosen.kernel, chosen.tile) == (f"composed_hlru_{direction}", 16)
+    assert 80 <= 16 * chosen.cluster <= H100.multiprocessors
+    assert not choose(family, direction, m, "bfloat16", "softmax", 8, 4096, 1024, H100).composes
+
+
+def test_maps_are_gathered_where_clusters_cannot_hold_enough_thread_blocks_for_a_tile():
+    chosen = choose("hlru", "forward", 1, "bfloat16", "softmax", 1, 262144, 64, H100)
+    assert chosen.gathers and chosen.cluster > 8
 
 
 def test_a_device_without_clusters_gets_none():

@@ -5,7 +5,7 @@
 //     S   steps of a chunk             W   warps of a thread block            D  stages of shared memory
 //     K   thread blocks of a tile      E   element type                       F  normalization
 //     CH  chunks that a warp computes at once (2 in kernels with maps, whose lanes then are two halves)
-//     G   groups of warps in a thread block (gather.cuh)
+//     G   groups of warps in a thread block where maps are gathered (gather.cuh); 0: states go round a ring
 //     PREFETCH         bytes that L2 is asked to fetch with each copy (0: no request)
 //     ROWS             how rows lie in memory (enum Rows)
 //     TIME_BROADCAST   the logits have one step, used at all times
@@ -55,7 +55,8 @@ struct Tile {
     // Narrow rows are for problems with few lanes, which are limited by the chain of states as much as by memory.
     static constexpr bool NARROW = BLOCKS * C::E::BYTES < 128;
 
-    int rank;         // of this thread block in its cluster
+    int number;       // among the tiles of all sequences
+    int rank;         // of this thread block among those of its tile
     int sequence;     // batch row, or index into cu_seqlens
     int n0;           // first block of the tile
     int length;       // steps
@@ -65,10 +66,13 @@ struct Tile {
     int valid;        // blocks of the tile that exist
 
     DEVICE explicit Tile(const Arguments& arguments) {
-        rank = blockIdx.x % C::K;
-        const int tile = blockIdx.x / C::K, tiles = (int)((arguments.N + BLOCKS - 1) / BLOCKS);
-        sequence = tile / tiles;
-        n0 = (tile % tiles) * BLOCKS;
+        // A cluster has neighbouring numbers. Where none is needed neighbouring tiles have them, which read the same lines of
+        // memory at the same time: with rows of 32 bytes that makes 90 % of a copy out of 49.
+        const int all = gridDim.x / C::K, tiles = (int)((arguments.N + BLOCKS - 1) / BLOCKS);
+        number = C::G ? blockIdx.x % all : blockIdx.x / C::K;
+        rank = C::G ? blockIdx.x / all : blockIdx.x % C::K;
+        sequence = number / tiles;
+        n0 = (number % tiles) * BLOCKS;
         valid = min(BLOCKS, (int)arguments.N - n0);
         if (arguments.cu_seqlens) {
             start = arguments.cu_seqlens[sequence];

@@ -55,18 +55,23 @@ class Configuration:
     warps: int
     stages: int
     cluster: int  # thread blocks of a tile: a cluster of the hardware but where they gather
-    groups: int = 1  # of warps, where thread blocks gather
+    groups: int = 0  # of warps, where thread blocks gather; 0: the state goes round a ring
     prefetch: int | None = None  # bytes; None: 128 where rows are narrower than that
 
     @property
     def chunks(self) -> int:
         """Chunks that a warp computes at once."""
-        return 2 if self.kernel.startswith(("composed", "gathered")) else 1
+        return 2 if self.composes else 1
+
+    @property
+    def composes(self) -> bool:
+        """Whether warps compose maps of states before they have a state."""
+        return self.kernel.startswith("composed")
 
     @property
     def one_row(self) -> bool:
         """Whether the kernel has one row of logits a step: H-LRU, and BD-LRU with blocks of one as such."""
-        return self.kernel.startswith(("hlru", "gathered"))
+        return "hlru" in self.kernel
 
     @property
     def tile(self) -> int:
@@ -96,13 +101,14 @@ class Configuration:
             if self.gathers:
                 maps = 3 * self.warps + self.groups * self.cluster
                 return 64 * (maps * m * (m + 1) + 2 * self.groups * m) + self.warps * self.stages * 2 * region
-            return 128 + self.warps * (16 * m * 4 + self.stages * 2 * region)
+            teams = self.warps // 2 * (64 * m + 64 * (2 * m * (m + 1) + m) + 16)
+            return -(-(128 + teams) // 128) * 128 + self.warps * self.stages * 2 * region
         return 128 + self.warps * (32 * state * self.blocks_per_lane * 4 + self.stages * rows * row)
 
     @property
     def gathers(self) -> bool:
         """Whether the thread blocks of a tile wait for each other and must be launched together."""
-        return self.kernel.startswith("gathered")
+        return self.groups > 0
 
     @property
     def exchange_floats(self) -> int:
@@ -203,20 +209,32 @@ _NARROW_HALF = {
 }
 
 
-# Composed maps, forward and backward: for few lanes and long sequences, where the chain of states limits.
+# Composed maps that go round a ring of teams, forward and backward: for few lanes and long sequences, where
+# the chain of states limits. Warps are even in number.
 _COMPOSED = {
-    1: ((16, 7, 1), (16, 7, 1)),
-    2: ((16, 7, 1), (16, 7, 1)),
-    3: ((8, 8, 1), (8, 7, 1)),
-    4: ((8, 8, 1), (8, 7, 2)),
+    "bdlru": {
+        2: ((12, 12, 1), (8, 12, 2)),
+        3: ((8, 10, 1), (5, 12, 2)),
+        4: ((5, 12, 1), (3, 12, 2)),
+    },
+    "hlru": {
+        1: ((24, 14, 1), (16, 12, 2)),
+        2: ((32, 8, 1), (16, 12, 2)),
+        3: ((24, 8, 1), (12, 12, 2)),
+        4: ((24, 8, 1), (10, 12, 2)),
+        5: ((16, 8, 1), (8, 10, 2)),
+        6: ((16, 8, 1), (8, 8, 2)),
+        7: ((14, 8, 1), (8, 8, 2)),
+        8: ((8, 8, 1), (6, 8, 2)),
+    },
 }
 
-# Gathered maps, for H-LRU and blocks of one: (steps, warps, groups of warps).
+# Composed maps that are gathered: (steps, warps, groups of warps).
 _GATHERED = {
     1: ((24, 12, 3), (16, 12, 3)),
-    2: ((32, 8, 2), (16, 8, 2)),
-    3: ((24, 8, 2), (16, 8, 2)),
-    4: ((24, 8, 2), (16, 8, 2)),
+    2: ((24, 12, 3), (16, 8, 2)),
+    3: ((20, 12, 3), (16, 8, 2)),
+    4: ((16, 12, 3), (16, 8, 2)),
     5: ((16, 8, 2), (12, 8, 2)),
     6: ((12, 8, 2), (8, 8, 2)),
     7: ((8, 8, 2), (8, 8, 2)),
@@ -227,8 +245,8 @@ _GATHERED = {
 def kernel_for(family: str, block_size: int) -> str:
     """Names the kernel that runs a block size (or order): relay, relay with two lanes a block, or none.
 
-    With few lanes and long sequences block sizes to 4 run composed maps instead, blocks of one and orders to
-    8 gathered ones; block size 8 runs either relay.
+    With few lanes and long sequences block sizes to 4 and orders to 8 run composed maps instead; block size 8
+    runs either relay.
     """
     if not 1 <= block_size <= LARGEST[family]:
         return "none"
@@ -242,22 +260,16 @@ def _waits_for_functions(family: str, direction: str, normalization: str) -> boo
 
 def _candidate(family: str, direction: str, m: int, dtype: str, shape: str, **rest) -> Configuration | None:
     wide = shape == "wide"
-    if shape == "gathered":
-        if (family == "bdlru" and m > 1) or m not in _GATHERED:
+    if shape in ("composed", "gathered"):
+        kind = "hlru" if m == 1 else family  # a block of one is a channel of order one
+        sizes = (_COMPOSED[kind] if shape == "composed" else _GATHERED).get(m)
+        if sizes is None or (shape == "gathered" and kind == "bdlru"):
             return None
-        steps, warps, groups = _GATHERED[m][direction == "backward"]
+        steps, warps, last = sizes[direction == "backward"]
+        stages, groups = (last, 0) if shape == "composed" else (1, last)
         tile = {"blocks_per_lane": 1, "lanes_per_block": 1}
-        size = {"steps": steps, "warps": warps, "stages": 1, "cluster": 1, "groups": groups}
-        return Configuration(f"gathered_{direction}", m, dtype, **tile, **size, **rest)
-    if shape == "composed":
-        if family != "bdlru" or m not in _COMPOSED:
-            return None
-        steps, warps, stages = _COMPOSED[m][direction == "backward"]
-        if direction == "backward" and m == 4 and rest["normalization"] in ("relu", "tanh", "linear"):
-            steps = 4  # these keep the row's sum as well: longer chunks would spill
-        tile = {"blocks_per_lane": 1, "lanes_per_block": 1}
-        size = {"steps": steps, "warps": warps, "stages": stages, "cluster": 1}
-        return Configuration(f"composed_{direction}", m, dtype, **tile, **size, **rest)
+        size = {"steps": steps, "warps": warps, "stages": stages, "cluster": 1, "groups": groups}
+        return Configuration(f"composed_{kind}_{direction}", m, dtype, **tile, **size, **rest)
     table = (_WIDE if wide else _NARROW)[family]
     if m not in table:
         return None
@@ -297,7 +309,8 @@ def _fit(configuration: Configuration, device: Device) -> Configuration:
         elif configuration.steps > 2:
             configuration = replace(configuration, steps=configuration.steps // 2)
         else:
-            configuration = replace(configuration, warps=configuration.warps - 1)
+            together = configuration.groups or configuration.chunks  # whole groups, or whole teams
+            configuration = replace(configuration, warps=configuration.warps - together)
     return configuration
 
 
@@ -320,11 +333,14 @@ def _spread(
     return best
 
 
-def _tile_sizes(configuration: Configuration, tiles: int, device: Device) -> range:
-    """How many thread blocks a tile can have."""
-    if not configuration.gathers:
-        return range(1, 9 if device.clusters else 2)
-    return range(1, min(16, device.multiprocessors // max(1, tiles)) + 1)  # all at once
+def _tile_sizes(configuration: Configuration, tiles: int, device: Device) -> list[int]:
+    """How many thread blocks a tile can have; where maps are composed all tiles run at once."""
+    if configuration.gathers:
+        return list(range(1, min(16, device.multiprocessors // max(1, tiles)) + 1))
+    sizes = range(1, 9 if device.clusters else 2)
+    if not configuration.composes:
+        return list(sizes)
+    return [size for size in sizes if size == 1 or device.resident_clusters(size) >= tiles]
 
 
 def candidates(

@@ -17,49 +17,58 @@ def step_nanoseconds(
     """Nanoseconds that one step of all sequences should take."""
     size = configuration.cluster
     tiles = batch * -(-width // configuration.tile)
-    chunks = -(-steps // (configuration.steps * configuration.chunks))
     waves = 1 if configuration.gathers else -(-tiles // max(1, device.resident_clusters(size)))
-    # Five sixths of the multiprocessors are enough to keep the memory busy.
-    share = min(1.0, tiles * size / waves / device.multiprocessors / 0.83)
-    memory = _memory(configuration, batch, width, device)
-    cost = max(memory / share, _waiting(configuration, chunks) * waves)
-    # Maps are gathered where it clearly helps.
-    return cost * (1.15 if configuration.gathers else 1.0 + 0.01 * size)
+    at_once = tiles * size / waves / device.multiprocessors
+    memory = _memory(configuration, batch, width, device, tiles, at_once)
+    if configuration.composes:
+        turn, start = _turn(configuration), (2250 if configuration.gathers else 4400)
+        waiting = turn / (2 * configuration.steps * configuration.warps * size)
+        start += turn / 2
+    else:
+        waiting, start = _chain(configuration) + 3000 / steps, 0  # until the ring is full
+    return (max(memory, waiting * waves) + start * waves / steps) * (1.0 + 0.01 * size)
 
 
-def _memory(configuration: Configuration, batch: int, width: int, device: Device) -> float:
+def _memory(
+    configuration: Configuration, batch: int, width: int, device: Device, tiles: int, at_once: float
+) -> float:
+    """What reading and writing costs with so many tiles, on that share of the multiprocessors, `at_once`."""
     m = configuration.block_size
     elements = (m + 3) * (1 if configuration.one_row else m) * batch * width
     moved = elements * configuration.element_bytes * (2 if "backward" in configuration.kernel else 1)
     row = configuration.tile * configuration.element_bytes
-    narrow = {128: 1.0, 64: 1.06}.get(row, 1.25)
-    return narrow * moved / (23.0 * device.multiprocessors)  # 3 TB/s on 132 multiprocessors
+    if not configuration.composes:
+        narrow = {128: 1.0, 64: 1.06}.get(row, 1.25)
+        # Five sixths of the multiprocessors are enough to keep the memory busy.
+        share = min(1.0, at_once / 0.83)
+    else:
+        # Each tile has a place of its own in time: rows of 32 bytes lose what L2 would keep for others, and
+        # more of it with more tiles.
+        narrow, share = 1.25 if tiles <= 16 else 1.45, min(1.0, 0.5 + 0.7 * at_once)
+        if configuration.gathers:
+            narrow, share = 1.37, min(1.0, at_once / 0.83)
+    return narrow * moved / (23.0 * device.multiprocessors) / share  # 3 TB/s on 132 multiprocessors
 
 
-def _waiting(configuration: Configuration, chunks: int) -> float:
-    """What a step costs where only the way of the state limits; a warp takes one of `chunks` at once."""
-    m, warps = configuration.block_size, configuration.warps * configuration.cluster
-    length = chunks * configuration.chunks * configuration.steps
+def _turn(configuration: Configuration) -> float:
+    """The turn of a warp that composes maps: it computes two chunks, then waits for the state."""
+    m = configuration.block_size
+    backward = "backward" in configuration.kernel
     if configuration.gathers:
-        work = (60 if "backward" in configuration.kernel else 16) * configuration.coefficient_registers
-        turn = 3000 + work + 75 * m * (m + 1)
-        return turn * (-(-chunks // warps) + 0.5) / length
-    chain = _chain(configuration)
-    if configuration.chunks == 2:
-        # A warp's own work on its two chunks, which cannot be hidden where warps are as few.
-        turn = 900 + 25 * configuration.coefficient_registers
-        chain = max(chain, turn / (2 * configuration.steps * warps))
-    return chain + 3000 / length  # until the ring is full
+        work = (79 if backward else 43) * configuration.coefficient_registers
+        return 860 + work + 45 * m * (m + 1) + 111 * configuration.cluster
+    work = (44 if backward else 23.5) * configuration.coefficient_registers
+    teams = configuration.warps // 2 * configuration.cluster
+    return 590 + work + 31 * m * m + 29 * teams
 
 
 def _chain(configuration: Configuration) -> float:
     """What a step costs in the chain of states: measured on an H100 at 1.98 GHz, 120 cycles a hand-over."""
     m, lanes = configuration.block_size, configuration.lanes_per_block
-    if configuration.chunks == 2:
-        return (105 + 5 * m * m) / (2 * configuration.steps) / 1.98
     if configuration.one_row:
         hand_over = 180 if "backward" in configuration.kernel else 120
         multiply_adds = 2 + 1.5 * m * configuration.blocks_per_lane
-        return (hand_over / configuration.steps + multiply_adds) / 1.98
-    multiply_adds = 1.7 * -(-m // lanes) * m * configuration.blocks_per_lane + (30 if lanes > 1 else 0)
-    return (120 / configuration.steps + multiply_adds) / 1.98
+    else:
+        hand_over = 120
+        multiply_adds = 1.7 * -(-m // lanes) * m * configuration.blocks_per_lane + (30 if lanes > 1 else 0)
+    return (hand_over / configuration.steps + multiply_adds) / 1.98

@@ -28,19 +28,24 @@ DEVICE void load_shared_by_all(const float* from, u32 (&x)[4]) {
 }
 
 // W warps in G groups, in each of K thread blocks of a tile of 16 blocks.
-template <int M, int W, int G, int K>
+template <class C>
 struct Gathering {
+    static constexpr int M = C::M, W = C::W, G = C::G, K = C::K;
     static constexpr int LANES = 16, COUNT = M * (M + 1), V = VECTOR<COUNT>, MAP = COUNT * LANES;  // floats of a map
     static constexpr int MEMBERS = W / G, THREADS = 32 * MEMBERS;
     static constexpr int OWN = 3 * W * MAP, GATHERED = G * K * MAP, STATES = G * 2 * M * LANES;
     static constexpr int BYTES = 4 * (OWN + GATHERED + STATES);
     static_assert(W % G == 0 && 2 * G < 16, "two named barriers for every group, and barrier 0");
 
+    static constexpr int PAIRS = K * MEMBERS;  // pairs of chunks in a turn
+
     float *own, *gathered, *states, *exchange;
     int group, member, lane, block, rank, turn;
+    int before, first;  // pairs of a turn before this warp's; its first pair
 
     DEVICE Gathering(char* shared, float* exchange_, int tile, int warp, int lane_, int rank_)
-        : group(warp / MEMBERS), member(warp % MEMBERS), lane(lane_), block(lane_ % LANES), rank(rank_), turn(0) {
+        : group(warp / MEMBERS), member(warp % MEMBERS), lane(lane_), block(lane_ % LANES), rank(rank_), turn(0),
+          before(rank * MEMBERS + member), first(group * PAIRS + before) {
         float* const floats = (float*)shared;
         own = floats + group * 3 * MEMBERS * MAP;
         gathered = floats + OWN + group * K * MAP;
@@ -92,6 +97,8 @@ struct Gathering {
         if (upper) read_map(first_half).apply(h);
         turn++;
     }
+
+    DEVICE void end(int) {}
 
   private:
     DEVICE Map<M> read_map(const float* maps) const {

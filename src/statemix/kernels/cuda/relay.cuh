@@ -20,9 +20,14 @@ DEVICE void expect_bytes(u32 barrier, u32 bytes) {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
 }
 DEVICE void wait_for_phase(u32 barrier, u32 phase) {
+#if __CUDA_ARCH__ >= 900
+#define WAIT_ONCE "mbarrier.try_wait.parity.shared::cta.b64"  // sleeps for a while
+#else
+#define WAIT_ONCE "mbarrier.test_wait.parity.shared::cta.b64"
+#endif
     asm volatile(
-        "{\n.reg .pred done;\nAGAIN:\n"
-        "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+        "{\n.reg .pred done;\nAGAIN:\n" WAIT_ONCE
+        " done, [%0], %1;\n"
         "@done bra DONE;\nbra AGAIN;\nDONE:\n}" ::"r"(barrier), "r"(phase)
         : "memory");
 }

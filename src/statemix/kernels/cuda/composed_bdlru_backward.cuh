@@ -1,19 +1,19 @@
-// BD-LRU backward where lanes are few and time is long: bdlru_backward.cuh with the maps of composed_forward.cuh.
+// BD-LRU backward where lanes are few and time is long: bdlru_backward.cuh with composed maps.
 // In reversed time the map of a step is g -> A^T (g + dL/d(output)); the lower half of the warp has the later chunk.
 #pragma once
 #include "bdlru_backward.cuh"
-#include "composed_forward.cuh"
+#include "composed_bdlru_forward.cuh"
 
 template <class C>
 struct BackwardMapStage {
     typedef BackwardStage<C> Chunk;
     static constexpr int CHUNK = REGION<C, Chunk::BYTES>, BYTES = 2 * CHUNK;
-    typedef Ring<C::W, C::K, C::M, 16> Relay;
-    static constexpr int SHARED = Relay::BYTES + C::W * C::D * BYTES;
+    typedef typename Exchange<C>::Maps Maps;
+    static constexpr int SHARED = Maps::BYTES + C::W * C::D * BYTES;
 };
 
 template <class C>
-DEVICE void composed_backward(const Arguments& arguments) {
+DEVICE void composed_bdlru_backward(const Arguments& arguments) {
     using E = typename C::E;
     using Stage = BackwardMapStage<C>;
     using Chunk = BackwardStage<C>;
@@ -27,8 +27,8 @@ DEVICE void composed_backward(const Arguments& arguments) {
     const bool upper = lane.half == 1;
     const i64 N = arguments.N;
     const int pitch = (int)N * E::BYTES;
-    typename Stage::Relay ring(shared, warp, thread, tile.rank);
-    char* const stages = shared + Stage::Relay::BYTES + warp * (C::D * Stage::BYTES);
+    typename Stage::Maps maps(shared, arguments.exchange, tile.number, warp, thread, tile.rank);
+    char* const stages = shared + Stage::Maps::BYTES + warp * (C::D * Stage::BYTES);
 
     const int pairs = (tile.length + 2 * S - 1) / (2 * S), last_chunk = 2 * pairs - 1;
     const char* const logits = arguments.gate_logits + tile.offset(arguments.logits_batch, arguments.logits_time);
@@ -45,20 +45,20 @@ DEVICE void composed_backward(const Arguments& arguments) {
         stage_rows<C, Chunk::LOGIT_ROWS, M*(M + 1), M + 1>(to, logits + (i64)chunk * S * logit_strides.time,
                                                            logit_strides, steps * M * (M + 1), thread, tile.valid);
     };
-    auto copy_before_relay = [&](int turn, int stage) {
+    auto copy_before_exchange = [&](int pair, int stage) {
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-            const int chunk = last_chunk - (2 * turn + half), steps = min(S, tile.length - chunk * S);
+            const int chunk = last_chunk - (2 * pair + half), steps = min(S, tile.length - chunk * S);
             const u32 to = shared_address(stages) + stage * Stage::BYTES + half * Stage::CHUNK;
             if (!KEEP_LOGITS) copy_logits(chunk, to);
             stage_rows<C, Chunk::ROWS, M, M>(to + Chunk::GRADS, grads + (i64)chunk * S * grad_strides.time,
                                              grad_strides, steps * M, thread, tile.valid);
         }
     };
-    auto copy_after_gradients = [&](int turn, int stage) {
+    auto copy_after_gradients = [&](int pair, int stage) {
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-            const int chunk = last_chunk - (2 * turn + half), steps = min(S, tile.length - chunk * S);
+            const int chunk = last_chunk - (2 * pair + half), steps = min(S, tile.length - chunk * S);
             const u32 to = shared_address(stages) + stage * Stage::BYTES + half * Stage::CHUNK;
             if (KEEP_LOGITS) copy_logits(chunk, to);
             if constexpr (C::GATE_GRADIENT) {
@@ -71,22 +71,26 @@ DEVICE void composed_backward(const Arguments& arguments) {
         }
     };
 
-    const int first = tile.rank * C::W + warp;
+    const int first = maps.first;
 #pragma unroll
     for (int d = 0; d < C::D; d++) {
         if (first + d * WARPS < pairs) {
-            copy_before_relay(first + d * WARPS, d);
+            copy_before_exchange(first + d * WARPS, d);
             copy_after_gradients(first + d * WARPS, d);
         }
         commit_copies();
     }
-    if (first == WARPS - 1) {
-        const float nothing[M] = {};
-        ring.send(nothing, upper);
+    float carry[1][M] = {};
+    if (pairs > 0) {
+        maps.begin(carry[0]);
+    } else if (first == 0 && upper) {  // an empty sequence
+        load_own_state<C, M>(arguments.carry_in, tile, lane, N, carry);
+        store_own_state<C, M>(arguments.carry_out, tile, lane, N, carry);
     }
     int stage = 0;
-    for (int turn = first; turn < pairs; turn += WARPS) {
-        const int chunk = last_chunk - (2 * turn + lane.half), steps = min(S, tile.length - chunk * S);
+    for (int pair = first; pair - maps.before < pairs; pair += WARPS) {
+        const int chunk = last_chunk - (2 * pair + lane.half);
+        const int steps = pair < pairs ? min(S, tile.length - chunk * S) : 0;
         wait_for_copies<C::D - 1>();
         __syncwarp();
 
@@ -113,7 +117,7 @@ DEVICE void composed_backward(const Arguments& arguments) {
                 u[s][0][i] = g[0];
                 inverse_sum[s][0][i] = inverse[0];
             }
-        if (turn == 0) {
+        if (pair == 0) {
             // The final state is the last output. Steps after it must hand on zeros.
             float last[1][M];
             load_own_state<C, M>(arguments.carry_in, tile, lane, N, last);
@@ -128,7 +132,7 @@ DEVICE void composed_backward(const Arguments& arguments) {
                 }
         }
         __syncwarp();
-        if (turn + C::D * WARPS < pairs) copy_before_relay(turn + C::D * WARPS, stage);
+        if (pair + C::D * WARPS < pairs) copy_before_exchange(pair + C::D * WARPS, stage);
 
         float P[M][M], Q[M];
 #pragma unroll
@@ -162,10 +166,10 @@ DEVICE void composed_backward(const Arguments& arguments) {
         if constexpr (GradientNeeds<C::F>::inverse_sum) pin(inverse_sum);
         pin(P);
         pin(Q);
-        float carry[1][M];
-        relay_map<M>(ring, P, Q, upper, carry[0]);
+        maps.state_before(P, Q, pair - maps.before + Stage::Maps::PAIRS >= pairs, carry[0]);
         pin(carry);
         run_steps_backward<C, M, M>(p, u, carry);
+        if (pair == pairs - 1 && upper) store_own_state<C, M>(arguments.carry_out, tile, lane, N, carry);
 
         if constexpr (!C::GATE_GRADIENT)
             store_state_gradients<C, M, M>(arguments, tile, lane, chunk, steps, p, u);
@@ -173,15 +177,9 @@ DEVICE void composed_backward(const Arguments& arguments) {
             store_gradients<C, M, M>(arguments, tile, lane, chunk, steps, columns[0], value_rows, state_rows, p, u,
                                      inverse_sum);
         __syncwarp();
-        if (turn + C::D * WARPS < pairs) copy_after_gradients(turn + C::D * WARPS, stage);
+        if (pair + C::D * WARPS < pairs) copy_after_gradients(pair + C::D * WARPS, stage);
         commit_copies();
         stage = stage + 1 == C::D ? 0 : stage + 1;
     }
-    if (first == pairs % WARPS) {
-        float carry[1][M];
-        ring.receive(carry[0]);
-        if (pairs == 0) load_own_state<C, M>(arguments.carry_in, tile, lane, N, carry);  // an empty sequence
-        if (upper) store_own_state<C, M>(arguments.carry_out, tile, lane, N, carry);
-    }
-    ring.leave();
+    maps.end(pairs);
 }

@@ -5,34 +5,18 @@
 // M x M multiply-adds instead of 2 S M x M. The states inside the chunks follow from the coefficients in registers.
 #pragma once
 #include "bdlru_forward.cuh"
-#include "maps.cuh"
-
-// Applies the warp's map to the state that arrives and hands the result on; returns the state before each half's chunk.
-template <int M, class Relay>
-DEVICE void relay_map(Relay& ring, const float (&P)[M][M], float (&q)[M], bool upper, float (&h)[M]) {
-    ring.receive(h);
-#pragma unroll
-    for (int j = 0; j < M; j++)
-#pragma unroll
-        for (int i = 0; i < M; i++) q[i] = fmaf(P[i][j], h[j], q[i]);
-    ring.send(q, upper);
-#pragma unroll
-    for (int i = 0; i < M; i++) {
-        const float from_lower = __shfl_up_sync(0xffffffffu, q[i], 16);
-        h[i] = upper ? from_lower : h[i];
-    }
-}
+#include "exchange.cuh"
 
 template <class C>
 struct ForwardMapStage {
     static constexpr int LOGIT_ROWS = ForwardStage<C>::LOGIT_ROWS, VALUE_ROWS = ForwardStage<C>::VALUE_ROWS;
     static constexpr int CHUNK = REGION<C, ForwardStage<C>::BYTES>, BYTES = 2 * CHUNK;
-    typedef Ring<C::W, C::K, C::M, 16> Relay;
-    static constexpr int SHARED = Relay::BYTES + C::W * C::D * BYTES;
+    typedef typename Exchange<C>::Maps Maps;
+    static constexpr int SHARED = Maps::BYTES + C::W * C::D * BYTES;
 };
 
 template <class C>
-DEVICE void composed_forward(const Arguments& arguments) {
+DEVICE void composed_bdlru_forward(const Arguments& arguments) {
     using E = typename C::E;
     using Stage = ForwardMapStage<C>;
     constexpr int M = C::M, S = C::S, ROW = Tile<C>::ROW, WARPS = C::K * C::W;
@@ -44,8 +28,8 @@ DEVICE void composed_forward(const Arguments& arguments) {
     const bool upper = lane.half == 1;
     const i64 N = arguments.N;
     const int pitch = (int)N * E::BYTES;
-    typename Stage::Relay ring(shared, warp, thread, tile.rank);
-    char* const stages = shared + Stage::Relay::BYTES + warp * (C::D * Stage::BYTES);
+    typename Stage::Maps maps(shared, arguments.exchange, tile.number, warp, thread, tile.rank);
+    char* const stages = shared + Stage::Maps::BYTES + warp * (C::D * Stage::BYTES);
 
     const int pairs = (tile.length + 2 * S - 1) / (2 * S);
     const char* const logits = arguments.gate_logits + tile.offset(arguments.logits_batch, arguments.logits_time);
@@ -68,19 +52,20 @@ DEVICE void composed_forward(const Arguments& arguments) {
         }
     };
 
-    const int first = tile.rank * C::W + warp;
+    const int first = maps.first;
 #pragma unroll
     for (int d = 0; d < C::D; d++) {
         if (first + d * WARPS < pairs) copy_pair(first + d * WARPS, d);
         commit_copies();
     }
-    if (first == WARPS - 1) {
-        float h[1][M];
-        load_own_state<C, M>(arguments.carry_in, tile, lane, N, h);
-        ring.send(h[0], upper);
-    }
+    float h[1][M];
+    load_own_state<C, M>(arguments.carry_in, tile, lane, N, h);
+    if (pairs > 0)
+        maps.begin(h[0]);
+    else if (first == 0 && !upper)
+        store_own_state<C, M>(arguments.carry_out, tile, lane, N, h);
     int stage = 0;
-    for (int pair = first; pair < pairs; pair += WARPS) {
+    for (int pair = first; pair - maps.before < pairs; pair += WARPS) {
         const int chunk = 2 * pair + lane.half, steps = min(S, tile.length - chunk * S);
         wait_for_copies<C::D - 1>();
         __syncwarp();
@@ -131,8 +116,7 @@ DEVICE void composed_forward(const Arguments& arguments) {
         pin(q);
         pin(P);
         pin(Q);
-        float h[1][M];
-        relay_map<M>(ring, P, Q, upper, h[0]);
+        maps.state_before(P, Q, pair - maps.before + Stage::Maps::PAIRS >= pairs, h[0]);
         run_steps<C, M, M>(a, q, h);
 
         if (lane.count > 0) {
@@ -147,8 +131,8 @@ DEVICE void composed_forward(const Arguments& arguments) {
                 }
             }
         }
-        // The end of the sequence, inside the pair of chunks: the half that holds the last step has its state.
-        if (tile.length < (pair + 1) * 2 * S && steps > 0 && tile.length - chunk * S <= S) {
+        // The end of the sequence: the half that holds the last step has its state.
+        if (steps > 0 && tile.length - chunk * S <= S) {
 #pragma unroll
             for (int s = 0; s < S; s++)
 #pragma unroll
@@ -156,10 +140,5 @@ DEVICE void composed_forward(const Arguments& arguments) {
             store_own_state<C, M>(arguments.carry_out, tile, lane, N, h);
         }
     }
-    if (first == pairs % WARPS) {
-        float h[1][M];
-        ring.receive(h[0]);
-        if (tile.length % (2 * S) == 0 && upper) store_own_state<C, M>(arguments.carry_out, tile, lane, N, h);
-    }
-    ring.leave();
+    maps.end(pairs);
 }

@@ -1,7 +1,7 @@
-// H-LRU backward, and BD-LRU's with blocks of one, where lanes are few and time is long: hlru_backward.cuh with the maps
-// of gather.cuh, in reversed time. The lower half of a warp has the later chunk.
+// H-LRU backward, and BD-LRU's with blocks of one, where lanes are few and time is long: hlru_backward.cuh with
+// composed maps, in reversed time. The lower half of a warp has the later chunk.
 #pragma once
-#include "gather.cuh"
+#include "exchange.cuh"
 #include "hlru_backward.cuh"
 
 // The map of S steps from the contributions that arrive to those that are handed on.
@@ -33,12 +33,12 @@ template <class C>
 struct BackwardMapStage {
     typedef BackwardStage<C> Chunk;
     static constexpr int CHUNK = REGION<C, Chunk::BYTES>, BYTES = 2 * CHUNK;
-    typedef Gathering<C::M, C::W, C::G, C::K> Maps;
+    typedef typename Exchange<C>::Maps Maps;
     static constexpr int SHARED = Maps::BYTES + C::W * C::D * BYTES;
 };
 
 template <class C>
-DEVICE void gathered_backward(const Arguments& arguments) {
+DEVICE void composed_hlru_backward(const Arguments& arguments) {
     using E = typename C::E;
     using Stage = BackwardMapStage<C>;
     using Chunk = BackwardStage<C>;
@@ -53,7 +53,7 @@ DEVICE void gathered_backward(const Arguments& arguments) {
     const bool upper = lane.half == 1;
     const i64 N = arguments.N;
     const int pitch = (int)N * E::BYTES;
-    typename Stage::Maps maps(shared, arguments.exchange, blockIdx.x / C::K, warp, thread, tile.rank);
+    typename Stage::Maps maps(shared, arguments.exchange, tile.number, warp, thread, tile.rank);
     char* const stages = shared + Stage::Maps::BYTES + warp * (C::D * Stage::BYTES);
 
     const int pairs = (tile.length + 2 * S - 1) / (2 * S), last_chunk = 2 * pairs - 1;
@@ -71,7 +71,7 @@ DEVICE void gathered_backward(const Arguments& arguments) {
         stage_rows<C, Chunk::LOGIT_ROWS, M + 1, M + 1>(to, logits + (i64)chunk * S * logit_strides.time, logit_strides,
                                                        steps * (M + 1), thread, tile.valid);
     };
-    auto copy_before_gather = [&](int pair, int stage) {
+    auto copy_before_exchange = [&](int pair, int stage) {
 #pragma unroll
         for (int half = 0; half < 2; half++) {
             const int chunk = last_chunk - (2 * pair + half), steps = min(S, tile.length - chunk * S);
@@ -97,25 +97,24 @@ DEVICE void gathered_backward(const Arguments& arguments) {
         }
     };
 
-    const int first = (maps.group * C::K + tile.rank) * Stage::Maps::MEMBERS + maps.member;
-    const int turns = (pairs + C::K * Stage::Maps::MEMBERS - 1) / (C::K * Stage::Maps::MEMBERS);
+    const int first = maps.first;
 #pragma unroll
     for (int d = 0; d < C::D; d++) {
         if (first + d * WARPS < pairs) {
-            copy_before_gather(first + d * WARPS, d);
+            copy_before_exchange(first + d * WARPS, d);
             copy_after_gradients(first + d * WARPS, d);
         }
         commit_copies();
     }
     float pending[1][M] = {};
-    if (turns > 0) {
+    if (pairs > 0) {
         maps.begin(pending[0]);
     } else if (first == 0 && !upper) {
         load_window<C>(arguments.carry_in, tile, lane, N, pending);
         store_window<C>(arguments.carry_out, tile, lane, N, pending);
     }
     int stage = 0;
-    for (int turn = maps.group, pair = first; turn < turns; turn += C::G, pair += WARPS) {
+    for (int pair = first; pair - maps.before < pairs; pair += WARPS) {
         const int chunk = last_chunk - (2 * pair + lane.half);
         const int steps = pair < pairs ? min(S, tile.length - chunk * S) : 0;
         wait_for_copies<C::D - 1>();
@@ -160,7 +159,7 @@ DEVICE void gathered_backward(const Arguments& arguments) {
             }
         }
         __syncwarp();
-        if (pair + C::D * WARPS < pairs) copy_before_gather(pair + C::D * WARPS, stage);
+        if (pair + C::D * WARPS < pairs) copy_before_exchange(pair + C::D * WARPS, stage);
 
         float P[M][M], Q[M];
         pending_map<S, M>(p, u, P, Q);
@@ -168,7 +167,7 @@ DEVICE void gathered_backward(const Arguments& arguments) {
         pin(p);
         pin(u);
         if constexpr (GradientNeeds<C::F>::inverse_sum) pin(inverse_sum);
-        maps.state_before(P, Q, turn + 1 == turns, pending[0]);
+        maps.state_before(P, Q, pair - maps.before + Stage::Maps::PAIRS >= pairs, pending[0]);
         run_window_backward<C>(p, u, pending);
         if (pair == pairs - 1 && upper) {
 #pragma unroll
@@ -192,4 +191,5 @@ DEVICE void gathered_backward(const Arguments& arguments) {
         commit_copies();
         stage = stage + 1 == C::D ? 0 : stage + 1;
     }
+    maps.end(pairs);
 }

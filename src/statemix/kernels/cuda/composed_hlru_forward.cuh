@@ -1,10 +1,10 @@
-// H-LRU forward, and BD-LRU's with blocks of one, where lanes are few and time is long: hlru_forward.cuh with the maps of
-// gather.cuh. A warp holds two consecutive chunks, one in each half of its lanes.
+// H-LRU forward, and BD-LRU's with blocks of one, where lanes are few and time is long: hlru_forward.cuh with
+// composed maps. A warp holds two consecutive chunks, one in each half of its lanes.
 //
 // The map of a chunk takes the window before it to the window after it. Composing a step makes one new row of it, M + 1
 // coefficients of the newest output; the others move on.
 #pragma once
-#include "gather.cuh"
+#include "exchange.cuh"
 #include "hlru_forward.cuh"
 
 // rows[i]: output i steps before the next one as a function of the window before the chunk; the constant is last.
@@ -46,12 +46,12 @@ DEVICE void chunk_window_map(const A& a, const Q& q, float (&P)[M][M], float (&c
 template <class C>
 struct ForwardMapStage {
     static constexpr int CHUNK = REGION<C, ForwardStage<C>::BYTES>, BYTES = 2 * CHUNK;
-    typedef Gathering<C::M, C::W, C::G, C::K> Maps;
+    typedef typename Exchange<C>::Maps Maps;
     static constexpr int SHARED = Maps::BYTES + C::W * C::D * BYTES;
 };
 
 template <class C>
-DEVICE void gathered_forward(const Arguments& arguments) {
+DEVICE void composed_hlru_forward(const Arguments& arguments) {
     using E = typename C::E;
     using Stage = ForwardMapStage<C>;
     constexpr int M = C::M, S = C::S, ROW = Tile<C>::ROW, WARPS = C::K * C::W;
@@ -66,7 +66,7 @@ DEVICE void gathered_forward(const Arguments& arguments) {
     const bool upper = lane.half == 1;
     const i64 N = arguments.N;
     const int pitch = (int)N * E::BYTES;
-    typename Stage::Maps maps(shared, arguments.exchange, blockIdx.x / C::K, warp, thread, tile.rank);
+    typename Stage::Maps maps(shared, arguments.exchange, tile.number, warp, thread, tile.rank);
     char* const stages = shared + Stage::Maps::BYTES + warp * (C::D * Stage::BYTES);
 
     const int pairs = (tile.length + 2 * S - 1) / (2 * S);
@@ -88,8 +88,7 @@ DEVICE void gathered_forward(const Arguments& arguments) {
         }
     };
 
-    const int first = (maps.group * C::K + tile.rank) * Stage::Maps::MEMBERS + maps.member;
-    const int turns = (pairs + C::K * Stage::Maps::MEMBERS - 1) / (C::K * Stage::Maps::MEMBERS);
+    const int first = maps.first;
 #pragma unroll
     for (int d = 0; d < C::D; d++) {
         if (first + d * WARPS < pairs) copy_pair(first + d * WARPS, d);
@@ -97,12 +96,12 @@ DEVICE void gathered_forward(const Arguments& arguments) {
     }
     float window[1][M];
     load_window<C>(arguments.carry_in, tile, lane, N, window);
-    if (turns > 0)
+    if (pairs > 0)
         maps.begin(window[0]);
     else if (first == 0 && !upper)
         store_window<C>(arguments.carry_out, tile, lane, N, window);
     int stage = 0;
-    for (int turn = maps.group, pair = first; turn < turns; turn += C::G, pair += WARPS) {
+    for (int pair = first; pair - maps.before < pairs; pair += WARPS) {
         const int chunk = 2 * pair + lane.half, steps = min(S, tile.length - chunk * S);
         wait_for_copies<C::D - 1>();
         __syncwarp();
@@ -140,7 +139,7 @@ DEVICE void gathered_forward(const Arguments& arguments) {
         compose_halves<M>(P, Q, upper);
         pin(a);
         pin(q);
-        maps.state_before(P, Q, turn + 1 == turns, window[0]);
+        maps.state_before(P, Q, pair - maps.before + Stage::Maps::PAIRS >= pairs, window[0]);
         if (!COPY_FIRST) copy_next();
         stage = stage + 1 == C::D ? 0 : stage + 1;
         float before[1][M];
@@ -168,4 +167,5 @@ DEVICE void gathered_forward(const Arguments& arguments) {
             store_window<C>(arguments.carry_out, tile, lane, N, before);
         }
     }
+    maps.end(pairs);
 }

@@ -1,0 +1,125 @@
+// Maps that go round a ring: one team of two warps after the other applies the map of its four chunks to the state that
+// arrives and hands the result on. The first warp of a team leaves its map to the second, who composes both before the
+// state arrives, passes it on, and only then tells the first: a hop of the ring covers the steps of two warps.
+//
+// Inside a team the hand-overs are mbarriers at which every lane arrives. The map has two places, since the second warp reads it again
+// after the state is on its way; the state needs one, which is written again only after the first warp's next map.
+#pragma once
+#include "maps.cuh"
+
+DEVICE void initialize_barrier(u32 barrier) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], 32;" ::"r"(barrier) : "memory");
+}
+DEVICE void arrive(u32 barrier) {
+    asm volatile("mbarrier.arrive.release.cta.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+
+// With the interface of Gathering (gather.cuh). W warps in each of K thread blocks of a tile of 16 blocks.
+template <class C>
+struct RingOfTeams {
+    static constexpr int M = C::M, LANES = 16, COUNT = M * (M + 1), V = VECTOR<COUNT>, MAP = COUNT * LANES;
+    static constexpr int TEAMS = C::W / 2, PAIRS = C::K * C::W;  // pairs of chunks in a turn
+    typedef Ring<TEAMS, C::K, M, LANES> Relay;
+    static constexpr int OWN = 4 * (2 * MAP + M * LANES) + 16;  // bytes of a team: two maps, the state, two mbarriers
+    // Stages follow: rows of 32 bytes that begin elsewhere cost a fifth of the speed.
+    static constexpr int BYTES = (Relay::BYTES + TEAMS * OWN + 127) / 128 * 128;
+    static_assert(C::W % 2 == 0, "teams of two warps");
+
+    Relay ring;
+    float *maps, *state;
+    u32 map_left, state_left;
+    int lane, turn;
+    bool upper;
+    int before, first;  // pairs of a turn of its team before this warp's; its first pair
+
+    DEVICE RingOfTeams(char* shared, float*, int, int warp, int lane_, int rank)
+        : ring(shared, warp / 2, lane_, rank), maps((float*)(shared + Relay::BYTES + warp / 2 * OWN)),
+          state(maps + 2 * MAP), map_left(shared_address(state + M * LANES)), state_left(map_left + 8), lane(lane_),
+          turn(0), upper(lane_ >= LANES), before(warp % 2), first(rank * C::W + warp) {
+        if (before == 0 && lane == 0) {
+            initialize_barrier(map_left);
+            initialize_barrier(state_left);
+        }
+        __syncthreads();
+    }
+
+    // The state before the first turn goes to the first team.
+    DEVICE void begin(const float (&h)[M]) {
+        if (first == PAIRS - 1) ring.send(h, upper);
+    }
+
+    // Takes the map of a warp's first chunk from its lower half and that of both from the upper one; returns the state
+    // before each half's chunk.
+    DEVICE void state_before(float (&P)[M][M], float (&q)[M], bool, float (&h)[M]) {
+        float* const map = maps + (turn & 1) * MAP + lane % LANES * V;
+        float* const passed = state + lane % LANES * VECTOR<M>;
+        float start[M];
+        if (before == 0) {
+            float flat[COUNT];
+#pragma unroll
+            for (int i = 0; i < M; i++) {
+                flat[M * M + i] = q[i];
+#pragma unroll
+                for (int j = 0; j < M; j++) flat[j * M + i] = P[i][j];
+            }
+            if (upper) store_vector<COUNT, LANES>(map, flat);
+            arrive(map_left);
+            wait_for_phase(state_left, turn & 1);
+            load_vector<M, LANES>(passed, start);
+            apply(P, q, start);
+        } else {
+            wait_for_phase(map_left, turn & 1);
+            compose_after(map, P, q);
+            ring.receive(start);
+            apply(P, q, start);
+            ring.send(q, upper);
+            if (!upper) store_vector<M, LANES>(passed, start);
+            arrive(state_left);
+            Map<M> earlier;
+            load_vector<COUNT, LANES>(map, &earlier.column[0][0]);
+            earlier.apply(start);
+        }
+#pragma unroll
+        for (int i = 0; i < M; i++) {
+            const float from_lower = __shfl_up_sync(0xffffffffu, q[i], LANES);
+            h[i] = upper ? from_lower : start[i];
+        }
+        turn++;
+    }
+
+    // Takes the state that nobody waits for, and leaves.
+    DEVICE void end(int pairs) {
+        float h[M];
+        if (pairs > 0 && before == 1 && first / 2 == (pairs + 1) / 2 % (PAIRS / 2)) ring.receive(h);
+        ring.leave();
+    }
+
+  private:
+    // q becomes P h + q.
+    static DEVICE void apply(const float (&P)[M][M], float (&q)[M], const float (&h)[M]) {
+#pragma unroll
+        for (int j = 0; j < M; j++)
+#pragma unroll
+            for (int i = 0; i < M; i++) q[i] = fmaf(P[i][j], h[j], q[i]);
+    }
+    // (P, q) becomes (P, q) after the map that the first warp left.
+    static DEVICE void compose_after(const float* map, float (&P)[M][M], float (&q)[M]) {
+        float flat[COUNT], A[M][M], b[M], PA[M][M], Pb[M];
+        load_vector<COUNT, LANES>(map, flat);
+#pragma unroll
+        for (int i = 0; i < M; i++) {
+            b[i] = flat[M * M + i];
+#pragma unroll
+            for (int j = 0; j < M; j++) A[i][j] = flat[j * M + i];
+        }
+        compose<M>(P, q, A, b, PA, Pb);
+#pragma unroll
+        for (int i = 0; i < M; i++) {
+            q[i] = Pb[i];
+#pragma unroll
+            for (int j = 0; j < M; j++) P[i][j] = PA[i][j];
+        }
+        pin(P);
+        pin(q);
+    }
+};

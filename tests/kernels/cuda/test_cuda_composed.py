@@ -1,0 +1,136 @@
+"""Kernels that the rule would not choose for problems as small as these: composed maps, wide rings."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from statemix.kernels.cuda import configurations, scan
+from tests.kernels.cuda.gpu_checks import (
+    NORMALIZATIONS,
+    PACKED,
+    check,
+    kernels,
+    outputs_start_as_nan,  # noqa: F401
+    problem,
+)
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
+]
+
+
+def force(monkeypatch, choose):
+    """Runs the kernels that `choose` names, for the arguments of configurations.choose."""
+    monkeypatch.setattr(scan, "choose", choose)
+    monkeypatch.setattr(scan, "_plans", {})
+
+
+def composed(monkeypatch, exchange, count):
+    """Warps compose maps in `count` thread blocks of a tile; by which exchange they travel."""
+
+    def choose(family, direction, m, dtype, normalization, batch, steps, width, device, **options):
+        options["normalization"] = normalization
+        candidate = configurations._candidate(family, direction, m, dtype, exchange, **options)
+        assert candidate is not None
+        room = device.multiprocessors // (batch * -(-width // candidate.tile))  # gathering, all run at once
+        size = min(count, room) if candidate.gathers else count
+        return configurations._fit(replace(candidate, cluster=size), device)
+
+    force(monkeypatch, choose)
+
+
+@pytest.fixture(params=[1, 3, 7], ids=lambda count: f"{count} thread blocks")
+def thread_blocks(request):
+    return request.param
+
+
+@pytest.fixture(params=["composed", "gathered"])
+def exchange(request, monkeypatch, thread_blocks):
+    composed(monkeypatch, request.param, thread_blocks)
+    return request.param
+
+
+@pytest.mark.parametrize("m", range(1, 9))
+def test_composed_windows_of_every_order(exchange, m):
+    for batch, steps, width, dtype in (
+        (2, 1500 if m < 3 else 700, 33, torch.bfloat16),
+        (1, 301, 16, torch.float32),
+    ):
+        check("hlru", m, batch, steps, width, dtype)
+
+
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+def test_composed_windows_of_every_normalization_and_dtype(exchange, normalization):
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        check("bdlru", 1, 1, 700, 40, dtype, normalization=normalization)
+        check("hlru", 4, 1, 700, 40, dtype, normalization=normalization)
+
+
+@pytest.mark.parametrize("m", [1, 2, 3, 4])
+def test_composed_windows_of_short_packed_and_broadcast_problems(exchange, m):
+    for steps in (1, 2, 15, 48, 49):
+        check("hlru", m, 1, steps, 17)
+    check("hlru", m, 1, PACKED[-1], 20, cu_seqlens=PACKED, states=True)
+    check("hlru", m, 2, 150, 24, logits_batch=1)
+    check("hlru", m, 2, 150, 24, logits_steps=1)
+
+
+@pytest.mark.parametrize("m", [2, 3, 4])
+def test_composed_blocks_of_every_size(monkeypatch, thread_blocks, m):
+    composed(monkeypatch, "composed", thread_blocks)
+    check("bdlru", m, 2, 1000, 33)
+    check("bdlru", m, 1, 301, 16, torch.float32)
+    for steps in (1, 2, 9, 23, 24, 25, 48, 49):  # ends inside and between chunks, pairs and teams
+        check("bdlru", m, 1, steps, 17)
+    check("bdlru", m, 1, PACKED[-1], 20, cu_seqlens=PACKED, states=True)
+    check("bdlru", m, 2, 150, 24, logits_batch=1)
+    check("bdlru", m, 2, 150, 24, logits_steps=1)
+
+
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+@pytest.mark.parametrize("m", [2, 3, 4])
+def test_composed_blocks_of_every_normalization_and_dtype(monkeypatch, m, normalization):
+    composed(monkeypatch, "composed", 3)
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        check("bdlru", m, 1, 400, 40, dtype, normalization=normalization)
+
+
+@pytest.mark.parametrize("family, m", [("bdlru", 2), ("bdlru", 4), ("hlru", 1), ("hlru", 2), ("hlru", 5)])
+def test_composed_maps_give_the_same_bits_at_every_run(monkeypatch, family, m):
+    composed(monkeypatch, "composed", 6)
+    arguments = problem(family, m, 1, 9000, 256)
+    forward, backward = kernels(family).forward, kernels(family).backward
+    hidden, final = forward(*arguments)
+    gradients = backward(*arguments[:4], hidden, hidden, final, arguments[4])
+    for _ in range(30):
+        assert torch.equal(forward(*arguments)[0], hidden)
+        again = backward(*arguments[:4], hidden, hidden, final, arguments[4])
+        assert all(torch.equal(a, b) for a, b in zip(again, gradients, strict=True))
+
+
+@pytest.mark.parametrize("m", [1, 2, 4, 8, 16])
+def test_windows_that_go_round_a_cluster(monkeypatch, m):
+    def choose(family, direction, m, dtype, normalization, batch, *rest, **options):
+        wide = configurations.choose(family, direction, m, dtype, normalization, 64, *rest, **options)
+        return replace(wide, cluster=3)
+
+    force(monkeypatch, choose)
+    check("hlru", m, 1, 1100, 64)
+
+
+def test_thread_blocks_that_wait_for_each_other_do_so_on_many_streams_at_once():
+    arguments = problem("hlru", 2, 1, 50_000, 128)
+    device = scan.launch.device_properties(0)
+    chosen = configurations.choose("hlru", "forward", 2, "bfloat16", "softmax", 1, 50_000, 128, device)
+    assert chosen.gathers and chosen.cluster > device.multiprocessors // 32  # no two of them fit the device
+    expected, _ = kernels("hlru").forward(*arguments)
+    streams = [torch.cuda.Stream() for _ in range(4)]
+    torch.cuda.synchronize()
+    results = []
+    for turn in range(40):
+        with torch.cuda.stream(streams[turn % 4]):
+            results.append(kernels("hlru").forward(*arguments)[0])
+    torch.cuda.synchronize()
+    assert all(torch.equal(hidden, expected) for hidden in results)
