@@ -62,11 +62,11 @@ def measure(
                 run = _runner(case, direction, device, backend, offset)
                 found.append(milliseconds(run, device, budget_s=budget_s / len(offsets)))
                 del run
+                if on_gpu:
+                    # What is cached for these tensors serves no others, and large ones need all of the card.
+                    torch.cuda.empty_cache()
         for direction, found in times.items():
             yield _row(case, direction, found, device, backend)
-        if on_gpu:
-            # What is cached for tensors of this case serves no other, and a large one needs all of the card.
-            torch.cuda.empty_cache()
 
 
 def _runner(

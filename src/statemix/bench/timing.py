@@ -9,6 +9,8 @@ from collections.abc import Callable
 
 import torch
 
+CALLS = 5  # in a CUDA graph
+
 
 def milliseconds(
     run: Callable[[], object], device: torch.device, *, budget_s: float = 1.0, at_most: int = 200
@@ -31,35 +33,46 @@ def milliseconds(
 
 
 def _cuda_milliseconds(run: Callable[[], object], budget_s: float, at_most: int) -> float:
-    per_replay = 5
     for _ in range(3):
         run()
     torch.cuda.synchronize()
-    replay, calls = _captured(run, per_replay)
-    replay()
-    torch.cuda.synchronize()
-    times: list[float] = []
-    end = time.perf_counter() + budget_s
-    while len(times) < 3 or (time.perf_counter() < end and len(times) < at_most):
-        start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
+    graph = _captured(run, CALLS)
+    replay, calls = (run, 1) if graph is None else (graph.replay, CALLS)
+    try:
         replay()
-        stop.record()
         torch.cuda.synchronize()
-        times.append(start.elapsed_time(stop) / calls)
-    return statistics.median(times)
+        times: list[float] = []
+        end = time.perf_counter() + budget_s
+        while len(times) < 3 or (time.perf_counter() < end and len(times) < at_most):
+            start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+            replay()
+            stop.record()
+            torch.cuda.synchronize()
+            times.append(start.elapsed_time(stop) / calls)
+        return statistics.median(times)
+    finally:
+        if graph is not None:
+            graph.reset()  # its memory serves nothing else until then
 
 
-def _captured(run: Callable[[], object], calls: int) -> tuple[Callable[[], object], int]:
+@functools.cache
+def _graph_pool() -> tuple[int, int]:
+    """Memory that all graphs share, one after the other: what each had of its own would add up."""
+    return torch.cuda.graph_pool_handle()
+
+
+def _captured(run: Callable[[], object], calls: int) -> torch.cuda.CUDAGraph | None:
+    """A CUDA graph of so many calls; None where they cannot be captured."""
     try:
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, pool=_graph_pool()):
             for _ in range(calls):
                 run()
-        return graph.replay, calls
+        return graph
     except RuntimeError:  # some peers synchronise inside: time their plain calls
         torch.cuda.synchronize()
-        return run, 1
+        return None
 
 
 @functools.cache
