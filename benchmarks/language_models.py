@@ -221,11 +221,14 @@ def unpacked(data: str, folder: str) -> str:
 def write_beside(out: Path, config: RunConfig, curve: Curve, head: list[str]) -> None:
     """Curve, config and conditions of a cell, beside the table."""
     curves = out.with_name(f"{out.stem}_curves.csv")
-    new = not curves.exists()
-    with open(curves, "a", newline="") as file:
+    others = []
+    if curves.exists():
+        with open(curves, newline="") as file:  # a cell that went on has its curve once, and whole
+            others = [row for row in list(csv.reader(file))[1:] if row[0] != config.name]
+    with open(curves, "w", newline="") as file:
         writer = csv.writer(file)
-        if new:
-            writer.writerow(["cell", "step", "tokens", "loss"])
+        writer.writerow(["cell", "step", "tokens", "loss"])
+        writer.writerows(others)
         # About a hundred points: enough for a plot, small enough to be kept.
         every = max(1, len(curve.points) // 100)
         writer.writerows(

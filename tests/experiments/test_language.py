@@ -89,6 +89,17 @@ def test_the_table_grows_cell_by_cell_and_says_what_was_not_run(run, tmp_path, c
     assert '"lm-lstm-0"' in (tmp_path / "table_configs.json").read_text()
 
 
+def test_a_cell_that_was_interrupted_and_goes_on_has_its_curve_once(run, tmp_path):
+    run("hlru-2", "lstm")
+    before = (tmp_path / "table_curves.csv").read_text()
+    table = tmp_path / "table.csv"
+    table.write_text(table.read_text().replace("hlru-2,0,finished", "hlru-2,0,interrupted"))
+    assert run("hlru-2")["hlru-2"]["status"] == "finished"
+    after = (tmp_path / "table_curves.csv").read_text()
+    assert after.count("lm-hlru-2-0,4,256,") == before.count("lm-hlru-2-0,4,256,") == 1
+    assert after.count("lm-lstm-0") == before.count("lm-lstm-0")
+
+
 def test_every_mixer_is_tuned_over_the_same_rates_and_none_twice(run, tmp_path, capsys):
     options = ("--rates", "1e-6", "1e-2", "--tuning-tokens", "640")
     rows = run("hlru-2", "lstm", options=options)
