@@ -2,8 +2,9 @@
 // arrives and hands the result on. The first warp of a team leaves its map to the second, who composes both before the
 // state arrives, passes it on, and only then tells the first: a hop of the ring covers the steps of two warps.
 //
-// Inside a team the hand-overs are mbarriers at which every lane arrives. The map has two places, since the second warp reads it again
-// after the state is on its way; the state needs one, which is written again only after the first warp's next map.
+// Inside a team the hand-overs are mbarriers at which every lane arrives. The map has two places, since the second warp
+// reads it again after the state is on its way; the state needs one, which is written again only after the first warp's
+// next map.
 #pragma once
 #include "maps.cuh"
 
