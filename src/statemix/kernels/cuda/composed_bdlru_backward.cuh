@@ -5,12 +5,7 @@
 #include "composed_bdlru_forward.cuh"
 
 template <class C>
-struct BackwardMapStage {
-    typedef BackwardStage<C> Chunk;
-    static constexpr int CHUNK = REGION<C, Chunk::BYTES>, BYTES = 2 * CHUNK;
-    typedef typename Exchange<C>::Maps Maps;
-    static constexpr int SHARED = Maps::BYTES + C::W * C::D * BYTES;
-};
+using BackwardMapStage = MapStage<C, BackwardStage<C>>;
 
 template <class C>
 DEVICE void composed_bdlru_backward(const Arguments& arguments) {

@@ -8,12 +8,7 @@
 #include "exchange.cuh"
 
 template <class C>
-struct ForwardMapStage {
-    static constexpr int LOGIT_ROWS = ForwardStage<C>::LOGIT_ROWS, VALUE_ROWS = ForwardStage<C>::VALUE_ROWS;
-    static constexpr int CHUNK = REGION<C, ForwardStage<C>::BYTES>, BYTES = 2 * CHUNK;
-    typedef typename Exchange<C>::Maps Maps;
-    static constexpr int SHARED = Maps::BYTES + C::W * C::D * BYTES;
-};
+using ForwardMapStage = MapStage<C, ForwardStage<C>>;
 
 template <class C>
 DEVICE void composed_bdlru_forward(const Arguments& arguments) {

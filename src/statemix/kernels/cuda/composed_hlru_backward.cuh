@@ -30,12 +30,7 @@ DEVICE void pending_map(const A& p, const U& u, float (&P)[M][M], float (&q)[M])
 }
 
 template <class C>
-struct BackwardMapStage {
-    typedef BackwardStage<C> Chunk;
-    static constexpr int CHUNK = REGION<C, Chunk::BYTES>, BYTES = 2 * CHUNK;
-    typedef typename Exchange<C>::Maps Maps;
-    static constexpr int SHARED = Maps::BYTES + C::W * C::D * BYTES;
-};
+using BackwardMapStage = MapStage<C, BackwardStage<C>>;
 
 template <class C>
 DEVICE void composed_hlru_backward(const Arguments& arguments) {

@@ -44,11 +44,7 @@ DEVICE void chunk_window_map(const A& a, const Q& q, float (&P)[M][M], float (&c
 }
 
 template <class C>
-struct ForwardMapStage {
-    static constexpr int CHUNK = REGION<C, ForwardStage<C>::BYTES>, BYTES = 2 * CHUNK;
-    typedef typename Exchange<C>::Maps Maps;
-    static constexpr int SHARED = Maps::BYTES + C::W * C::D * BYTES;
-};
+using ForwardMapStage = MapStage<C, ForwardStage<C>>;
 
 template <class C>
 DEVICE void composed_hlru_forward(const Arguments& arguments) {
