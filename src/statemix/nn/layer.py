@@ -348,9 +348,11 @@ class RecurrentLayer(nn.Module):
             raise ValueError(
                 f"{name}: mask must be on {x.device} as x is; got {mask.device}: move it with .to()"
             )
+        if state is not None:
+            self._check_state(state, x.shape[0], x)
         real = RealSteps.of(mask)
-        y, final = self._forward(real.take(x), state, real.cu_seqlens)
-        return real.put(y), final
+        y, final = self._forward(real.take(x), real.states(state), real.cu_seqlens)
+        return real.put(y), final[: x.shape[0]]
 
     def _inputs(self, x: Tensor, extra: int) -> tuple[Tensor, Tensor]:
         """What the operator takes, grown by ``extra`` blocks: gate logits and values."""
