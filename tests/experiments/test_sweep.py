@@ -153,6 +153,15 @@ def test_a_folder_with_anything_else_is_refused(tmp_path):
         SweepFolder(tmp_path / "nowhere")
 
 
+def test_a_sweep_that_was_killed_before_it_began_is_no_sweep(tmp_path):
+    (tmp_path / ".sweep.json.writing").write_text("{")
+    some = trials()[:1]
+    assert SweepFolder.begin(tmp_path, some, "statemix sweep").pending()
+    assert [file.name for file in tmp_path.iterdir() if file.name[0] != "."] == ["sweep.json"]
+    again = SweepFolder.begin(tmp_path, some, "statemix sweep")
+    assert run_sweep(again, INLINE, lambda line: None).pending == 0
+
+
 def test_a_model_that_cannot_be_built_is_named_before_anything_runs(tmp_path):
     base = small(model=ModelConfig(d_model=8, mixer=MixerConfig(name="attention")))
     made = grid(base, {"model.mixer.num_heads": [2, 3]}, seeds=2)

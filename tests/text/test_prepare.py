@@ -533,6 +533,13 @@ def test_finished_text_is_opened_and_other_text_never_written_over(tmp_path):
         quiet([tmp_path / "src"], tmp_path / "mine")
 
 
+def test_a_preparation_that_was_killed_before_it_began_is_no_other_text(tmp_path):
+    write_folder(tmp_path / "src")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".preparing.json.writing").write_text("{")
+    assert len(quiet([tmp_path / "src"], tmp_path / "out").split("train"))
+
+
 @pytest.mark.parametrize("name", ["train-00000.npy", "train-00000.documents.npy", "index.json"])
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
 def test_a_damaged_shard_is_named(tmp_path, name, damage):

@@ -249,6 +249,12 @@ def test_an_occupied_folder_is_refused_and_left_alone(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+@pytest.mark.parametrize("left", [".lock", ".probe", ".config.json.writing"])
+def test_a_run_that_was_killed_before_it_began_is_no_run(tmp_path, left):
+    (tmp_path / left).touch()
+    assert train(small(steps=1), out=tmp_path, progress=False).status == "finished"
+
+
 def test_a_folder_that_cannot_be_written_stops_the_run_before_it_starts(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunFolderError, match=rf"{tmp_path}/file/run: it cannot be written"):

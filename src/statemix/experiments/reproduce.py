@@ -10,9 +10,9 @@ from typing import Any
 
 from statemix.analysis.report import Page
 from statemix.analysis.report.claims import ClaimFindings, claims_page
-from statemix.training.folder import write_json
+from statemix.training.folder import check_own, write_json
 
-from .claims import Budget, Claim, verdict_of
+from .claims import CLAIMS, Budget, Claim, verdict_of
 from .claims.claim import Facts, Tell, Values
 from .claims.statistics import LEVEL, mean_interval
 from .sweep import Launch
@@ -22,7 +22,7 @@ _SMALLEST = (
     "not who learns most."
 )
 
-VERDICTS, REPORT = "claims.json", "report.html"
+VERDICTS, REPORT, RUNS = "claims.json", "report.html", "runs"
 
 
 class Stopped(Exception):
@@ -46,13 +46,15 @@ def reproduce(
 
     Raises:
         Stopped: a claim was not finished; those before it are written down.
+        RunFolderError: the folder holds something else.
         SweepFolderError: the folder holds runs or measurements of another budget, or runs of another version.
     """
+    check_own(out, [VERDICTS, *(f"{RUNS}/{name}" for name in CLAIMS)])
     found: list[dict[str, Any]] = []
     for claim in claims:
         tell(f"{claim.name}: {claim.statement}")
         command = f"statemix reproduce {claim.name} --budget {budget}"
-        folder = out / "runs" / claim.name
+        folder = out / RUNS / claim.name
         values = claim.collect(folder, budget, launch, command, tell)
         if values is None:
             raise Stopped(claim.name)
@@ -116,8 +118,6 @@ def write_verdicts(out: Path, new: Sequence[dict[str, Any]]) -> None:
 
 def report_of(verdicts: Sequence[dict[str, Any]]) -> Page:
     """The page that shows verdicts."""
-    from .claims import CLAIMS
-
     return claims_page(
         [
             ClaimFindings(

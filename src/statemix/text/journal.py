@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .documents import Part
-from .lock import LOCK
+from .lock import is_occupied
 from .shards import ShardError
 from .tokenizers import TOKENIZER_FILE
 
@@ -57,7 +57,7 @@ def check_free(folder: Path) -> None:
     """Raise :class:`ShardError` unless a folder is empty or can be made."""
     if folder.exists() and not folder.is_dir():
         raise ShardError(f"shards {folder}: it is a file; choose another --out")
-    if folder.is_dir() and any(file.name not in (TOKENIZER_FILE, LOCK) for file in folder.iterdir()):
+    if is_occupied(folder) and {f.name for f in folder.iterdir() if f.name[0] != "."} != {TOKENIZER_FILE}:
         raise ShardError(f"shards {folder}: it is not empty and holds no shards; choose another --out")
 
 

@@ -9,13 +9,13 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from statemix.text.lock import LOCK, locked
+from statemix.text.lock import LOCK, is_occupied, locked
 
 from .config import RunConfig, differences, from_json, to_json
 
@@ -70,9 +70,12 @@ def prepared_folder(
         yield
 
 
-def is_occupied(path: Path) -> bool:
-    """Whether a folder holds anything: a run, or something else that is not written over."""
-    return path.is_dir() and any(file.name != LOCK for file in path.iterdir())
+def check_own(path: Path, own: Iterable[str]) -> None:
+    """Raise :class:`RunFolderError` unless a folder of many runs is empty, or holds one of its ``own``."""
+    if is_occupied(path) and not any((path / name).exists() for name in own):
+        raise RunFolderError(
+            f"folder {path}: it holds something else, and nothing is written over; choose another with --out"
+        )
 
 
 def _check_content(path: Path, config: RunConfig, resume: bool, text_sha256: str | None) -> None:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from statemix.bench.environment import commit, versions
-from statemix.text.lock import locked
+from statemix.text.lock import is_occupied, locked
 from statemix.training import TrainResult, from_json, to_json
 from statemix.training.folder import write_json
 
@@ -84,7 +84,7 @@ class SweepFolder:
         if most_replicas < 1:
             raise ValueError(f"sweep: replicas must be at least 1; got {most_replicas}")
         check_trials(trials)
-        if path.is_dir() and any(path.iterdir()):
+        if is_occupied(path):
             if not (path / "sweep.json").is_file():
                 raise SweepFolderError(
                     f"sweep folder {path}: it is not empty and holds no sweep; nothing is written over, "
@@ -102,8 +102,7 @@ class SweepFolder:
             return folder
         check_models(trials)
         try:
-            for name in ("groups", "results"):
-                (path / name).mkdir(parents=True, exist_ok=True)
+            path.mkdir(parents=True, exist_ok=True)
             write_json(
                 path / "sweep.json",
                 {
@@ -136,6 +135,8 @@ class SweepFolder:
         """
         refusal = f"sweep folder {self.path}: another process runs this sweep now; wait for it, or stop it"
         with locked(self.path / "sweep.json", SweepFolderError(refusal)):
+            for name in ("groups", "results"):
+                (self.path / name).mkdir(exist_ok=True)
             yield
 
     def run_folder(self, group: str) -> Path:
