@@ -153,13 +153,16 @@ def test_a_folder_with_anything_else_is_refused(tmp_path):
         SweepFolder(tmp_path / "nowhere")
 
 
-def test_a_sweep_that_was_killed_before_it_began_is_no_sweep(tmp_path):
-    (tmp_path / ".sweep.json.writing").write_text("{")
+@pytest.mark.parametrize("left", ["a folder", "half a file", "the whole file"])
+def test_a_sweep_that_was_killed_while_it_began_begins_again(tmp_path, left):
     some = trials()[:1]
-    assert SweepFolder.begin(tmp_path, some, "statemix sweep").pending()
-    assert [file.name for file in tmp_path.iterdir() if file.name[0] != "."] == ["sweep.json"]
-    again = SweepFolder.begin(tmp_path, some, "statemix sweep")
-    assert run_sweep(again, INLINE, lambda line: None).pending == 0
+    if left == "half a file":
+        (tmp_path / ".sweep.json.writing").write_text("{")
+    elif left == "the whole file":
+        for name in ("groups", "results"):
+            (SweepFolder.begin(tmp_path, some, "statemix sweep").path / name).rmdir()
+    folder = SweepFolder.begin(tmp_path, some, "statemix sweep")
+    assert run_sweep(folder, INLINE, lambda line: None).pending == 0
 
 
 def test_a_model_that_cannot_be_built_is_named_before_anything_runs(tmp_path):

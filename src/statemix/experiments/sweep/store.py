@@ -84,47 +84,57 @@ class SweepFolder:
         if most_replicas < 1:
             raise ValueError(f"sweep: replicas must be at least 1; got {most_replicas}")
         check_trials(trials)
-        if is_occupied(path):
-            if not (path / "sweep.json").is_file():
-                raise SweepFolderError(
-                    f"sweep folder {path}: it is not empty and holds no sweep; nothing is written over, "
-                    f"choose another folder"
-                )
-            folder = cls(path)
-            names = {trial.id for trial in trials}
-            there = {trial.id for trial in folder.trials}
-            if there != names:
-                raise SweepFolderError(
-                    f"sweep folder {path}: it holds another sweep, with {len(there - names)} trials "
-                    f"that are not asked for and without {len(names - there)} that are (it was made by: "
-                    f"{folder.command}); continue that one, or choose another folder"
-                )
-            return folder
-        check_models(trials)
+        goes_on = is_occupied(path)
+        if goes_on:
+            cls._check_same(path, trials)
+        else:
+            check_models(trials)
         try:
             path.mkdir(parents=True, exist_ok=True)
-            write_json(
-                path / "sweep.json",
-                {
-                    "format": _FORMAT,
-                    "command": command,
-                    "groups": {group_id(g): [t.id for t in g] for g in groups(trials, most_replicas)},
-                    "trials": [
-                        {
-                            "id": t.id,
-                            "model": t.model,
-                            "settings": dict(t.settings),
-                            "config": to_json(t.config),
-                        }
-                        for t in trials
-                    ],
-                },
-            )
+            if not goes_on:
+                write_json(
+                    path / "sweep.json",
+                    {
+                        "format": _FORMAT,
+                        "command": command,
+                        "groups": {group_id(g): [t.id for t in g] for g in groups(trials, most_replicas)},
+                        "trials": [
+                            {
+                                "id": t.id,
+                                "model": t.model,
+                                "settings": dict(t.settings),
+                                "config": to_json(t.config),
+                            }
+                            for t in trials
+                        ],
+                    },
+                )
+            # Behind it: a process that is killed before leaves nothing that would be refused.
+            for name in ("groups", "results"):
+                (path / name).mkdir(exist_ok=True)
         except OSError as error:
             raise SweepFolderError(
                 f"sweep folder {path}: it cannot be written ({error.strerror}); choose another folder"
             ) from None
         return cls(path)
+
+    @classmethod
+    def _check_same(cls, path: Path, trials: Sequence[Trial]) -> None:
+        """Raise SweepFolderError unless a folder holds the sweep of these trials."""
+        if not (path / "sweep.json").is_file():
+            raise SweepFolderError(
+                f"sweep folder {path}: it is not empty and holds no sweep; nothing is written over, "
+                f"choose another folder"
+            )
+        folder = cls(path)
+        names = {trial.id for trial in trials}
+        there = {trial.id for trial in folder.trials}
+        if there != names:
+            raise SweepFolderError(
+                f"sweep folder {path}: it holds another sweep, with {len(there - names)} trials "
+                f"that are not asked for and without {len(names - there)} that are (it was made by: "
+                f"{folder.command}); continue that one, or choose another folder"
+            )
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
@@ -135,8 +145,6 @@ class SweepFolder:
         """
         refusal = f"sweep folder {self.path}: another process runs this sweep now; wait for it, or stop it"
         with locked(self.path / "sweep.json", SweepFolderError(refusal)):
-            for name in ("groups", "results"):
-                (self.path / name).mkdir(exist_ok=True)
             yield
 
     def run_folder(self, group: str) -> Path:
