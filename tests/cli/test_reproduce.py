@@ -83,6 +83,14 @@ def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path, capsys, 
     assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
 
 
+def test_damaged_verdicts_are_named_and_stay(tmp_path, capsys, quick):
+    (tmp_path / "claims.json").write_text("[{")
+    arguments = ["reproduce", "permutation-composition", "--out", str(tmp_path), "--devices", "cpu"]
+    assert main(arguments) == 1
+    assert f"{tmp_path}: claims.json is damaged" in capsys.readouterr().err
+    assert [file.name for file in tmp_path.iterdir()] == ["claims.json"]
+
+
 def test_a_folder_of_another_budget_is_refused(tmp_path, capsys, quick):
     arguments = ["reproduce", "permutation-composition", "--out", str(tmp_path), "--devices", "cpu"]
     assert main(arguments) == 0

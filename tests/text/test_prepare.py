@@ -533,6 +533,14 @@ def test_finished_text_is_opened_and_other_text_never_written_over(tmp_path):
         quiet([tmp_path / "src"], tmp_path / "mine")
 
 
+def test_a_damaged_journal_is_named(tmp_path):
+    write_folder(tmp_path / "src")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "preparing.json").write_text("{")
+    with pytest.raises(ShardError, match=r"preparing\.json: it is damaged"):
+        quiet([tmp_path / "src"], tmp_path / "out")
+
+
 def test_a_preparation_that_was_killed_before_it_began_is_no_other_text(tmp_path):
     write_folder(tmp_path / "src")
     (tmp_path / "out").mkdir()

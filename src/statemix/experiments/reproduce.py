@@ -10,7 +10,7 @@ from typing import Any
 
 from statemix.analysis.report import Page
 from statemix.analysis.report.claims import ClaimFindings, claims_page
-from statemix.training.folder import check_own, write_json
+from statemix.training.folder import RunFolderError, check_own, write_json
 
 from .claims import CLAIMS, Budget, Claim, verdict_of
 from .claims.claim import Facts, Tell, Values
@@ -50,6 +50,7 @@ def reproduce(
         SweepFolderError: the folder holds runs or measurements of another budget, or runs of another version.
     """
     check_own(out, [VERDICTS, *(f"{RUNS}/{name}" for name in CLAIMS)])
+    read_verdicts(out)  # before hours are spent on others
     found: list[dict[str, Any]] = []
     for claim in claims:
         tell(f"{claim.name}: {claim.statement}")
@@ -102,9 +103,18 @@ def _notes(failures: Mapping[str, Sequence[str]], budget: Budget) -> list[str]:
 
 
 def read_verdicts(out: Path) -> list[dict[str, Any]]:
-    """The verdicts in a folder; none where there are none."""
+    """The verdicts in a folder; none where there are none.
+
+    Raises:
+        RunFolderError: they cannot be read; those of other claims would be written over.
+    """
     file = out / VERDICTS
-    return json.loads(file.read_bytes()) if file.is_file() else []
+    try:
+        return json.loads(file.read_bytes()) if file.is_file() else []
+    except ValueError as error:
+        raise RunFolderError(
+            f"folder {out}: {VERDICTS} is damaged: {error}; move it away, and the verdicts are made again"
+        ) from None
 
 
 def write_verdicts(out: Path, new: Sequence[dict[str, Any]]) -> None:

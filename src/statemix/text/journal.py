@@ -64,7 +64,10 @@ def check_free(folder: Path) -> None:
 def read_journal(folder: Path) -> dict[str, Any] | None:
     """How far a preparation had come; None where there is none."""
     file = folder / JOURNAL
-    return json.loads(file.read_bytes()) if file.is_file() else None
+    try:
+        return json.loads(file.read_bytes()) if file.is_file() else None
+    except ValueError as error:
+        raise ShardError(f"shards {file}: it is damaged: {error}; choose another --out") from None
 
 
 def nothing_done(journal: dict[str, Any]) -> bool:

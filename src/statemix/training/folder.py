@@ -117,9 +117,12 @@ def read_config(path: str | Path) -> RunConfig:
 
 
 def read_result(path: str | Path) -> dict[str, Any] | None:
-    """How the run in a folder ended; None while it has not."""
-    file = Path(path) / RESULT
-    return json.loads(file.read_bytes()) if file.is_file() else None
+    """How the run in a folder ended; None while it has not, and where that cannot be read."""
+    try:
+        found = json.loads((Path(path) / RESULT).read_bytes())
+    except (OSError, ValueError):
+        return None  # the last checkpoint is whole: a run that goes on from it says it again
+    return found if isinstance(found, dict) and {"status", "step", "scores"} <= found.keys() else None
 
 
 def environment(config: RunConfig) -> dict[str, Any]:

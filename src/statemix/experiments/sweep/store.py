@@ -52,7 +52,12 @@ class SweepFolder:
         file = self.path / "sweep.json"
         if not file.is_file():
             raise SweepFolderError(f"sweep folder {self.path}: it holds no sweep.json, so no sweep")
-        written = json.loads(file.read_bytes())
+        try:
+            written = json.loads(file.read_bytes())
+        except ValueError as error:
+            raise SweepFolderError(
+                f"sweep folder {self.path}: sweep.json is damaged: {error}; choose another folder"
+            ) from None
         if written.get("format") != _FORMAT:
             raise SweepFolderError(
                 f"sweep folder {self.path}: another version wrote it; choose another folder"
@@ -151,9 +156,11 @@ class SweepFolder:
         return self.path / "groups" / group
 
     def result(self, trial: Trial) -> dict[str, Any] | None:
-        """What came out of a trial of :attr:`trials`; None while it is not done."""
-        file = self.path / "results" / f"{self._names[id(trial)]}.json"
-        return json.loads(file.read_bytes()) if file.is_file() else None
+        """What came out of a trial of :attr:`trials`; None while it is not done, or cannot be read."""
+        try:
+            return json.loads((self.path / "results" / f"{self._names[id(trial)]}.json").read_bytes())
+        except (FileNotFoundError, ValueError):
+            return None
 
     def results(self) -> list[dict[str, Any]]:
         """What came out of all trials that are done, in their order."""
