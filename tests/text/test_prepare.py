@@ -278,6 +278,9 @@ def test_a_tokenizer_without_an_end_is_refused_unless_one_is_named(tmp_path):
     options = PrepareOptions(tokenizer=str(tmp_path), end_token="stop", validation_share=0.0)
     shards = quiet([tmp_path / "a.jsonl"], tmp_path / "out", options)
     assert shards.split("train").read(0, 4).tolist() == [0, 1, 1, 2]
+    for tokenizer in ("bytes", "train-bpe"):
+        with pytest.raises(ValueError, match=rf"'{tokenizer}' has its own; got 'stop': leave it out"):
+            PrepareOptions(tokenizer=tokenizer, end_token="stop")
     (tmp_path / "bad.json").write_text("{}")
     with pytest.raises(ValueError, match=r"bad\.json: it is no tokenizer"):
         quiet([tmp_path / "a.jsonl"], tmp_path / "o2", PrepareOptions(tokenizer=str(tmp_path / "bad.json")))
