@@ -457,8 +457,13 @@ def test_masks_may_be_mapped_and_exported_and_have_shapes_alone(name):
     each = torch.stack([layer(some, mask=mask) for some, mask in zip(x, masks, strict=True)])
     mapped = torch.func.vmap(lambda some, mask: layer(some, mask=mask))(x, masks)
     torch.testing.assert_close(mapped, each)
-    program = torch.export.export(layer, (x[0],), {"mask": masks[0]})
-    torch.testing.assert_close(program.module()(x[1], mask=masks[1]), each[1])
+    sizes = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    program = torch.export.export(
+        layer, (x[0],), {"mask": masks[0]}, dynamic_shapes={"x": sizes, "mask": sizes}
+    )
+    for rows, steps in ((3, 4), (2, 3)):
+        given, mask = x[1, :rows, :steps], masks[1, :rows, :steps]
+        torch.testing.assert_close(program.module()(given, mask=mask), layer(given, mask=mask))
     assert copy.deepcopy(layer).to("meta")(x[0].to("meta"), mask=masks[0].to("meta")).shape == (3, 4, D)
 
 

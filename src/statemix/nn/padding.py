@@ -36,12 +36,14 @@ class RealSteps:
     @classmethod
     def of(cls, mask: Mask) -> RealSteps:
         """Read a mask: True is real, in any pattern."""
+        keeps_all = is_rewritten() or mask.is_meta
         lengths = mask.sum(1, dtype=torch.int32)
-        bounds = F.pad(lengths.cumsum(0, dtype=torch.int32), (1, 0))
-        if is_rewritten() or mask.is_meta:
+        if keeps_all:
             index = (~mask).flatten().to(torch.uint8).argsort(stable=True)
-            return cls(mask, index, F.pad(bounds, (0, 1), value=mask.numel()), True)
-        return cls(mask, mask.flatten().nonzero()[:, 0], bounds, False)
+            lengths = torch.cat([lengths, (~mask).sum(dtype=torch.int32)[None]])
+        else:
+            index = mask.flatten().nonzero()[:, 0]
+        return cls(mask, index, F.pad(lengths.cumsum(0, dtype=torch.int32), (1, 0)), keeps_all)
 
     def take(self, x: Tensor) -> Tensor:
         """(B, T, D) -> (1, R, D)."""
