@@ -159,6 +159,13 @@ def test_what_cannot_be_converted_is_named_and_leaves_nothing(case, tmp_path, ca
     assert sorted(str(p) for p in tmp_path.rglob("*")) == before
 
 
+@pytest.mark.parametrize("size", ["foo", "5", "0KB", "-1GB", "KB"])
+def test_a_size_of_shards_that_is_none_is_refused(tmp_path, capsys, size):
+    with pytest.raises(SystemExit, match="2"):
+        main(["convert", str(tmp_path), str(tmp_path / "to"), f"--max-shard-size={size}"])
+    assert "max_shard_size must be a size" in " ".join(capsys.readouterr().err.replace("│", " ").split())
+
+
 def test_without_transformers_the_extra_is_named(tmp_path, capsys, monkeypatch):
     import sys
 

@@ -29,6 +29,16 @@ def quick(tmp_path_factory):
     return out, *with_output
 
 
+def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path, capsys):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "report.html").write_text("of another program")
+    assert main(["demo", "--quick", "--out", str(tmp_path)]) == 1
+    said = capsys.readouterr().err
+    assert f"{tmp_path}: it holds something else" in said and "delete" not in said
+    assert (tmp_path / "report.html").read_text() == "of another program"
+    assert not any((tmp_path / "runs").iterdir())
+
+
 def _captured(arguments):
     import contextlib
     import io

@@ -75,6 +75,22 @@ def test_a_device_that_is_not_there_is_named(tmp_path, capsys, quick):
     assert "device 'gpu': there is no such kind" in capsys.readouterr().err
 
 
+def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path, capsys, quick):
+    (tmp_path / "report.html").write_text("of another program")
+    arguments = ["reproduce", "permutation-composition", "--out", str(tmp_path), "--devices", "cpu"]
+    assert main(arguments) == 1
+    assert f"{tmp_path}: it holds something else" in capsys.readouterr().err
+    assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_damaged_verdicts_are_named_and_stay(tmp_path, capsys, quick):
+    (tmp_path / "claims.json").write_text("[{")
+    arguments = ["reproduce", "permutation-composition", "--out", str(tmp_path), "--devices", "cpu"]
+    assert main(arguments) == 1
+    assert f"{tmp_path}: claims.json is damaged" in capsys.readouterr().err
+    assert [file.name for file in tmp_path.iterdir()] == ["claims.json"]
+
+
 def test_a_folder_of_another_budget_is_refused(tmp_path, capsys, quick):
     arguments = ["reproduce", "permutation-composition", "--out", str(tmp_path), "--devices", "cpu"]
     assert main(arguments) == 0

@@ -85,6 +85,12 @@ def test_what_is_left_out_is_listed(notes, tmp_path, capsys):
         (["prepare", "nowhere", "--out", "o"], 1, "no file or folder at nowhere"),
         (["prepare", ".", "--out", "o", "--tokenizer", "missing.json"], 1, "no file at missing.json"),
         (["verify", "nowhere"], 1, "there is no index.json in it"),
+        (
+            ["verify", __file__],
+            1,
+            f"it is a file and no folder of shards; statemix text prepare {__file__} --o",
+        ),
+        (["prepare", "hf:", "--out", "x"], 2, "is written hf:NAME"),
         (["prepare", ".", "--out", "o", "--validation-share", "1"], 2, "must lie in [0, 1)"),
         (["prepare", ".", "--out", "o", "--tokenizer", "a.txt"], 1, "it is no tokenizer.json"),
     ],

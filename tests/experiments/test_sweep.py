@@ -153,6 +153,30 @@ def test_a_folder_with_anything_else_is_refused(tmp_path):
         SweepFolder(tmp_path / "nowhere")
 
 
+@pytest.mark.parametrize("left", ["a folder", "half a file", "the whole file"])
+def test_a_sweep_that_was_killed_while_it_began_begins_again(tmp_path, left):
+    some = trials()[:1]
+    if left == "half a file":
+        (tmp_path / ".sweep.json.writing").write_text("{")
+    elif left == "the whole file":
+        for name in ("groups", "results"):
+            (SweepFolder.begin(tmp_path, some, "statemix sweep").path / name).rmdir()
+    folder = SweepFolder.begin(tmp_path, some, "statemix sweep")
+    assert run_sweep(folder, INLINE, lambda line: None).pending == 0
+
+
+def test_what_cannot_be_read_of_a_sweep_is_run_again_or_named(tmp_path):
+    folder = SweepFolder.begin(tmp_path, trials()[:1], "statemix sweep")
+    assert run_sweep(folder, INLINE, lambda line: None).pending == 0
+    (result,) = (tmp_path / "results").iterdir()
+    result.write_text("")
+    assert run_sweep(folder, INLINE, lambda line: None).pending == 0
+    assert [found["status"] for found in folder.results()] == ["finished"]
+    (tmp_path / "sweep.json").write_text("{")
+    with pytest.raises(SweepFolderError, match=r"sweep\.json is damaged"):
+        SweepFolder(tmp_path)
+
+
 def test_a_model_that_cannot_be_built_is_named_before_anything_runs(tmp_path):
     base = small(model=ModelConfig(d_model=8, mixer=MixerConfig(name="attention")))
     made = grid(base, {"model.mixer.num_heads": [2, 3]}, seeds=2)

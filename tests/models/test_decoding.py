@@ -60,6 +60,37 @@ def test_steps_say_what_the_forward_pass_says(kind, settings, batch):
         torch.testing.assert_close(torch.stack(found, 1), model(tokens)[:, 8:], atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize(("kind", "settings"), [KINDS[0], *KINDS[-2:]], ids=str)
+@torch.no_grad()
+def test_a_copy_of_a_decoder_goes_its_own_way(kind, settings):
+    model = model_of(**settings)
+    tokens = torch.randint(23, (2, 9))
+    other = torch.cat([tokens[:, :5], tokens[:, 5:].flip(1)], 1)
+    decoder = Decoder(model, 2)
+    decoder.prefill(tokens[:, :5])
+    twin = copy.deepcopy(decoder)
+    assert twin.kind == kind and twin.model is model
+    for t in range(5, 9):
+        torch.testing.assert_close(decoder.step(tokens[:, t]), model(tokens)[:, t], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(twin.step(other[:, t]), model(other)[:, t], atol=1e-5, rtol=1e-4)
+    with pytest.raises(RuntimeError, match="no state yet"):
+        copy.deepcopy(Decoder(model, 2)).step(tokens[:, 0])
+
+
+@pytest.mark.parametrize(
+    "mixer", [MixerConfig(block_size=3, selective=False), hlru(selective=False)], ids=str
+)
+@torch.no_grad()
+def test_gates_that_do_not_depend_on_the_input_are_read_where_they_are(mixer):
+    model = model_of(mixer=mixer)
+    decoder = Decoder(model, 1)
+    for block in model.blocks:
+        block.mixer.gate_logits.normal_()
+    tokens = torch.randint(23, (1, 6))
+    decoder.prefill(tokens[:, :5])
+    torch.testing.assert_close(decoder.step(tokens[:, 5]), model(tokens)[:, 5], atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize("pattern", [("bdlru", "hlru"), ("lstm", "attention")])
 @torch.no_grad()
 def test_a_model_with_adapters_decodes_as_with_merged_weights(pattern):

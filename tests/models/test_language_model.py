@@ -183,6 +183,16 @@ def test_sampling_refuses_what_it_cannot_mean(arguments, message):
         (lambda m: m.step(torch.rand(2)), TypeError, "LanguageModel: tokens must be integers; got torch.float32"),
         (lambda m: m.step(torch.tensor([[1]])), ValueError, r"LanguageModel: tokens must be \(B,\); got \(1, 1\)$"),
         (lambda m: m.read([[1]]), TypeError, "LanguageModel: read: tokens must be a torch.Tensor .* got list"),
+        (
+            lambda m: m.read(torch.zeros(1, 9, dtype=torch.long), mask=[[True] * 9]),
+            TypeError,
+            "LanguageModel: read: mask must be a bool tensor.* got list",
+        ),
+        (
+            lambda m: m.read(torch.zeros(1, 9, dtype=torch.long), mask=torch.ones(1, 5).bool(), piece=4),
+            ValueError,
+            r"LanguageModel: read: mask must be \(B, T\) = \(1, 9\)",
+        ),
         (lambda m: m.generate([[1]], 2), TypeError, r"generate: prompt must be a torch.Tensor \(B, T\) of integers; got list"),
         (lambda m: m.generate(torch.rand(2, 3), 2), TypeError, "generate: prompt must be integers; got torch.float32"),
         (lambda m: m.generate(torch.tensor([1]), 2), ValueError, r"generate: prompt must be \(B, T\); got \(1,\): add the batch"),

@@ -246,6 +246,8 @@ def test_it_compiles_whole():
         ),
         ({"targets": torch.zeros(37, dtype=torch.int32)}, TypeError, r"torch\.int64; got torch\.int32: cast"),
         ({"piece": 0}, ValueError, "piece must be at least 1 token; got 0"),
+        ({"targets": torch.full((37,), 5000)}, ValueError, "targets must be from 0 to .*; got 5000"),
+        ({"targets": torch.full((37,), -5), "piece": 8}, ValueError, "or -100 where nothing .*; got -5"),
     ],
 )
 def test_inputs_that_do_not_fit_are_named(change, error, message):

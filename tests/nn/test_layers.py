@@ -433,6 +433,41 @@ def test_a_layer_compiles_whole_and_trains_the_same(name):
 
 
 @each_layer
+def test_a_compiled_layer_takes_masks_whole_and_trains_the_same(name):
+    torch._dynamo.reset()
+    layer = make(name, initial_state="learned").double()
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    masks = torch.tensor([[0, 1, 1, 0, 1], [1, 1, 1, 0, 0], [0, 0, 0, 0, 0]], dtype=torch.bool)
+    for mask, state in ((masks, None), (masks.flip(1), torch.randn_like(layer.initial_state_for(3)))):
+        x = torch.randn(3, 5, D, dtype=torch.float64).masked_fill(~mask[..., None], torch.nan)
+        found = []
+        for call in (layer, compiled):
+            layer.zero_grad()
+            y, end = call(x, state, mask=mask, return_state=True)
+            (y.square().sum() + end.square().sum()).backward()
+            found.append([y, end, *(p.grad for p in layer.parameters() if p.grad is not None)])
+        for one, other in zip(*found, strict=True):
+            torch.testing.assert_close(other, one)
+
+
+@each_layer
+@pytest.mark.filterwarnings("ignore:torch.searchsorted.*non-contiguous:UserWarning")
+def test_masks_may_be_mapped_and_exported_and_have_shapes_alone(name):
+    layer, x, masks = make(name), torch.randn(2, 3, 4, D), torch.rand(2, 3, 4) < 0.6
+    each = torch.stack([layer(some, mask=mask) for some, mask in zip(x, masks, strict=True)])
+    mapped = torch.func.vmap(lambda some, mask: layer(some, mask=mask))(x, masks)
+    torch.testing.assert_close(mapped, each)
+    sizes = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    program = torch.export.export(
+        layer, (x[0],), {"mask": masks[0]}, dynamic_shapes={"x": sizes, "mask": sizes}
+    )
+    for rows, steps in ((3, 4), (2, 3)):
+        given, mask = x[1, :rows, :steps], masks[1, :rows, :steps]
+        torch.testing.assert_close(program.module()(given, mask=mask), layer(given, mask=mask))
+    assert copy.deepcopy(layer).to("meta")(x[0].to("meta"), mask=masks[0].to("meta")).shape == (3, 4, D)
+
+
+@each_layer
 @pytest.mark.parametrize("recompute_gates", [False, True])
 def test_adapters_around_projections_count_as_in_the_merged_weights(name, recompute_gates):
     layer = make(name, recompute_gates=recompute_gates).double()

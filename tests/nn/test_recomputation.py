@@ -91,3 +91,25 @@ def test_recomputation_follows_autocast_to_its_dtype():
         grads.append([x.grad, *(p.grad for p in layer.parameters())])
     for one, other in zip(*grads, strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("kind", ["bdlru", "hlru"])
+@pytest.mark.parametrize("transformed", [False, True], ids=["backward", "torch.func.grad"])
+def test_recomputed_gates_are_those_of_the_parameters_that_a_functional_call_was_given(kind, transformed):
+    plain, lean = make(kind), make(kind, recompute_gates=True)
+    given = {name: 5 * p.detach() + 1 for name, p in plain.named_parameters()}
+    x = torch.randn(SHAPE)
+    found = []
+    for layer in (plain, lean):
+
+        def loss(parameters, layer=layer):
+            return torch.func.functional_call(layer, parameters, (x,)).square().sum()
+
+        if transformed:
+            found.append(torch.func.grad(loss)(given))
+        else:
+            leaves = {name: p.clone().requires_grad_() for name, p in given.items()}
+            loss(leaves).backward()
+            found.append({name: p.grad for name, p in leaves.items()})
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(found[1][name], gradient)

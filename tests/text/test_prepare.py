@@ -278,6 +278,9 @@ def test_a_tokenizer_without_an_end_is_refused_unless_one_is_named(tmp_path):
     options = PrepareOptions(tokenizer=str(tmp_path), end_token="stop", validation_share=0.0)
     shards = quiet([tmp_path / "a.jsonl"], tmp_path / "out", options)
     assert shards.split("train").read(0, 4).tolist() == [0, 1, 1, 2]
+    for tokenizer in ("bytes", "train-bpe"):
+        with pytest.raises(ValueError, match=rf"'{tokenizer}' has its own; got 'stop': leave it out"):
+            PrepareOptions(tokenizer=tokenizer, end_token="stop")
     (tmp_path / "bad.json").write_text("{}")
     with pytest.raises(ValueError, match=r"bad\.json: it is no tokenizer"):
         quiet([tmp_path / "a.jsonl"], tmp_path / "o2", PrepareOptions(tokenizer=str(tmp_path / "bad.json")))
@@ -531,6 +534,21 @@ def test_finished_text_is_opened_and_other_text_never_written_over(tmp_path):
     (tmp_path / "mine" / "thesis.txt").write_text("")
     with pytest.raises(ShardError, match="not empty and holds no shards"):
         quiet([tmp_path / "src"], tmp_path / "mine")
+
+
+def test_a_damaged_journal_is_named(tmp_path):
+    write_folder(tmp_path / "src")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "preparing.json").write_text("{")
+    with pytest.raises(ShardError, match=r"preparing\.json: it is damaged"):
+        quiet([tmp_path / "src"], tmp_path / "out")
+
+
+def test_a_preparation_that_was_killed_before_it_began_is_no_other_text(tmp_path):
+    write_folder(tmp_path / "src")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".preparing.json.writing").write_text("{")
+    assert len(quiet([tmp_path / "src"], tmp_path / "out").split("train"))
 
 
 @pytest.mark.parametrize("name", ["train-00000.npy", "train-00000.documents.npy", "index.json"])

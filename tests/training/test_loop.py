@@ -206,6 +206,17 @@ def test_a_folder_holds_all_that_repeats_the_run(tmp_path):
         assert torch.equal(model.state_dict()[name], tensor)
 
 
+@pytest.mark.parametrize("left", [None, "", "{", "[]", '{"status": "finished"}'])
+def test_a_run_whose_result_was_not_written_gives_it_again_and_scores_nothing_twice(tmp_path, left):
+    first = train(small(), out=tmp_path, progress=False)
+    (tmp_path / "result.json").unlink() if left is None else (tmp_path / "result.json").write_text(left)
+    before = (tmp_path / "evaluations.csv").read_text()
+    again = train(small(), out=tmp_path, resume=True, progress=False)
+    assert (again.status, again.step, again.scores) == ("finished", 12, first.scores)
+    assert read_result(tmp_path)["scores"] == first.scores
+    assert (tmp_path / "evaluations.csv").read_text() == before
+
+
 def test_tensorboard_holds_each_step_once_after_a_resume(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -247,6 +258,12 @@ def test_an_occupied_folder_is_refused_and_left_alone(tmp_path):
     with pytest.raises(RunFolderError, match=rf"{tmp_path}: it is not empty.*resume it or choose another"):
         train(small(), out=tmp_path, observers=[At(1, crash)], progress=False)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("left", [".lock", ".probe", ".config.json.writing"])
+def test_a_run_that_was_killed_before_it_began_is_no_run(tmp_path, left):
+    (tmp_path / left).touch()
+    assert train(small(steps=1), out=tmp_path, progress=False).status == "finished"
 
 
 def test_a_folder_that_cannot_be_written_stops_the_run_before_it_starts(tmp_path):
@@ -367,3 +384,13 @@ def test_a_table_is_cut_back_to_a_step(tmp_path):
     assert again.earlier == [{"step": n, "loss": 1 / (3 * n), "split": "test"} for n in (1, 2, 3)]
     again.append({"step": 4, "loss": 0.5, "split": "test"})
     assert [row["loss"] for row in table(path)] == [repr(1 / 3), repr(1 / 6), repr(1 / 9), "0.5"]
+
+
+def test_a_number_that_was_torn_off_is_not_taken_for_another(tmp_path):
+    path = tmp_path / "scores.csv"
+    whole = CsvTable(path, 0)
+    for step in (1, 2):
+        whole.append({"step": step, "loss": 0.25})
+    path.write_bytes(path.read_bytes()[:-3])
+    assert path.read_bytes().endswith(b"2,0.2")
+    assert CsvTable(path, 2).earlier == [{"step": 1, "loss": 0.25}]

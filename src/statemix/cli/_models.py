@@ -145,7 +145,7 @@ def load_huggingface(folder: Path) -> Any:
             found: Any = StatemixForCausalLM.from_pretrained(
                 folder, output_loading_info=True, ignore_mismatched_sizes=True, local_files_only=True
             )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
         raise ModelFileError(f"{folder}: its weights cannot be read: {error}") from None
     model, loading = found
     problems = [f"{name} is missing" for name in sorted(loading["missing_keys"])]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shutil
 import tempfile
 from dataclasses import dataclass, replace
@@ -61,6 +62,14 @@ class Options:
 
     max_shard_size: str = "5GB"
     """Largest file of weights in the format of Transformers."""
+
+    def __post_init__(self) -> None:
+        size = re.fullmatch(r"(\d+|\d*\.\d+)[KMGT]B", self.max_shard_size.upper())
+        if size is None or not float(size[1]):
+            raise ValueError(
+                f"convert: max_shard_size must be a size above 0 in KB, MB, GB or TB, as 5GB; got "
+                f"{self.max_shard_size!r}"
+            )
 
 
 def main(argv: list[str]) -> int:

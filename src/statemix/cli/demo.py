@@ -47,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the demo and return its exit status."""
     options = tyro.cli(DemoOptions, args=argv, prog="statemix demo")
     console = Console()
+    demo.check_folder(options.out)  # not below: who is told to delete a folder should own what is in it
     try:
         # A second thread makes such small models little faster, and far slower where others run too.
         with demo.threads(1):
@@ -77,7 +78,7 @@ def _run(options: DemoOptions, console: Console) -> None:
             title_align="left",
         )
     )
-    runs = options.out / "runs"
+    runs = options.out / demo.RUNS
     trackers, blocks, clearest, configs = _track(options, console, runs)
     language, language_config = _write(options, console, runs)
     configs["language model"] = to_json(language_config)

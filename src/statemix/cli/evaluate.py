@@ -6,7 +6,7 @@ import contextlib
 import csv
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -112,12 +112,9 @@ def _shards(
             tokenizer = opened.tokenizer or ByteTokenizer()
             tokenizer.save(folder)
             file = folder / TOKENIZER_FILE
-            options = PrepareOptions(
-                tokenizer=str(file) if file.is_file() else "bytes",
-                end_token=tokenizer.end_text or "",
-                validation_share=0.0,
-                read=read,
-            )
+            options = PrepareOptions(validation_share=0.0, read=read)
+            if file.is_file():
+                options = replace(options, tokenizer=str(file), end_token=tokenizer.end_text or "")
             yield _prepared(name, folder / "shards", options), "train"
 
 

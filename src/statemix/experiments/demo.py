@@ -33,9 +33,12 @@ from statemix.training import (
     TrainResult,
     train,
 )
-from statemix.training.folder import is_occupied
+from statemix.training.folder import check_own, is_occupied
 
 from .recipes import s3_composition, text_bytes
+
+RUNS = "runs"
+"""The folder of the runs, beside the report."""
 
 LENGTH = 32
 TEST_LENGTHS = (32, 128, 512)
@@ -158,6 +161,11 @@ def language_run(seed: int = 0, *, quick: bool = False) -> RunConfig:
         checkpoint_every=100,
         tensorboard=False,
     )
+
+
+def check_folder(out: Path) -> None:
+    """Raise RunFolderError unless a folder is empty or holds runs of the demo."""
+    check_own(out, [f"{RUNS}/{contender.config.name}" for contender in contenders()])
 
 
 def continued(config: RunConfig, folder: Path, observers: Sequence[Observer]) -> TrainResult:

@@ -10,9 +10,9 @@ from typing import Any
 
 from statemix.analysis.report import Page
 from statemix.analysis.report.claims import ClaimFindings, claims_page
-from statemix.training.folder import write_json
+from statemix.training.folder import RunFolderError, check_own, write_json
 
-from .claims import Budget, Claim, verdict_of
+from .claims import CLAIMS, Budget, Claim, verdict_of
 from .claims.claim import Facts, Tell, Values
 from .claims.statistics import LEVEL, mean_interval
 from .sweep import Launch
@@ -22,7 +22,7 @@ _SMALLEST = (
     "not who learns most."
 )
 
-VERDICTS, REPORT = "claims.json", "report.html"
+VERDICTS, REPORT, RUNS = "claims.json", "report.html", "runs"
 
 
 class Stopped(Exception):
@@ -46,13 +46,16 @@ def reproduce(
 
     Raises:
         Stopped: a claim was not finished; those before it are written down.
+        RunFolderError: the folder holds something else.
         SweepFolderError: the folder holds runs or measurements of another budget, or runs of another version.
     """
+    check_own(out, [VERDICTS, *(f"{RUNS}/{name}" for name in CLAIMS)])
+    read_verdicts(out)  # before hours are spent on others
     found: list[dict[str, Any]] = []
     for claim in claims:
         tell(f"{claim.name}: {claim.statement}")
         command = f"statemix reproduce {claim.name} --budget {budget}"
-        folder = out / "runs" / claim.name
+        folder = out / RUNS / claim.name
         values = claim.collect(folder, budget, launch, command, tell)
         if values is None:
             raise Stopped(claim.name)
@@ -100,9 +103,18 @@ def _notes(failures: Mapping[str, Sequence[str]], budget: Budget) -> list[str]:
 
 
 def read_verdicts(out: Path) -> list[dict[str, Any]]:
-    """The verdicts in a folder; none where there are none."""
+    """The verdicts in a folder; none where there are none.
+
+    Raises:
+        RunFolderError: they cannot be read; those of other claims would be written over.
+    """
     file = out / VERDICTS
-    return json.loads(file.read_bytes()) if file.is_file() else []
+    try:
+        return json.loads(file.read_bytes()) if file.is_file() else []
+    except ValueError as error:
+        raise RunFolderError(
+            f"folder {out}: {VERDICTS} is damaged: {error}; move it away, and the verdicts are made again"
+        ) from None
 
 
 def write_verdicts(out: Path, new: Sequence[dict[str, Any]]) -> None:
@@ -116,8 +128,6 @@ def write_verdicts(out: Path, new: Sequence[dict[str, Any]]) -> None:
 
 def report_of(verdicts: Sequence[dict[str, Any]]) -> Page:
     """The page that shows verdicts."""
-    from .claims import CLAIMS
-
     return claims_page(
         [
             ClaimFindings(

@@ -107,11 +107,10 @@ def _mixer(layer: RecurrentLayer, x: Tensor, state: Tensor, out: Tensor) -> list
         logits = x.new_empty(batch, layer.gate.weight.shape[0])
         actions.append(_product(layer.gate.weight.detach(), layer.gate.bias.detach(), x, logits))
         shaped = logits.view(batch, *_gate_shape(layer))
-        coefficients = torch.empty_like(shaped)
-        actions.append(_normalization(layer.normalization, shaped, coefficients))
     else:
-        constant = layer.gate_logits.detach()[None]
-        coefficients = normalize(constant, constant.dim() - 2, layer.normalization)
+        shaped = layer.gate_logits.detach()[None]
+    coefficients = torch.empty_like(shaped)
+    actions.append(_normalization(layer.normalization, shaped, coefficients))
     if isinstance(layer, BDLRU):
         actions += _bdlru(coefficients, values.view(batch, size, -1), state)
         read = state.view(batch, -1)

@@ -56,6 +56,7 @@ class Decoder:
         if model.training:
             raise ValueError("Decoder: the model is in training mode; call model.eval() first")
         self.model, self.batch_size = model, batch_size
+        self._options: dict[str, Any] = {"compile": compile, "fused": fused}
         if fused and (compile or not can_fuse(model)):
             raise ValueError(
                 "Decoder: fused=True needs BD-LRU or H-LRU layers with backend 'auto' or 'triton', on one "
@@ -75,6 +76,14 @@ class Decoder:
                 self._run = self._make_step(compile, fuse=False)
         else:
             self._run = self._make_step(compile, fuse=not compile and can_fuse(model))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Decoder:
+        """A decoder of the same model that stands where this one does, in buffers of its own."""
+        # Its step holds on to places in memory, by which a copy would move the original's states.
+        made = memo[id(self)] = Decoder(self.model, self.batch_size, **self._options)
+        if self._started:
+            made.load(_own(self._states))
+        return made
 
     @property
     def kind(self) -> str:

@@ -215,13 +215,15 @@ class LanguageModel(nn.Module):
         """The logits (B, V) after the last token, and the states there: ``piece`` tokens stand in memory.
 
         Raises:
-            TypeError: tokens that are no integers. ValueError: no token to read, or a piece below 1.
+            TypeError: tokens that are no integers, a mask that is none of bool. ValueError: no token to read,
+                a mask of another shape, or a piece below 1.
         """
         check_tokens("LanguageModel: read", tokens)
         if tokens.shape[1] < 1:
             raise ValueError(
                 f"LanguageModel: read: tokens must be (B, T) with T >= 1; got {tuple(tokens.shape)}"
             )
+        check_mask("LanguageModel: read", mask, tokens)
         piece = check_size("LanguageModel: read", "piece", piece)
         hidden = tokens.new_empty(0)
         masks = itertools.repeat(None) if mask is None else mask.split(piece, 1)
@@ -346,19 +348,24 @@ def check_prompt(prompt: Tensor, mask: Tensor | None, vocabulary: int) -> None:
             f"generate: the prompt must hold tokens from 0 to {vocabulary - 1}, the model's vocabulary; got "
             f"{int(prompt.min())} to {int(prompt.max())}: encode it with the model's tokenizer"
         )
+    check_mask("generate", mask, prompt)
+    if mask is not None and not bool(mask[:, -1].all()):
+        raise ValueError(
+            "generate: every row of the mask must end with True: pad prompts of unequal length on the left, "
+            "and give each at least one token"
+        )
+
+
+def check_mask(operation: str, mask: Tensor | None, tokens: Tensor) -> None:
+    """Raise TypeError or ValueError for a mask that is not of bool, or not of the shape of the tokens."""
     if mask is None:
         return
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
         raise TypeError(
-            f"generate: mask must be a bool tensor, True at real tokens; got "
+            f"{operation}: mask must be a bool tensor, True at real tokens; got "
             f"{getattr(mask, 'dtype', type(mask).__name__)}: cast with .bool()"
         )
-    if mask.shape != prompt.shape:
+    if mask.shape != tokens.shape:
         raise ValueError(
-            f"generate: mask must be (B, T) = {tuple(prompt.shape)} as the prompt; got {tuple(mask.shape)}"
-        )
-    if not bool(mask[:, -1].all()):
-        raise ValueError(
-            "generate: every row of the mask must end with True: pad prompts of unequal length on the left, "
-            "and give each at least one token"
+            f"{operation}: mask must be (B, T) = {tuple(tokens.shape)} as the prompt; got {tuple(mask.shape)}"
         )

@@ -63,7 +63,7 @@ def linear_cross_entropy(
         :class:`CrossEntropy`. Differentiable once where pieces are made.
 
     Raises:
-        ValueError, TypeError: shapes or dtypes that do not fit.
+        ValueError, TypeError: shapes or dtypes that do not fit; on a CPU a target that is none of the V.
 
     Examples:
         >>> hidden, weight = torch.randn(6, 8), torch.randn(50, 8)
@@ -76,12 +76,17 @@ def linear_cross_entropy(
     _check(hidden, weight, targets, piece)
     rows, wanted = hidden.flatten(0, -2), targets.flatten()
     piece = piece or _piece(weight.shape[0], hidden.device)
-    if rows.shape[0] <= piece:
-        total, right = _plain(rows, weight, wanted, ignore_index)
-    else:
-        if not torch.is_grad_enabled():  # autograd tells a function what could have a gradient, not what will
-            rows, weight = rows.detach(), weight.detach()
-        total, right = _InPieces.apply(rows, weight, wanted, ignore_index, piece, _dtype(hidden))  # pyright: ignore[reportGeneralTypeIssues]
+    try:
+        if rows.shape[0] <= piece:
+            total, right = _plain(rows, weight, wanted, ignore_index)
+        else:
+            # Autograd tells a function what could have a gradient, not what will.
+            if not torch.is_grad_enabled():
+                rows, weight = rows.detach(), weight.detach()
+            total, right = _InPieces.apply(rows, weight, wanted, ignore_index, piece, _dtype(hidden))  # pyright: ignore[reportGeneralTypeIssues]
+    except (IndexError, RuntimeError):
+        _name_unknown(wanted, weight.shape[0], ignore_index)
+        raise
     return CrossEntropy(total, right, (wanted != ignore_index).sum())
 
 
@@ -239,6 +244,19 @@ def _product(left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
     if left.is_cuda and left.dtype != dtype and not torch.compiler.is_compiling():
         return torch.mm(left, right, out_dtype=dtype)
     return (left @ right).to(dtype)
+
+
+def _name_unknown(wanted: Tensor, vocabulary: int, ignore_index: int) -> None:
+    """Raise ValueError for a target that is none; looked for behind a failure alone, and on a CPU."""
+    if wanted.device.type != "cpu":
+        return
+    wrong = wanted[(wanted != ignore_index) & ((wanted < 0) | (wanted >= vocabulary))]
+    if wrong.numel():
+        raise ValueError(
+            f"linear_cross_entropy: targets must be from 0 to {vocabulary - 1}, the rows of weight, or "
+            f"{ignore_index} where nothing is asked; got {int(wrong[0])}: the model needs a larger vocabulary, "
+            f"or the text the model's own tokenizer"
+        ) from None
 
 
 def _check(hidden: Tensor, weight: Tensor, targets: Tensor, piece: int | None) -> None:

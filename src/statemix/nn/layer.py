@@ -348,9 +348,11 @@ class RecurrentLayer(nn.Module):
             raise ValueError(
                 f"{name}: mask must be on {x.device} as x is; got {mask.device}: move it with .to()"
             )
+        if state is not None:
+            self._check_state(state, x.shape[0], x)
         real = RealSteps.of(mask)
-        y, final = self._forward(real.take(x), state, real.cu_seqlens)
-        return real.put(y), final
+        y, final = self._forward(real.take(x), real.states(state), real.cu_seqlens)
+        return real.put(y), final[: x.shape[0]]
 
     def _inputs(self, x: Tensor, extra: int) -> tuple[Tensor, Tensor]:
         """What the operator takes, grown by ``extra`` blocks: gate logits and values."""
@@ -387,10 +389,12 @@ class RecurrentLayer(nn.Module):
         """What the backward pass keeps of the gates while the operator runs: logits, or their input."""
         if not (self.recompute_gates and self.selective and is_plain(self.gate)):
             return nullcontext()
-        dtype, gate, shape = gate_logits.dtype, self.gate, self._gate_shape
+        dtype, shape = gate_logits.dtype, self._gate_shape
+        # The parameters of this call: functional_call has put the module's own back before backward runs.
+        parameters = self.gate.weight, self.gate.bias
 
         def compute() -> Tensor:
-            weight, bias = (_padded(p, shape, extra).to(dtype) for p in (gate.weight, gate.bias))
+            weight, bias = (_padded(p, shape, extra).to(dtype) for p in parameters)
             return F.linear(x.to(dtype), weight, bias).unflatten(2, _grown(shape, extra))
 
         return recomputed(gate_logits, compute)

@@ -9,14 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .transforms import is_rewritten
+
 
 def recomputed(logits: Tensor, compute: Callable[[], Tensor]) -> AbstractContextManager[Any]:
     """While this is entered, autograd keeps ``compute`` in place of ``logits``, and calls it when needed.
 
     ``compute`` must give the same bits as long as the tensors that it closes over have not changed.
-    A compiler decides by itself what it recomputes and sees nothing of this.
+    A compiler decides by itself what it recomputes and sees nothing of this; under a transform of torch.func
+    tensors have no address to be known by, and the logits are kept.
     """
-    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+    if is_rewritten() or not torch.is_grad_enabled():
         return nullcontext()
     address, shape, dtype, device_type = logits.data_ptr(), logits.shape, logits.dtype, logits.device.type
 

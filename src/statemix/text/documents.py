@@ -79,6 +79,11 @@ def list_parts(sources: list[str], options: ReadOptions) -> list[Part]:
     parts: list[Part] = []
     for source in sources:
         if source.startswith("hf:"):
+            if source == "hf:":
+                raise ValueError(
+                    "text: a dataset of the Hugging Face hub is written hf:NAME, as "
+                    "hf:roneneldan/TinyStories; got 'hf:' without a name"
+                )
             parts.append(Part(source, -1, "hub", given=True))
             continue
         path = Path(source).expanduser()

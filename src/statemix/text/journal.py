@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .documents import Part
-from .lock import LOCK
+from .lock import is_occupied
 from .shards import ShardError
 from .tokenizers import TOKENIZER_FILE
 
@@ -57,14 +57,17 @@ def check_free(folder: Path) -> None:
     """Raise :class:`ShardError` unless a folder is empty or can be made."""
     if folder.exists() and not folder.is_dir():
         raise ShardError(f"shards {folder}: it is a file; choose another --out")
-    if folder.is_dir() and any(file.name not in (TOKENIZER_FILE, LOCK) for file in folder.iterdir()):
+    if is_occupied(folder) and {f.name for f in folder.iterdir() if f.name[0] != "."} != {TOKENIZER_FILE}:
         raise ShardError(f"shards {folder}: it is not empty and holds no shards; choose another --out")
 
 
 def read_journal(folder: Path) -> dict[str, Any] | None:
     """How far a preparation had come; None where there is none."""
     file = folder / JOURNAL
-    return json.loads(file.read_bytes()) if file.is_file() else None
+    try:
+        return json.loads(file.read_bytes()) if file.is_file() else None
+    except ValueError as error:
+        raise ShardError(f"shards {file}: it is damaged: {error}; choose another --out") from None
 
 
 def nothing_done(journal: dict[str, Any]) -> bool:

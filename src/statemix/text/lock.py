@@ -18,6 +18,14 @@ LOCK = ".lock"
 _held: set[int] = set()
 
 
+def is_occupied(folder: Path) -> bool:
+    """Whether a folder holds anything that is not written over.
+
+    Hidden files are nothing: locks, and what a process had begun to write when it was killed.
+    """
+    return folder.is_dir() and any(not file.name.startswith(".") for file in folder.iterdir())
+
+
 @contextlib.contextmanager
 def locked(path: Path, refusal: Exception) -> Iterator[None]:
     """While entered, whoever else enters it for this file gets ``refusal``, in this process or another.

@@ -61,6 +61,11 @@ class PrepareOptions:
     def __post_init__(self) -> None:
         if not 0 <= self.validation_share < 1:
             raise ValueError(f"text: validation_share must lie in [0, 1); got {self.validation_share}")
+        if self.end_token and self.tokenizer in ("bytes", "train-bpe"):
+            raise ValueError(
+                f"text: end_token names the end in a tokenizer.json, and {self.tokenizer!r} has its own; got "
+                f"{self.end_token!r}: leave it out"
+            )
         for name in ("shard_tokens", "training_bytes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"text: {name} must be at least 1; got {getattr(self, name)}")

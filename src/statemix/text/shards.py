@@ -171,6 +171,9 @@ def read_index(folder: Path) -> dict[str, Any]:
         ShardError: there is none, or it is damaged.
     """
     file = folder / INDEX
+    if folder.is_file():
+        hint = f"statemix text prepare {folder} --out FOLDER makes a folder of it"
+        raise ShardError(f"shards {folder}: it is a file and no folder of shards; {hint}")
     if not file.is_file():
         hint = (
             "its preparation was not finished; run the same statemix text prepare again and it goes on"
@@ -178,14 +181,15 @@ def read_index(folder: Path) -> dict[str, Any]:
             else f"make one: statemix text prepare SOURCE --out {folder}"
         )
         raise ShardError(f"shards {folder}: there is no {INDEX} in it; {hint}")
+    again = "prepare the text again, with another --out"
     try:
         index = json.loads(file.read_bytes())
     except ValueError as error:
-        raise ShardError(f"shards {file}: it is damaged: {error}; prepare the text again") from None
+        raise ShardError(f"shards {file}: it is damaged: {error}; {again}") from None
     if not isinstance(index, dict) or index.get("format") != FORMAT:
         raise ShardError(f"shards {file}: it is not of format {FORMAT}; another version wrote it")
     if index.get("sha256") != digest(index):
-        raise ShardError(f"shards {file}: it is damaged: its checksum does not fit; prepare the text again")
+        raise ShardError(f"shards {file}: it is damaged: its checksum does not fit; {again}")
     return index
 
 

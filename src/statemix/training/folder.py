@@ -9,13 +9,13 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from statemix.text.lock import LOCK, locked
+from statemix.text.lock import LOCK, is_occupied, locked
 
 from .config import RunConfig, differences, from_json, to_json
 
@@ -70,9 +70,12 @@ def prepared_folder(
         yield
 
 
-def is_occupied(path: Path) -> bool:
-    """Whether a folder holds anything: a run, or something else that is not written over."""
-    return path.is_dir() and any(file.name != LOCK for file in path.iterdir())
+def check_own(path: Path, own: Iterable[str]) -> None:
+    """Raise :class:`RunFolderError` unless a folder of many runs is empty, or holds one of its ``own``."""
+    if is_occupied(path) and not any((path / name).exists() for name in own):
+        raise RunFolderError(
+            f"folder {path}: it holds something else, and nothing is written over; choose another with --out"
+        )
 
 
 def _check_content(path: Path, config: RunConfig, resume: bool, text_sha256: str | None) -> None:
@@ -114,9 +117,12 @@ def read_config(path: str | Path) -> RunConfig:
 
 
 def read_result(path: str | Path) -> dict[str, Any] | None:
-    """How the run in a folder ended; None while it has not."""
-    file = Path(path) / RESULT
-    return json.loads(file.read_bytes()) if file.is_file() else None
+    """How the run in a folder ended; None while it has not, and where that cannot be read."""
+    try:
+        found = json.loads((Path(path) / RESULT).read_bytes())
+    except (OSError, ValueError):
+        return None  # the last checkpoint is whole: a run that goes on from it says it again
+    return found if isinstance(found, dict) and {"status", "step", "scores"} <= found.keys() else None
 
 
 def environment(config: RunConfig) -> dict[str, Any]:

@@ -76,7 +76,8 @@ class CsvTable:
         if not path.exists():
             return
         with open(path, newline="") as file:
-            rows = list(csv.reader(file))
+            lines = file.readlines()
+        rows = list(csv.reader(line for line in lines if line.endswith("\n")))
         if not rows:
             return
         header, *body = rows

@@ -82,8 +82,14 @@ def test_a_language_model_may_checkpoint_its_blocks_too():
 def test_a_compiled_pass_has_no_breaks(mixer):
     model = causal_lm(mixer=mixer)
     tokens = torch.randint(256, (2, 9))
-    compiled = torch.compile(lambda t: model(t, use_cache=False).logits, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(tokens), model(tokens).logits, atol=1e-5, rtol=1e-4)
+    mask = torch.ones_like(tokens)
+    mask[0, :4] = 0
+    compiled = torch.compile(
+        lambda t, m: model(t, attention_mask=m, use_cache=False).logits, fullgraph=True, backend="aot_eager"
+    )
+    for given in (None, mask):
+        wanted = model(tokens, attention_mask=given).logits
+        torch.testing.assert_close(compiled(tokens, given), wanted, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.filterwarnings("ignore:.*checkpointing.* is deprecated:FutureWarning")

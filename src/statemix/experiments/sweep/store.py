@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from statemix.bench.environment import commit, versions
-from statemix.text.lock import locked
+from statemix.text.lock import is_occupied, locked
 from statemix.training import TrainResult, from_json, to_json
 from statemix.training.folder import write_json
 
@@ -52,7 +52,12 @@ class SweepFolder:
         file = self.path / "sweep.json"
         if not file.is_file():
             raise SweepFolderError(f"sweep folder {self.path}: it holds no sweep.json, so no sweep")
-        written = json.loads(file.read_bytes())
+        try:
+            written = json.loads(file.read_bytes())
+        except ValueError as error:
+            raise SweepFolderError(
+                f"sweep folder {self.path}: sweep.json is damaged: {error}; choose another folder"
+            ) from None
         if written.get("format") != _FORMAT:
             raise SweepFolderError(
                 f"sweep folder {self.path}: another version wrote it; choose another folder"
@@ -84,48 +89,57 @@ class SweepFolder:
         if most_replicas < 1:
             raise ValueError(f"sweep: replicas must be at least 1; got {most_replicas}")
         check_trials(trials)
-        if path.is_dir() and any(path.iterdir()):
-            if not (path / "sweep.json").is_file():
-                raise SweepFolderError(
-                    f"sweep folder {path}: it is not empty and holds no sweep; nothing is written over, "
-                    f"choose another folder"
-                )
-            folder = cls(path)
-            names = {trial.id for trial in trials}
-            there = {trial.id for trial in folder.trials}
-            if there != names:
-                raise SweepFolderError(
-                    f"sweep folder {path}: it holds another sweep, with {len(there - names)} trials "
-                    f"that are not asked for and without {len(names - there)} that are (it was made by: "
-                    f"{folder.command}); continue that one, or choose another folder"
-                )
-            return folder
-        check_models(trials)
+        goes_on = is_occupied(path)
+        if goes_on:
+            cls._check_same(path, trials)
+        else:
+            check_models(trials)
         try:
+            path.mkdir(parents=True, exist_ok=True)
+            if not goes_on:
+                write_json(
+                    path / "sweep.json",
+                    {
+                        "format": _FORMAT,
+                        "command": command,
+                        "groups": {group_id(g): [t.id for t in g] for g in groups(trials, most_replicas)},
+                        "trials": [
+                            {
+                                "id": t.id,
+                                "model": t.model,
+                                "settings": dict(t.settings),
+                                "config": to_json(t.config),
+                            }
+                            for t in trials
+                        ],
+                    },
+                )
+            # Behind it: a process that is killed before leaves nothing that would be refused.
             for name in ("groups", "results"):
-                (path / name).mkdir(parents=True, exist_ok=True)
-            write_json(
-                path / "sweep.json",
-                {
-                    "format": _FORMAT,
-                    "command": command,
-                    "groups": {group_id(g): [t.id for t in g] for g in groups(trials, most_replicas)},
-                    "trials": [
-                        {
-                            "id": t.id,
-                            "model": t.model,
-                            "settings": dict(t.settings),
-                            "config": to_json(t.config),
-                        }
-                        for t in trials
-                    ],
-                },
-            )
+                (path / name).mkdir(exist_ok=True)
         except OSError as error:
             raise SweepFolderError(
                 f"sweep folder {path}: it cannot be written ({error.strerror}); choose another folder"
             ) from None
         return cls(path)
+
+    @classmethod
+    def _check_same(cls, path: Path, trials: Sequence[Trial]) -> None:
+        """Raise SweepFolderError unless a folder holds the sweep of these trials."""
+        if not (path / "sweep.json").is_file():
+            raise SweepFolderError(
+                f"sweep folder {path}: it is not empty and holds no sweep; nothing is written over, "
+                f"choose another folder"
+            )
+        folder = cls(path)
+        names = {trial.id for trial in trials}
+        there = {trial.id for trial in folder.trials}
+        if there != names:
+            raise SweepFolderError(
+                f"sweep folder {path}: it holds another sweep, with {len(there - names)} trials "
+                f"that are not asked for and without {len(names - there)} that are (it was made by: "
+                f"{folder.command}); continue that one, or choose another folder"
+            )
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
@@ -142,9 +156,11 @@ class SweepFolder:
         return self.path / "groups" / group
 
     def result(self, trial: Trial) -> dict[str, Any] | None:
-        """What came out of a trial of :attr:`trials`; None while it is not done."""
-        file = self.path / "results" / f"{self._names[id(trial)]}.json"
-        return json.loads(file.read_bytes()) if file.is_file() else None
+        """What came out of a trial of :attr:`trials`; None while it is not done, or cannot be read."""
+        try:
+            return json.loads((self.path / "results" / f"{self._names[id(trial)]}.json").read_bytes())
+        except (FileNotFoundError, ValueError):
+            return None
 
     def results(self) -> list[dict[str, Any]]:
         """What came out of all trials that are done, in their order."""
