@@ -254,8 +254,8 @@ def _name_unknown(wanted: Tensor, vocabulary: int, ignore_index: int) -> None:
     if wrong.numel():
         raise ValueError(
             f"linear_cross_entropy: targets must be from 0 to {vocabulary - 1}, the rows of weight, or "
-            f"{ignore_index} where nothing is asked; got {int(wrong[0])}: the model needs a larger vocabulary, "
-            f"or the text the model's own tokenizer"
+            f"{ignore_index} where nothing is asked; got {int(wrong[0])}: the model needs a larger "
+            f"vocabulary, or the text the model's own tokenizer"
         ) from None
 
 
