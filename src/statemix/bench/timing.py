@@ -56,10 +56,8 @@ def _cuda_milliseconds(run: Callable[[], object], budget_s: float, at_most: int)
             graph.reset()  # its memory serves nothing else until then
 
 
-@functools.cache
-def _graph_pool() -> tuple[int, int]:
-    """Memory that all graphs share, one after the other: what each had of its own would add up."""
-    return torch.cuda.graph_pool_handle()
+# Memory that all graphs share, one after the other: what each had of its own would add up.
+_graph_pool = functools.cache(torch.cuda.graph_pool_handle)
 
 
 def _captured(run: Callable[[], object], calls: int) -> torch.cuda.CUDAGraph | None:
