@@ -367,5 +367,5 @@ def check_mask(operation: str, mask: Tensor | None, tokens: Tensor) -> None:
         )
     if mask.shape != tokens.shape:
         raise ValueError(
-            f"{operation}: mask must be (B, T) = {tuple(tokens.shape)} as the prompt; got {tuple(mask.shape)}"
+            f"{operation}: mask must be (B, T) = {tuple(tokens.shape)} as the tokens; got {tuple(mask.shape)}"
         )
