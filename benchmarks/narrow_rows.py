@@ -26,13 +26,14 @@ STEPS, WIDTH, WARPS, ROWS = 65536, 256, 8, 24  # 20 rows of logits and 4 of valu
 SOURCE = """
 #include "stage.cuh"
 struct Problem {{ const char* logits; const char* values; char* hidden; int* progress; i64 steps, unused[{unused}]; }};
-extern "C" __global__ void __launch_bounds__(32 * {warps}, 1) statemix_kernel(const __grid_constant__ Problem problem) {{
+extern "C" __global__ void {dimensions}__launch_bounds__(32 * {warps}, 1) statemix_kernel(const __grid_constant__ Problem problem) {{
     constexpr int ROW = {row}, K = {cluster}, D = {stages}, S = {steps}, PITCH = 2 * {width};
     constexpr int TILES = PITCH / ROW, STAGE = {rows} * S * ROW, ALL = K * {warps}, PIECES = ROW / 16, R = 32 / PIECES;
     extern __shared__ __align__(128) char shared[];
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    const int tile = {neighbours} ? blockIdx.x % TILES : blockIdx.x / K;
-    const int rank = {neighbours} ? blockIdx.x / TILES : blockIdx.x % K;
+    constexpr int ABREAST = {abreast};
+    const int tile = blockIdx.x / (K * ABREAST) * ABREAST + blockIdx.x % ABREAST;
+    const int rank = blockIdx.x % (K * ABREAST) / ABREAST;
     char* const stages = shared + warp * D * STAGE;
     const int chunks = (int)(problem.steps / S), row0 = lane / PIECES, place = lane % PIECES * 16;
     auto copy = [&](int chunk, int stage) {{
@@ -83,19 +84,19 @@ extern "C" __global__ void __launch_bounds__(32 * {warps}, 1) statemix_kernel(co
 """  # noqa: E501
 
 
-def source(row: int, cluster: int, stages: int, prefetch: int, neighbours: bool) -> str:
+def source(row: int, cluster: int, stages: int, prefetch: int, abreast: int, clusters: bool) -> str:
     """The kernel whose tiles are `row` bytes wide; a warp always has as many bytes under way."""
     return SOURCE.format(
         row=row, cluster=cluster, stages=stages, steps=512 // row, prefetch=prefetch,
-        neighbours=int(neighbours), warps=WARPS, rows=ROWS, width=WIDTH,
+        abreast=abreast, dimensions=f"__cluster_dims__({cluster * abreast}, 1, 1) " if clusters else "", warps=WARPS, rows=ROWS, width=WIDTH,
         unused=len(launch.ARGUMENT_FIELDS) - 5,
     )  # fmt: skip
 
 
-def milliseconds(row: int, cluster: int, stages: int, prefetch: int, neighbours: bool) -> float:
+def milliseconds(row: int, cluster: int, stages: int, prefetch: int, abreast: int, clusters: bool) -> float:
     """The median time of a launch."""
     shared = WARPS * stages * ROWS * 512
-    text = source(row, cluster, stages, prefetch, neighbours)
+    text = source(row, cluster, stages, prefetch, abreast, clusters)
     kernel = launch.Kernel(text, 0, threads=32 * WARPS, shared_bytes=shared)
     logits = torch.randn(STEPS, 20, WIDTH, device="cuda").bfloat16()
     values = torch.randn(STEPS, 4, WIDTH, device="cuda").bfloat16()

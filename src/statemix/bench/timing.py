@@ -56,15 +56,11 @@ def _cuda_milliseconds(run: Callable[[], object], budget_s: float, at_most: int)
             graph.reset()  # its memory serves nothing else until then
 
 
-# Memory that all graphs share, one after the other: what each had of its own would add up.
-_graph_pool = functools.cache(torch.cuda.graph_pool_handle)
-
-
 def _captured(run: Callable[[], object], calls: int) -> torch.cuda.CUDAGraph | None:
     """A CUDA graph of so many calls; None where they cannot be captured."""
     try:
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=_graph_pool()):
+        with torch.cuda.graph(graph):
             for _ in range(calls):
                 run()
         return graph
