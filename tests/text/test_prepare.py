@@ -352,7 +352,7 @@ def test_sources_are_names_and_paths_in_a_list(tmp_path):
     for one in (str(tmp_path / "a.txt"), tmp_path / "a.txt"):
         with pytest.raises(TypeError, match=r"sources must be a list of files.*got .*a\.txt.*: write \["):
             prepare(one, tmp_path / "other", ALL, progress=False)
-    with pytest.raises(TypeError, match="got dict among them: .*save_to_disk"):
+    with pytest.raises(TypeError, match=r"got dict among them: .*save_to_disk"):
         prepare([{"text": "a"}], tmp_path / "other", ALL, progress=False)
 
 
