@@ -505,3 +505,13 @@ def test_impossible_sweeps_are_named(tmp_path):
         Launch(launcher="locall")
     with pytest.raises(ValueError, match="minutes_at_most must be above 0; got nan"):
         Launch(minutes_at_most=float("nan"))
+
+
+def test_a_grid_may_vary_a_whole_mixer(tmp_path):
+    mixers = [MixerConfig(block_size=2, num_blocks=4), MixerConfig(name="gru")]
+    varied = grid(small(steps=2, device="cpu"), {"model.mixer": mixers})
+    folder = SweepFolder.begin(tmp_path, varied, "statemix sweep")
+    assert run_sweep(folder, INLINE).pending == 0
+    assert [row["mixer"] for row in table(folder)] == [repr(mixer) for mixer in mixers]
+    again = SweepFolder.begin(tmp_path, varied, "statemix sweep")
+    assert [trial.config.model.mixer for trial in again.trials] == mixers and not again.pending()
