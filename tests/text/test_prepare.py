@@ -356,6 +356,17 @@ def test_sources_are_names_and_paths_in_a_list(tmp_path):
         prepare([{"text": "a"}], tmp_path / "other", ALL, progress=False)
 
 
+def test_shards_within_the_folder_of_their_sources_are_none_of_them(tmp_path, monkeypatch):
+    wanted = write_folder(tmp_path / "text")
+    shards = quiet([tmp_path / "text"], tmp_path / "text" / "shards")
+    assert sorted(d.tobytes() for d in documents(shards)) == sorted(wanted)
+    before = contents(tmp_path / "text" / "shards")
+    monkeypatch.chdir(tmp_path / "text")
+    for out in (tmp_path / "text" / "shards", "shards"):
+        quiet([tmp_path / "text"], out)  # already prepared
+        assert contents(tmp_path / "text" / "shards") == before
+
+
 @pytest.mark.parametrize("kind", ["parquet", "disk", "hub"])
 def test_a_source_that_is_damaged_inside_is_named(tmp_path, kind, monkeypatch):
     parquet, datasets = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("datasets")

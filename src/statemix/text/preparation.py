@@ -107,7 +107,7 @@ def prepare(
     options = options or PrepareOptions()
     folder = Path(out)
     names = names_of(sources)
-    parts = list_parts(names, options.read)
+    parts = _outside(folder, list_parts(names, options.read))
     made_from = identity(names, asdict(options), parts)
     if (folder / INDEX).is_file():
         return _already(folder, options, made_from, say)
@@ -403,6 +403,12 @@ def _cut(text: bytes, share: float) -> int:
     while cut < len(text) and text[cut] & 0xC0 == 0x80:
         cut += 1
     return cut
+
+
+def _outside(folder: Path, parts: list[Part]) -> list[Part]:
+    """The parts without what lies in the folder of the shards, where that is within a folder of sources."""
+    inside = os.path.join(os.path.abspath(folder), "")
+    return [part for part in parts if part.given or not os.path.abspath(part.name).startswith(inside)]
 
 
 def _to_stderr(line: str) -> None:
