@@ -28,6 +28,7 @@ KNOWS = {
 }
 KNOWS["experiments"] = {*KNOWS} - {"export", "distributed"}
 KNOWS["cli"] = {*KNOWS}
+KNOWS["__main__"] = {"cli"}
 
 
 def imports(path: Path, text: str | None = None):

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import time
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from statemix.bench import cases, gate, host, operators, peers
 from statemix.bench.cases import Case
 from statemix.cli import main
+from statemix.cli._tables import check_table
 
 
 def test_a_table_of_operators_is_written_with_what_made_it(tmp_path, monkeypatch, capsys):
@@ -88,11 +90,47 @@ def test_a_device_of_no_kind_is_named(capsys):
     [
         (["--threads", "0"], "statemix bench: --threads must be an integer of at least 1; got 0"),
         (["--seconds", "-1"], "statemix bench: --seconds must be at least 0; got -1.0"),
+        (["--only", "0"], "statemix bench: --only must be an integer of at least 1; got 0"),
+        (
+            ["--only", "1", "99", "--device", "meta"],
+            "statemix bench: --device must be cpu or cuda, where times can be taken; got meta",
+        ),
+        (["--only", "99"], "statemix bench: --only must name some of the sizes [1, 2, 4, 8, 16]; got [99]"),
+        (
+            ["--backend", "triton"],
+            "statemix bench: --backend triton cannot run on cpu: Triton compiles for GPUs",
+        ),
+        (
+            ["--backend", "cuda"],
+            "statemix bench: --backend cuda cannot run on cpu: the CUDA kernels need an NVIDIA GPU",
+        ),
+        (
+            ["--csv", "rows.txt"],
+            "statemix bench: --csv must not end with .txt, where what made the rows is said; got rows.txt",
+        ),
     ],
 )
-def test_measures_of_no_time_or_threads_are_refused(arguments, message, capsys):
+def test_what_cannot_be_measured_is_refused(arguments, message, capsys):
     assert main(["bench", "op", "--device", "cpu", *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["bench", "evaluate"])
+def test_a_table_that_cannot_be_written_is_named_before_anything_is_measured(tmp_path, command, capsys):
+    (tmp_path / "file").write_text("a table")
+    for out in (tmp_path / "file" / "x.csv", tmp_path):
+        assert (
+            main([command, *(["op"] if command == "bench" else []), "--device", "cpu", "--csv", str(out)])
+            == 1
+        )
+        said = capsys.readouterr()
+        assert re.search(
+            rf"statemix {command}: --csv {out}: it cannot be written \(.*\); choose another", said.err
+        )
+        assert not said.out
+    check_table(tmp_path / "new" / "x.csv")
+    check_table(tmp_path / "file")
+    assert not (tmp_path / "new" / "x.csv").exists() and (tmp_path / "file").read_text() == "a table"
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,48 @@ def test_both_formats_write_what_the_model_says(tmp_path, capsys):
             assert "40 tokens" in err and "tokens/s on cpu, seed 0" in err
 
 
+@pytest.mark.parametrize("mixer", [["bdlru", "hlru"], ["bdlru", "attention", "hlru"]])
+def test_a_model_of_transformers_writes_and_is_measured_whatever_its_mixers_sizes_are(
+    tmp_path, capsys, mixer
+):
+    from statemix.models.huggingface import StatemixConfig, StatemixForCausalLM, byte_tokenizer
+
+    torch.manual_seed(0)
+    config = StatemixConfig(
+        vocab_size=256, hidden_size=16, num_hidden_layers=3, mixer=mixer, block_size=4, order=2
+    )
+    model = StatemixForCausalLM(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(std=0.5)
+        model.lm_head.weight[:97] = model.lm_head.weight[123:] = 0
+    model.save_pretrained(tmp_path / "hf")
+    byte_tokenizer().save_pretrained(tmp_path / "hf")
+    ids = torch.tensor([list(b"abc")])
+    wanted = model.generate(ids, max_new_tokens=30, do_sample=False, eos_token_id=None)
+    command = [
+        "generate",
+        str(tmp_path / "hf"),
+        "--prompt",
+        "abc",
+        "--temperature",
+        "0",
+        "--max-new-tokens",
+        "30",
+    ]
+    assert main([*command, "--device", "cpu", "--ignore-end"]) == 0
+    assert capsys.readouterr().out == bytes(wanted[0].tolist()).decode() + "\n"
+    (tmp_path / "text.txt").write_text("a text to be measured " * 9)
+    assert (
+        main(["evaluate", str(tmp_path / "hf"), "--data", str(tmp_path / "text.txt"), "--device", "cpu"]) == 0
+    )
+    assert "1 documents" in capsys.readouterr().out
+    # A run folder has no place for them, which convert still says.
+    assert main(["convert", str(tmp_path / "hf"), str(tmp_path / "run")]) == 1
+    assert "have sizes or options of their own" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("flags", [("--stream",), ()], ids=["stream", "whole"])
 def test_a_reader_who_leaves_ends_it_without_a_word(tmp_path, capsys, status_behind_a_closed_pipe, flags):
     write(tmp_path / "run")

@@ -23,9 +23,11 @@ from statemix.experiments.sweep import (
     launchers,
     run_sweep,
 )
+from statemix.experiments.sweep.runner import run_group
 from statemix.experiments.sweep.store import ATTEMPTS
 from statemix.experiments.sweep.trials import check_models, groups
 from statemix.models import MIXERS, MixerConfig, ModelConfig, make_model
+from statemix.text.lock import LOCK, locked
 from statemix.training import OptimizerConfig, RunConfig, ScheduleConfig, ShardData, from_json, train
 
 from ..training.small import small
@@ -372,13 +374,61 @@ def test_a_job_stops_by_itself_before_its_cluster_kills_it(tmp_path, monkeypatch
     assert not any(map(folder.failures, folder.groups))
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_the_jobs_of_a_cluster_where_they_save(tmp_path, number):
+    pytest.importorskip("submitit")
+    folder = SweepFolder.begin(
+        tmp_path, trials(steps=20000, checkpoint_every=2, device="cpu"), "statemix sweep"
+    )
+    (group, *_) = folder.groups
+
+    def stop():
+        while not (folder.run_folder(group) / "checkpoints").exists():
+            time.sleep(0.02)
+        os.kill(os.getpid(), number)
+
+    stopping = threading.Thread(target=stop, daemon=True)
+    stopping.start()
+    lines, tell = told()
+    outcome = run_sweep(folder, Launch(launcher="slurm", slurm_cluster="local"), tell)
+    assert outcome.signal == number and outcome.pending == 2
+    assert not any(map(folder.failures, folder.groups))
+    assert "stopped, to be continued" in lines[-1]
+    # Nobody is at a group any more.
+    for name in folder.groups:
+        if folder.run_folder(name).exists():
+            with locked(folder.run_folder(name) / LOCK, AssertionError("a job still runs")):
+                pass
+
+
+def test_a_job_that_outlived_its_sweep_is_waited_for_and_counts_as_no_crash(tmp_path):
+    folder = SweepFolder.begin(tmp_path, trials(steps=4), "statemix sweep")
+    (group, *_) = folder.groups
+    out = folder.run_folder(group)
+    assert run_group(tmp_path, group, time_limit=1e-9) == "interrupted"
+    with locked(out / LOCK, AssertionError()):  # as such a job does
+        assert run_group(tmp_path, group, time_limit=0.7) == "interrupted"
+        statuses: list[str] = []
+        waiting = threading.Thread(target=lambda: statuses.append(run_group(tmp_path, group)))
+        waiting.start()
+        time.sleep(0.7)
+        assert waiting.is_alive()
+    waiting.join(60)
+    assert statuses == ["finished"]
+    before = [folder.result(trial) for trial in folder.groups[group]]
+    assert run_group(tmp_path, group) == "finished"  # what that job did is not done again
+    assert [folder.result(trial) for trial in folder.groups[group]] == before
+    assert not folder.failures(group)
+
+
 class _Busy:
     """A Ray whose tasks wait half a second for a place, one after the other."""
 
     init = staticmethod(lambda **options: None)
     cluster_resources = staticmethod(dict)
     get = staticmethod(lambda handle: handle())
-    wait = staticmethod(lambda handles: (handles[:1], handles[1:]))
+    wait = staticmethod(lambda handles, timeout: (handles[:1], handles[1:]))
+    cancel = staticmethod(lambda handle: None)
 
     @staticmethod
     def remote(**options):
@@ -455,3 +505,13 @@ def test_impossible_sweeps_are_named(tmp_path):
         Launch(launcher="locall")
     with pytest.raises(ValueError, match="minutes_at_most must be above 0; got nan"):
         Launch(minutes_at_most=float("nan"))
+
+
+def test_a_grid_may_vary_a_whole_mixer(tmp_path):
+    mixers = [MixerConfig(block_size=2, num_blocks=4), MixerConfig(name="gru")]
+    varied = grid(small(steps=2, device="cpu"), {"model.mixer": mixers})
+    folder = SweepFolder.begin(tmp_path, varied, "statemix sweep")
+    assert run_sweep(folder, INLINE).pending == 0
+    assert [row["mixer"] for row in table(folder)] == [repr(mixer) for mixer in mixers]
+    again = SweepFolder.begin(tmp_path, varied, "statemix sweep")
+    assert [trial.config.model.mixer for trial in again.trials] == mixers and not again.pending()

@@ -1,6 +1,7 @@
 """A decoder says what the forward pass says, in memory that is allocated once."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -336,3 +337,37 @@ def test_500_greedy_tokens_are_those_of_the_full_forward_pass_padding_included(n
         tokens = torch.cat([tokens[:5][real], tokens[5:]])
         likeliest = model(tokens[None])[0].argmax(-1)
         assert tokens[-500:].tolist() == likeliest[-501:-1].tolist()
+
+
+@pytest.mark.parametrize("mixer", ["bdlru", "attention"])
+def test_a_decoder_says_that_it_cannot_be_pickled_and_what_can(mixer):
+    config = ModelConfig(
+        vocab_size=11,
+        d_model=16,
+        mixer=MixerConfig(name=mixer, num_heads=2 if mixer == "attention" else None),
+    )
+    decoder = Decoder(LanguageModel(config).eval(), 1)
+    decoder.prefill(torch.tensor([[1, 2]]))
+    with pytest.raises(
+        TypeError, match=r"Decoder: .* cannot be pickled .*decoder\.states, and make a Decoder there"
+    ):
+        pickle.dumps(decoder)
+    model, states = pickle.loads(pickle.dumps((decoder.model, decoder.states)))
+    there = Decoder(model, 1)
+    there.load(states)
+    token = torch.tensor([3])
+    torch.testing.assert_close(there.step(token), decoder.step(token))
+
+
+@pytest.mark.parametrize("mixer", ["bdlru", "gru"])
+@pytest.mark.parametrize("token", [-1, 11, 2**40])
+def test_a_token_that_the_model_does_not_have_is_named_and_moves_nothing(mixer, token):
+    model = LanguageModel(ModelConfig(vocab_size=11, d_model=16, mixer=MixerConfig(name=mixer))).eval()
+    decoder = Decoder(model, 2)
+    decoder.prefill(torch.tensor([[1, 2], [3, 4]]))
+    twin = copy.deepcopy(decoder)
+    with pytest.raises(
+        ValueError, match=f"tokens must be from 0 to 10, the model's vocabulary; got {token}:"
+    ):
+        decoder.step(torch.tensor([0, token]))
+    assert torch.equal(decoder.step(torch.tensor([5, 6])), twin.step(torch.tensor([5, 6])))

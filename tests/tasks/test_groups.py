@@ -88,6 +88,10 @@ def test_an_unknown_group_lists_the_nearest(name):
 
 
 def test_a_group_too_large_for_a_table_is_refused():
+    with pytest.raises(
+        ValueError, match="S21 has more than 2432902008176640000 elements; the largest allowed"
+    ):
+        group("S21")
     with pytest.raises(ValueError, match="S9 has 362880 elements; the largest allowed has 1000"):
         Permutation(group="S9")
 

@@ -333,6 +333,40 @@ def test_offsets_are_those_of_the_file_where_it_is_cut_into_documents(tmp_path):
         quiet([tmp_path / "a.txt"], tmp_path / "out", options)
 
 
+def test_the_mark_at_the_beginning_of_a_file_is_none_of_its_text(tmp_path):
+    for name, text in (("a.txt", "\ufeffone--two\ufeff"), ("b.jsonl", '\ufeff{"text": "three"}\n')):
+        (tmp_path / name).write_text(text)
+    options = PrepareOptions(validation_share=0.0, read=ReadOptions(separator="--"))
+    shards = quiet([tmp_path / "a.txt", tmp_path / "b.jsonl"], tmp_path / "out", options)
+    assert [d.tobytes().decode() for d in documents(shards)] == ["one", "two\ufeff", "three"]
+    (tmp_path / "bad.txt").write_bytes(b"\xef\xbb\xbfcaf\xe9")
+    with pytest.raises(SourceError, match="byte 0xe9 at offset 6;"):
+        quiet([tmp_path / "bad.txt"], tmp_path / "bad", options)
+
+
+def test_sources_are_names_and_paths_in_a_list(tmp_path):
+    (tmp_path / "a.txt").write_text("some text")
+    shards = prepare([tmp_path / "a.txt"], tmp_path / "out", ALL, progress=False)
+    again = prepare([str(tmp_path / "a.txt")], tmp_path / "out", ALL, progress=False)
+    assert [d.tobytes() for d in documents(again)] == [b"some text"] and shards.folder == again.folder
+    for one in (str(tmp_path / "a.txt"), tmp_path / "a.txt"):
+        with pytest.raises(TypeError, match=r"sources must be a list of files.*got .*a\.txt.*: write \["):
+            prepare(one, tmp_path / "other", ALL, progress=False)
+    with pytest.raises(TypeError, match=r"got dict among them: .*save_to_disk"):
+        prepare([{"text": "a"}], tmp_path / "other", ALL, progress=False)
+
+
+def test_shards_within_the_folder_of_their_sources_are_none_of_them(tmp_path, monkeypatch):
+    wanted = write_folder(tmp_path / "text")
+    shards = quiet([tmp_path / "text"], tmp_path / "text" / "shards")
+    assert sorted(d.tobytes() for d in documents(shards)) == sorted(wanted)
+    before = contents(tmp_path / "text" / "shards")
+    monkeypatch.chdir(tmp_path / "text")
+    for out in (tmp_path / "text" / "shards", "shards"):
+        quiet([tmp_path / "text"], out)  # already prepared
+        assert contents(tmp_path / "text" / "shards") == before
+
+
 @pytest.mark.parametrize("kind", ["parquet", "disk", "hub"])
 def test_a_source_that_is_damaged_inside_is_named(tmp_path, kind, monkeypatch):
     parquet, datasets = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("datasets")

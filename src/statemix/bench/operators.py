@@ -13,7 +13,7 @@ from .cases import Case
 from .compilation import compile_ahead
 from .gate import LENGTH, check
 from .peers import LINEAR_SCANS, isolated, linear_scan
-from .timing import copy_gb_s, milliseconds, warm_up
+from .timing import capturable, copy_gb_s, milliseconds, warm_up
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,10 @@ def measure(
         times: dict[str, list[float]] = {"forward": [], "backward" if on_gpu else "forward+backward": []}
         for offset in offsets:
             for direction, found in times.items():
-                run = _runner(case, direction, device, backend, offset)
-                found.append(milliseconds(run, device, budget_s=budget_s / len(offsets)))
-                del run
+                with capturable(device):
+                    run = _runner(case, direction, device, backend, offset)
+                    found.append(milliseconds(run, device, budget_s=budget_s / len(offsets)))
+                    del run
                 if on_gpu:
                     # What is cached for these tensors serves no others, and large ones need all of the card.
                     torch.cuda.empty_cache()
@@ -142,7 +143,11 @@ def measure_peers(
             return torch.autograd.grad(layer(x)[0].sum(), list(layer.parameters()))
 
         for direction, run in (("forward", forward), ("forward+backward", both)):
-            ms = milliseconds(run, device, budget_s=budget_s)
+            try:
+                ms = milliseconds(run, device, budget_s=budget_s)
+            except RuntimeError as reason:  # cuDNN takes no sequence of 65,536 steps
+                yield _unmeasured(name, direction, B, T, state, _not_run(reason))
+                continue
             yield replace(_unmeasured(name, direction, B, T, state, "its projections included"), ms=ms)
 
 
@@ -163,16 +168,16 @@ def measure_linear_scan(
 
     rows = [_scan_row(name, "forward", B, T, state, 3, milliseconds(forward, device, budget_s=budget_s))]
     try:
-        hidden = scan(gates, tokens)
+        with capturable(device):
+            hidden = scan(gates, tokens)
 
-        def backward() -> object:
-            return torch.autograd.grad(hidden, (gates, tokens), gradient, retain_graph=True)
+            def backward() -> object:
+                return torch.autograd.grad(hidden, (gates, tokens), gradient, retain_graph=True)
 
-        ms = milliseconds(backward, device, budget_s=budget_s)
+            ms = milliseconds(backward, device, budget_s=budget_s)
         rows.append(_scan_row(name, "backward", B, T, state, 5, ms))
     except Exception as reason:
-        text = f"not run: {type(reason).__name__}: {reason}".splitlines()[0][:160]
-        rows.append(_unmeasured(name, "backward", B, T, state, text))
+        rows.append(_unmeasured(name, "backward", B, T, state, _not_run(reason)))
     return rows
 
 
@@ -181,6 +186,10 @@ def _scan_row(name: str, direction: str, B: int, T: int, state: int, tensors: in
     speed = tensors * B * T * state * 2 / ms / 1e6
     note = "diagonal, coefficients given"
     return Row(name, direction, "bfloat16", "", B, T, 1, state, ms, speed, copy, speed / copy, note)
+
+
+def _not_run(reason: Exception) -> str:
+    return f"not run: {type(reason).__name__}: {reason}".splitlines()[0][:160]
 
 
 def _unmeasured(name: str, direction: str, B: int, T: int, state: int, note: str) -> Row:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -58,15 +59,38 @@ def _cuda_milliseconds(run: Callable[[], object], budget_s: float, at_most: int)
 
 def _captured(run: Callable[[], object], calls: int) -> torch.cuda.CUDAGraph | None:
     """A CUDA graph of so many calls; None where they cannot be captured."""
+    stream = torch.cuda.current_stream()
+    own = None if stream == torch.cuda.default_stream() else stream
     try:
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, stream=own):
             for _ in range(calls):
                 run()
         return graph
     except RuntimeError:  # some peers synchronise inside: time their plain calls
+        torch.cuda.set_stream(stream)  # a capture that fails leaves its own
         torch.cuda.synchronize()
+        # And the generator of random numbers as if it went on, until another ends.
+        numbers = torch.zeros(1, device="cuda")
+        with torch.cuda.graph(torch.cuda.CUDAGraph()):
+            numbers.add_(1)
         return None
+
+
+@contextlib.contextmanager
+def capturable(device: torch.device) -> Iterator[None]:
+    """Work on a stream of its own, where a backward pass can be captured whose forward pass was not.
+
+    Backward runs on the stream of its forward, which must be the one that is captured, and never the default.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream):
+        yield
+    torch.cuda.current_stream(device).wait_stream(stream)
 
 
 @functools.cache

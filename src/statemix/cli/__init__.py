@@ -129,6 +129,7 @@ _STATUS_OF = (
     ("text.shards", "ShardError", FAILED),
     ("training.folder", "RunFolderError", FAILED),
     ("training.checkpoint", "CheckpointError", FAILED),
+    ("training.workers", "WorkerLost", FAILED),
     ("cli._models", "ModelFileError", FAILED),
     ("experiments.sweep.store", "SweepFolderError", MISUSED),
 )

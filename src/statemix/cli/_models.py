@@ -50,11 +50,11 @@ def open_model(path: Path | None, *, device: str = "auto") -> OpenedModel:
             raise ModelFileError(f"{folder}: it holds an {type(model).__name__.lower()}, no language model")
         tokenizer = tokenizer_of_run(folder)
     else:
-        from statemix.models.huggingface import from_huggingface
+        from statemix.models.huggingface.conversion import language_model
 
         theirs = load_huggingface(folder)
         with told_of(folder):
-            model = from_huggingface(theirs).to(place).eval()
+            model = language_model(theirs).to(place).eval()
         tokenizer = tokenizer_of_huggingface(folder, theirs.config)
     reads = model.embedding.num_embeddings
     if tokenizer is not None and tokenizer.vocab_size > reads:

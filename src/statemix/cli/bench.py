@@ -20,6 +20,9 @@ from statemix.bench.timing import warm_up
 from statemix.ops import backend_for
 from statemix.ops.checks import check_number, check_size
 from statemix.ops.dispatch import unavailable_reason
+from statemix.training.loop import choose_device
+
+from ._tables import check_table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,15 +67,14 @@ def main(argv: list[str]) -> int:
         torch.set_num_threads(check_size("bench", "--threads", options.threads))
     for name in ("seconds", "minutes", "peer_seconds"):
         check_number("bench", f"--{name}", getattr(options, name), "at least 0", lambda size: size >= 0)
-    try:
-        device = torch.device(options.device)
-    except RuntimeError:
+    for size in options.only:
+        check_size("bench", "--only", size)
+    device = _device(options)
+    if options.csv is not None and options.csv.suffix == ".txt":
         raise ValueError(
-            f"bench: --device {options.device}: there is no such kind; give cpu or cuda"
-        ) from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        reason = unavailable_reason("cuda", device, family="bdlru", size=4, dtype=torch.bfloat16)
-        raise ValueError(f"bench: --device {device} cannot run here: {reason}")
+            f"bench: --csv must not end with .txt, where what made the rows is said; got {options.csv}"
+        )
+    check_table(options.csv)
     head = describe(device, shlex.join(["statemix", "bench", *argv]))
     console = Console(width=None if Console().is_terminal else 140)
     for line in head:
@@ -90,10 +92,35 @@ def main(argv: list[str]) -> int:
     return 0
 
 
+def _device(options: Options) -> torch.device:
+    """The device; ValueError where it, or the backend that is named, cannot be measured here."""
+    name = options.device
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"bench: --device {name}: there is no such kind; give cpu or cuda") from None
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"bench: --device must be cpu or cuda, where times can be taken; got {name}")
+    wanted = {"size": 4, "family": "bdlru", "dtype": torch.float32}
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            f"bench: --device {device} cannot run here: {unavailable_reason('cuda', device, **wanted)}"
+        )
+    device = choose_device(name)
+    if options.backend != "auto":
+        reason = unavailable_reason(options.backend, device, **wanted)
+        if reason is not None:
+            raise ValueError(f"bench: --backend {options.backend} cannot run on {name}: {reason}")
+    return device
+
+
 def _operators(options: Options, device: torch.device) -> Iterable[dict[str, Any]]:
     on_gpu = device.type == "cuda"
     chosen = cases.cuda_cases(options.cases) if on_gpu else cases.cpu_cases()
+    sizes = sorted({case.M for case in chosen})
     chosen = [case for case in chosen if not options.only or case.M in options.only]
+    if not chosen:
+        raise ValueError(f"bench: --only must name some of the sizes {sizes}; got {list(options.only)}")
     budget = options.seconds
     backend = backend_for(device) if options.backend == "auto" else options.backend
     for row in operators.measure(chosen, device, backend, budget_s=budget):

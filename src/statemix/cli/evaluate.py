@@ -24,6 +24,7 @@ from statemix.training.shard_data import open_shards
 from statemix.training.text_scores import TextScores, score_text
 
 from ._models import OpenedModel, format_of, open_model
+from ._tables import check_table
 
 COLUMNS = ("context_from", "context_to", "tokens", "bits_per_byte", "perplexity")
 
@@ -64,6 +65,7 @@ class Options:
 def main(argv: list[str]) -> int:
     """Measure, print the table, write it where it is asked for."""
     options = tyro.cli(Options, args=argv, prog="statemix evaluate", config=(tyro.conf.OmitArgPrefixes,))
+    check_table(options.csv)
     opened = open_model(options.model, device=options.device)
     data = None
     if options.data is None:

@@ -46,16 +46,23 @@ def embedded(model: str, embedding: nn.Module, tokens: Tensor, dims: int = 2) ->
     check_tokens(model, tokens, dims)
     try:
         return embedding(tokens)
-    except IndexError:
-        # Looked for where it failed only: before, it would cost a pass over all tokens, and on a GPU a wait.
-        vocabulary = cast(Tensor, embedding.weight).shape[0]
-        wrong = tokens[(tokens < 0) | (tokens >= vocabulary)]
-        if not wrong.numel():
-            raise
-        raise ValueError(
-            f"{model}: tokens must be from 0 to {vocabulary - 1}, the model's vocabulary; got {int(wrong[0])}"
-            f": encode with the model's own tokenizer, or make a model of a larger vocab_size"
-        ) from None
+    except IndexError as error:
+        raise unknown_token(model, embedding, tokens, error) from None
+
+
+def unknown_token(model: str, embedding: nn.Module, tokens: Tensor, error: IndexError) -> Exception:
+    """The error that names the first token that an embedding has not; ``error`` where it has them all.
+
+    Looked for where it failed only: before, it would cost a pass over all tokens, and on a GPU a wait.
+    """
+    vocabulary = cast(Tensor, embedding.weight).shape[0]
+    wrong = tokens[(tokens < 0) | (tokens >= vocabulary)]
+    if not wrong.numel():
+        return error
+    return ValueError(
+        f"{model}: tokens must be from 0 to {vocabulary - 1}, the model's vocabulary; got {int(wrong[0])}"
+        f": encode with the model's own tokenizer, or make a model of a larger vocab_size"
+    )
 
 
 class MLP(nn.Module):

@@ -13,7 +13,7 @@ from statemix.nn.fused_step import unfused_steps
 from statemix.ops.checks import check_size
 from statemix.shapes import Mask, Tokens
 
-from .block import check_tokens
+from .block import check_tokens, unknown_token
 from .buffered_step import BufferedStep, can_buffer
 from .fused_step import FusedStep, can_fuse
 from .language_model import LanguageModel, check_prompt
@@ -85,6 +85,13 @@ class Decoder:
             made.load(_own(self._states))
         return made
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise TypeError(
+            "Decoder: it holds places in memory that a step reads, and cannot be pickled or sent to "
+            "another process; send the model, and decoder.states, and make a Decoder there that loads them "
+            "(copy.deepcopy copies it here)"
+        )
+
     @property
     def kind(self) -> str:
         """How a step runs: "streamed", "fused", "graph", "buffered", "moved" or "growing".
@@ -146,8 +153,8 @@ class Decoder:
         """Tokens (B,) -> logits (B, V), in a buffer that the next step writes over.
 
         Raises:
-            RuntimeError: before :meth:`prefill` or :meth:`load`. ValueError: another batch size. TypeError:
-                tokens that are no integers.
+            RuntimeError: before :meth:`prefill` or :meth:`load`. ValueError: another batch size, or on a CPU
+                tokens that the model does not have. TypeError: tokens that are no integers.
         """
         if not self._started:
             raise RuntimeError("Decoder: there is no state yet; call prefill(prompt) or load(states) first")
@@ -156,7 +163,10 @@ class Decoder:
             raise ValueError(
                 f"Decoder: tokens must be (B,) = ({self.batch_size},); got {tuple(tokens.shape)}"
             )
-        return self._run(tokens)
+        try:
+            return self._run(tokens)
+        except IndexError as error:  # nothing has moved: tokens are looked up first
+            raise unknown_token("Decoder", self.model.embedding, tokens, error) from None
 
     def stream(
         self,

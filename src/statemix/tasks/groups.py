@@ -60,7 +60,9 @@ def group(name: str) -> Group:
         numbers = np.arange(size)
         names = tuple(map(str, range(size)))
         return Group(name, (numbers[:, None] + numbers) % size, np.array([0, 1]), names)
-    _refuse_large(name, math.factorial(min(size, 20)) // (2 if match[1] == "A" else 1))
+    counted = min(size, 20)
+    order = math.factorial(counted) // (2 if match[1] == "A" else 1)
+    _refuse_large(name, order, "more than " if counted < size else "")
     elements = [p for p in itertools.permutations(range(size)) if match[1] == "S" or _is_even(p)]
     number = {p: i for i, p in enumerate(elements)}
     moves = np.array(elements)
@@ -122,9 +124,9 @@ def generates(table: Group, elements: np.ndarray) -> bool:
     return bool(reached.all())
 
 
-def _refuse_large(name: str, order: int) -> None:
+def _refuse_large(name: str, order: int, above: str = "") -> None:
     if order > LARGEST_ORDER:
-        raise ValueError(f"group {name} has {order} elements; the largest allowed has {LARGEST_ORDER}")
+        raise ValueError(f"group {name} has {above}{order} elements; the largest allowed has {LARGEST_ORDER}")
 
 
 def _is_even(permutation: tuple[int, ...]) -> bool:

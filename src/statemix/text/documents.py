@@ -7,8 +7,9 @@ import contextlib
 import gzip
 import io
 import json
+import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -65,6 +66,24 @@ class Part:
     size: int
     kind: str
     given: bool = False
+
+
+def names_of(sources: Sequence[str | os.PathLike[str]]) -> list[str]:
+    """Sources as they are written on a command line.
+
+    Raises:
+        TypeError: one name in place of a list, or a source that is no name.
+    """
+    required = "text: sources must be a list of files, folders or 'hf:NAME'"
+    if isinstance(sources, str | os.PathLike):
+        raise TypeError(f"{required}; got {sources!r}: write [{sources!r}]")
+    for source in sources:
+        if not isinstance(source, str | os.PathLike):
+            raise TypeError(
+                f"{required}; got {type(source).__name__} among them: write a dataset down with "
+                f"save_to_disk, or rows as JSON lines, and give their path"
+            )
+    return [os.fspath(source) for source in sources]
 
 
 def list_parts(sources: list[str], options: ReadOptions) -> list[Part]:
@@ -168,6 +187,9 @@ def _plain(part: Part, options: ReadOptions, start: int) -> Found:
     separator = options.separator.encode()
     pieces = data.split(separator) if separator else [data]
     offset = 0
+    if data.startswith(codecs.BOM_UTF8):  # it says how the file is written, and is none of its text
+        offset = len(codecs.BOM_UTF8)
+        pieces[0] = pieces[0][offset:]
     for number, piece in enumerate(pieces):
         if number >= start:
             yield piece, part.name if len(pieces) == 1 else f"{part.name} (document {number + 1})", offset

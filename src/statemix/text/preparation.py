@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .documents import Part, ReadOptions, SourceError, list_parts, read_part
+from .documents import Part, ReadOptions, SourceError, list_parts, names_of, read_part
 from .journal import (
     JOURNAL,
     check_free,
@@ -72,7 +73,7 @@ class PrepareOptions:
 
 
 def prepare(
-    sources: list[str],
+    sources: Sequence[str | os.PathLike[str]],
     out: str | Path,
     options: PrepareOptions | None = None,
     *,
@@ -94,6 +95,7 @@ def prepare(
         ShardError: the folder holds something else, another process prepares text there, or the tokenizer's
             file has changed since.
         FileNotFoundError: a source is not there.
+        TypeError: sources that are no list of names, such as a dataset itself.
 
     Examples:
         >>> _ = Path("a.txt").write_text("to be or not to be")
@@ -104,8 +106,9 @@ def prepare(
     say = progress if callable(progress) else _to_stderr if progress else (lambda line: None)
     options = options or PrepareOptions()
     folder = Path(out)
-    parts = list_parts(sources, options.read)
-    made_from = identity(sources, asdict(options), parts)
+    names = names_of(sources)
+    parts = _outside(folder, list_parts(names, options.read))
+    made_from = identity(names, asdict(options), parts)
     if (folder / INDEX).is_file():
         return _already(folder, options, made_from, say)
     if read_journal(folder) is None:
@@ -400,6 +403,12 @@ def _cut(text: bytes, share: float) -> int:
     while cut < len(text) and text[cut] & 0xC0 == 0x80:
         cut += 1
     return cut
+
+
+def _outside(folder: Path, parts: list[Part]) -> list[Part]:
+    """The parts without what lies in the folder of the shards, where that is within a folder of sources."""
+    inside = os.path.join(os.path.abspath(folder), "")
+    return [part for part in parts if part.given or not os.path.abspath(part.name).startswith(inside)]
 
 
 def _to_stderr(line: str) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from statemix.ops.checks import check_number
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
@@ -30,12 +32,10 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         for field in ("learning_rate", "weight_decay", "eps"):
-            if not getattr(self, field) >= 0:
-                raise ValueError(f"optimizer: {field} must be at least 0; got {getattr(self, field)}")
+            check_number("optimizer", field, getattr(self, field), "at least 0", lambda size: size >= 0)
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"optimizer: betas must be two numbers that lie in [0, 1); got {self.betas}")
-        if not self.clip_norm > 0:
-            raise ValueError(f"optimizer: clip_norm must be above 0; got {self.clip_norm}")
+        check_number("optimizer", "clip_norm", self.clip_norm, "above 0", lambda size: size > 0)
 
 
 def decays(model: nn.Module) -> dict[str, bool]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -72,10 +73,11 @@ class Run:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.gate_noise.at(self.step)
+        self._part_random_numbers()
         asked = int(self.workers.sum(torch.tensor(sum(batch.asked for batch in batches))))
         self.optimizer.zero_grad()
         for number, batch in enumerate(batches):
-            with self._sharing(last=number == len(batches) - 1):
+            with self.workers.together(), self._sharing(last=number == len(batches) - 1):
                 with self.precision():
                     found = CrossEntropy(*self._loss(batch.inputs, batch.targets, batch.cu_seqlens))
                 # Workers average their gradients: the mean over all that was asked is wanted.
@@ -148,6 +150,12 @@ class Run:
             self.sums = torch.tensor(progress["sums"], dtype=torch.float64, device=self.device)
         self.summed_steps, self.tokens = progress["summed_steps"], progress["tokens"]
         self.row_began, self.seconds = progress["row_began"], progress["seconds"]
+
+    def _part_random_numbers(self) -> None:
+        """Workers draw numbers of their own, which follow from the step in a resumed run too."""
+        if not self.workers.first:
+            key = [self.config.seed, self.workers.rank, self.step]
+            torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1))
 
     def _sharing(self, *, last: bool) -> contextlib.AbstractContextManager[Any]:
         """Gradients travel between workers after the last batch of a step only."""

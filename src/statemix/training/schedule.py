@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from statemix.ops.checks import check_choices
+from statemix.ops.checks import check_choices, check_number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +28,8 @@ class ScheduleConfig:
     def __post_init__(self) -> None:
         check_choices("schedule", self)
         for field in ("warmup_share", "start_share", "end_share"):
-            if not 0 <= getattr(self, field) <= 1:
-                raise ValueError(f"schedule: {field} must lie in [0, 1]; got {getattr(self, field)}")
+            share = getattr(self, field)
+            check_number("schedule", field, share, "a share in [0, 1]", lambda share: 0 <= share <= 1)
 
 
 def rate_at(step: int, steps: int, config: ScheduleConfig) -> float:

@@ -12,6 +12,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 
+class WorkerLost(RuntimeError):
+    """Another process of the run ended, so that this one cannot go on; that one says why it did."""
+
+
 class Workers:
     """This process among those of a run; one alone unless torchrun started more.
 
@@ -33,6 +37,24 @@ class Workers:
         devices = [device] if device.type == "cuda" else None
         return nn.parallel.DistributedDataParallel(module, device_ids=devices)
 
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """What all workers do at once; where one of them has ended, the others say that and no more.
+
+        Raises:
+            WorkerLost: another worker ended.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            # Backends differ in the class that they raise, not in that they speak of connections.
+            if self.size == 1 or not any(word in str(error) for word in _LOST):
+                raise
+            raise WorkerLost(
+                f"worker {self.rank} (of 0 to {self.size - 1}) stops, since another one ended: what that one "
+                f"said, or what killed it, is the reason; a run that had begun can be resumed"
+            ) from None
+
     def sum(self, value: Tensor) -> Tensor:
         """The sum over all workers, on the device that it came on."""
         return self._reduced(value, dist.ReduceOp.SUM) if self.size > 1 else value
@@ -50,8 +72,12 @@ class Workers:
     def _reduced(self, value: Tensor, operation: Any) -> Tensor:
         # Over the host: these are few numbers, and a GPU's stream is not held up by them.
         here = value.detach().cpu().clone()
-        dist.all_reduce(here, operation, group=self._control)
+        with self.together():
+            dist.all_reduce(here, operation, group=self._control)
         return here.to(value.device)
+
+
+_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process exited")
 
 
 @contextlib.contextmanager

@@ -47,6 +47,20 @@ def test_weights_that_stay_on_disk_are_brought_when_they_are_needed(tmp_path, mi
     assert torch.equal(again.generate(tokens, max_new_tokens=5, do_sample=False), wanted)
 
 
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+def test_the_name_of_an_attention_that_programs_ask_for_is_taken(tmp_path, implementation):
+    model = causal_lm(mixer=["bdlru", "attention"])
+    model.save_pretrained(tmp_path)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation=implementation)
+    batch = {
+        "input_ids": torch.randint(1, 256, (2, 9)),
+        "attention_mask": torch.tensor([[0] * 3 + [1] * 6, [1] * 9]),
+    }
+    torch.testing.assert_close(again(**batch).logits, model(**batch).logits)
+    options = {"max_new_tokens": 5, "do_sample": False}
+    assert torch.equal(again.generate(**batch, **options), model.generate(**batch, **options))
+
+
 @pytest.mark.parametrize("tie", [True, False])
 def test_a_sharded_model_comes_back_by_the_auto_classes(tmp_path, tie):
     model = causal_lm(mixer=["bdlru", "hlru"], initial_state="learned", tie_word_embeddings=tie)

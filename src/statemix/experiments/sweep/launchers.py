@@ -89,7 +89,7 @@ class _Progress:
     def __init__(self, folder: SweepFolder, launch: Launch, tell: Tell) -> None:
         self.folder, self.tell = folder, tell
         self.queue = folder.pending()
-        self.stopped = False
+        self.stopped = self.cancelled = False
         self._lock = threading.Lock()
         self._end = None if launch.minutes_at_most is None else time.monotonic() + 60 * launch.minutes_at_most
 
@@ -241,20 +241,14 @@ def _ray(folder: SweepFolder, launch: Launch, tell: Tell) -> int | None:
     # Tasks wait for a place: the time that is left is that when one begins, not when it was handed in.
     end = None if progress.seconds_left is None else time.time() + progress.seconds_left
     remote = ray.remote(num_gpus=gpus, num_cpus=1, max_retries=0)(_run_until)
-    running: dict[Any, str] = {}
-    while True:
-        while (group := progress.take()) is not None:
-            device = "cuda" if gpus else "cpu"
-            handle = remote.remote(str(folder.path.resolve()), group, device, end)
-            running[handle] = group
-        if not running:
-            return None
-        (handle, *_), _ = ray.wait(list(running))
-        try:
-            status = ray.get(handle)
-        except Exception as error:
-            status = str(error).strip() or repr(error)
-        progress.ended(running.pop(handle), status)
+
+    def start(group: str) -> Any:
+        return remote.remote(str(folder.path.resolve()), group, "cuda" if gpus else "cpu", end)
+
+    def done(handles: list[Any]) -> list[Any]:
+        return ray.wait(handles, timeout=0.2)[0]
+
+    return _until_done(progress, start, done, ray.get, ray.cancel)
 
 
 def _run_until(path: str, group: str, device: str, end: float | None) -> str:
@@ -274,24 +268,52 @@ def _slurm(folder: SweepFolder, launch: Launch, tell: Tell) -> int | None:
         executor.update_parameters(gpus_per_node=1, cpus_per_task=8)
         if launch.slurm_partition is not None:
             executor.update_parameters(slurm_partition=launch.slurm_partition)
-    running: dict[Any, str] = {}
-    while True:
-        while (group := progress.take()) is not None:
-            job = executor.submit(run_group, str(folder.path.resolve()), group, time_limit=limit)
-            running[job] = group
-            model = progress.folder.groups[group][0].model
-            tell(f"submitted as job {job.job_id} ({executor.cluster}): {model}")
-        if not running:
-            return None
-        done = [job for job in running if job.done()]
-        for job in done:
-            try:
-                status = job.result()
-            except Exception as error:
-                status = str(error).strip() or repr(error)
-            progress.ended(running.pop(job), status)
-        if not done:
+
+    def start(group: str) -> Any:
+        job = executor.submit(run_group, str(folder.path.resolve()), group, time_limit=limit)
+        model = progress.folder.groups[group][0].model
+        tell(f"submitted as job {job.job_id} ({executor.cluster}): {model}")
+        return job
+
+    def done(jobs: list[Any]) -> list[Any]:
+        found = [job for job in jobs if job.done()]
+        if not found:
             time.sleep(1.0 if launch.slurm_cluster is None else 0.1)
+        return found
+
+    return _until_done(progress, start, done, lambda job: job.result(), lambda job: job.cancel(check=False))
+
+
+def _until_done(
+    progress: _Progress,
+    start: Callable[[str], Any],
+    done: Callable[[list[Any]], list[Any]],
+    result: Callable[[Any], str],
+    cancel: Callable[[Any], Any],
+) -> int | None:
+    """Hand groups to a cluster until all have ended; a signal stops them there, where they save.
+
+    Args:
+        done: waits a moment, and says which have ended.
+    """
+    running: dict[Any, str] = {}
+    # Here, since what a cluster's package does with signals when it starts would come before.
+    with StopRequests() as stop:
+        while True:
+            while stop.signal is None and (group := progress.take()) is not None:
+                running[start(group)] = group
+            if stop.signal is not None and not progress.cancelled:
+                progress.stopped = progress.cancelled = True
+                for one in running:
+                    cancel(one)
+            if not running:
+                return stop.signal
+            for one in done(list(running)):
+                try:
+                    status = result(one)
+                except Exception as error:
+                    status = "interrupted" if progress.cancelled else str(error).strip() or repr(error)
+                progress.ended(running.pop(one), status)
 
 
 def _package(name: str, launcher: str) -> Any:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from statemix.bench.environment import device_name
+from statemix.text.lock import LOCK, locked
 from statemix.training import CheckpointError, RunConfig, read_config, train_replicas
 from statemix.training.loop import choose_device
 from statemix.training.replicas import REPLICAS
 
 from .store import SweepFolder
+
+_SECONDS_BETWEEN_LOOKS = 0.5
 
 
 def run_group(
@@ -37,6 +42,13 @@ def run_group(
         # Without its number: a group may go on on another device of the same kind.
         configs = [replace(config, device=kind.type) for config in configs]
     out = folder.run_folder(group)
+    began = time.monotonic()
+    if out.exists() and not _alone(out, time_limit):
+        return "interrupted"
+    if group not in folder.pending():
+        return "finished"
+    if time_limit is not None:
+        time_limit -= time.monotonic() - began
     if out.exists() and not _can_go_on(out, configs[0]):
         shutil.rmtree(out)
     try:
@@ -52,6 +64,19 @@ def run_group(
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return "finished"
+
+
+def _alone(out: Path, time_limit: float | None) -> bool:
+    """Wait for who trains there, such as a job that outlived its sweep; False where that was in vain."""
+    end = math.inf if time_limit is None else time.monotonic() + time_limit
+    while True:
+        try:
+            with locked(out / LOCK, BlockingIOError()):
+                return True
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                return False
+            time.sleep(min(_SECONDS_BETWEEN_LOOKS, max(0.0, end - time.monotonic())))
 
 
 def _can_go_on(out: Path, config: RunConfig) -> bool:

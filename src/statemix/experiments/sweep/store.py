@@ -107,7 +107,7 @@ class SweepFolder:
                             {
                                 "id": t.id,
                                 "model": t.model,
-                                "settings": dict(t.settings),
+                                "settings": _settings(t),
                                 "config": to_json(t.config),
                             }
                             for t in trials
@@ -255,7 +255,7 @@ class SweepFolder:
     def _write(self, trial: Trial, group: str, found: dict[str, Any]) -> None:
         about = {
             "model": trial.model,
-            "settings": dict(trial.settings),
+            "settings": _settings(trial),
             "seed": trial.config.seed,
             "replicas": len(self.groups[group]),
             "attempts": len(self.failures(group)) + (found["status"] != "crashed"),
@@ -293,6 +293,14 @@ class SweepFolder:
         }
         row["config"] = json.dumps(to_json(trial.config))
         return row
+
+
+def _settings(trial: Trial) -> dict[str, Any]:
+    """What was varied as JSON holds it; a config among the values, such as a mixer's, as its text."""
+    kinds = str | int | float | bool | list | tuple | None
+    return {
+        path: value if isinstance(value, kinds) else repr(value) for path, value in trial.settings.items()
+    }
 
 
 def _plain(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -38,7 +39,19 @@ def from_huggingface(model: StatemixForCausalLM) -> LanguageModel:
     Raises:
         ValueError: mixers with sizes or options of their own, which a run's config cannot hold.
     """
-    ours = LanguageModel(our_config(model.config))
+    our_config(model.config)
+    return language_model(model)
+
+
+def language_model(model: StatemixForCausalLM) -> LanguageModel:
+    """As :func:`from_huggingface`, to be used and not to be written down.
+
+    Where mixers have sizes or options of their own, ``config`` says those of one of them.
+    """
+    config = model.config.model_config()
+    ours = LanguageModel(config)
+    if config.mixers() != model.config.mixers():
+        ours.blocks = copy.deepcopy(model.model.blocks)
     _cast(ours, next(model.parameters()).dtype)
     ours.load_state_dict(our_names(model.state_dict(), ours.state_dict()))
     return ours.train(model.training)

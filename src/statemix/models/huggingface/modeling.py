@@ -48,6 +48,8 @@ class StatemixPreTrainedModel(PreTrainedModel):
     config: StatemixConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
+    # What the mixer "attention" calls; programs ask for it by name whatever the model is.
+    _supports_sdpa = True
     _no_split_modules: ClassVar[list[str]] = ["Block"]
     # Generation by drafts needs to take tokens back, which a recurrent state cannot.
     _is_stateful = True
