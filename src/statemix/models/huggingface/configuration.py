@@ -52,8 +52,9 @@ class StatemixConfig(PreTrainedConfig):
         order: states that a channel looks back on (hlru); block_size where it is left out. Models that
             hold both kinds may have both sizes.
         num_blocks: blocks (bdlru) or channels (hlru); default about hidden_size over the block size.
-        normalization, selective, initial_state, gate_init, weight_init, gate_noise, block_dropout,
-            readout, backend: as in :class:`statemix.MixerConfig`; each goes to those mixers that have it.
+        normalization, selective, initial_state, readout, backend: as in :class:`statemix.MixerConfig`; each
+            goes to those mixers that have it.
+        gate_init, weight_init, gate_noise, block_dropout: the same.
         num_attention_heads: heads of attention layers; default 4.
         mixer_options: further fields of :class:`statemix.MixerConfig`, for other mixers.
         mlp, mlp_ratio, mlp_init: kind of the MLP, its hidden width over hidden_size, how its weights start.
