@@ -52,6 +52,8 @@ struct Tile {
     static constexpr int BLOCKS = LANES * C::NB;     // blocks (channels) of a tile
     static constexpr bool APART = C::ROWS == Rows::unaligned;
     static constexpr int ROW = BLOCKS * C::E::BYTES + (APART ? 16 : 0);  // bytes of a staged row
+    // Rows of 32 bytes of two chunks are read from shared memory as matrices, eight of each by one instruction (stage.cuh).
+    static constexpr bool MATRICES = C::E::BYTES == 2 && C::CH == 2 && !APART;
     // Narrow rows are for problems with few lanes, which are limited by the chain of states as much as by memory.
     static constexpr bool NARROW = BLOCKS * C::E::BYTES < 128;
 
@@ -66,10 +68,17 @@ struct Tile {
     int valid;        // blocks of the tile that exist
 
     DEVICE explicit Tile(const Arguments& arguments) {
-        // A cluster has neighbouring numbers. Where none is needed neighbouring tiles have them, which read the same lines of
-        // memory at the same time: with rows of 32 bytes that makes 90 % of a copy out of 49.
+        // Neighbouring tiles read the same lines of memory, the faster the nearer they are to each other on the chip. Thread
+        // blocks fill one part (GPC) of it after the other, so where no clusters are needed tiles go with their numbers:
+        // rows of 32 bytes then draw 90 % of a copy for 49. Clusters go round the parts, so neighbours in a part are PARTS
+        // numbers apart: 83 % for 50.
+        constexpr int PARTS = 8, FEW = 16;
         const int all = gridDim.x / C::K, tiles = (int)((arguments.N + BLOCKS - 1) / BLOCKS);
         number = C::G ? blockIdx.x % all : blockIdx.x / C::K;
+        if (C::CH > 1 && C::G == 0 && all > FEW) {
+            const int part = number % PARTS;
+            number = part * (all / PARTS) + min(part, all % PARTS) + number / PARTS;
+        }
         rank = C::G ? blockIdx.x / all : blockIdx.x % C::K;
         sequence = number / tiles;
         n0 = (number % tiles) * BLOCKS;
@@ -95,14 +104,32 @@ struct Tile {
 // The part of a tile that one lane computes.
 template <class C>
 struct Lane {
-    int lane, share;  // share: which of the R lanes of the block
-    int half;         // which of the CH chunks
-    int block;        // the lane's first block in the tile
-    int count;        // how many of the lane's blocks exist
-    DEVICE Lane(int lane_, int valid) {
-        lane = lane_;
+    // How far the lanes with the two chunks of a block are from each other.
+    static constexpr int ACROSS = Tile<C>::MATRICES ? 2 : 16;
+
+    int share;  // which of the R lanes of the block
+    int half;   // which of the CH chunks
+    int block;  // the lane's first block in the tile
+    int count;  // how many of the lane's blocks exist
+    // Of staged rows: the place in a row that the lane reads, and the chunk; of matrices those whose address it gives.
+    int source, source_half;
+
+    DEVICE Lane(int lane, int valid) {
+        if constexpr (Tile<C>::MATRICES) {
+            // Of an 8 x 8 matrix a lane receives column lane / 4 of rows 2 (lane mod 4) and the next. So two rows of each
+            // half of a row of blocks, of each chunk, stand in a matrix; a lane gives the address of one of its rows.
+            const int received = lane % 4, given = lane % 8 / 2, row = lane / 8 * 2 + lane % 2;
+            share = 0;
+            half = received / 2;
+            block = received % 2 * 8 + lane / 4;
+            count = block < valid;
+            source = given % 2 * 16 + row * Tile<C>::ROW;
+            source_half = given / 2;
+            return;
+        }
         share = C::R > 1 ? lane / Tile<C>::LANES : 0;
         half = C::CH > 1 ? lane / Tile<C>::LANES : 0;
+        source_half = half;
         if constexpr (Tile<C>::APART) {
             block = lane % Tile<C>::LANES;
             count = 0;
@@ -112,6 +139,7 @@ struct Lane {
             block = lane % Tile<C>::LANES * C::NB;
             count = min(max(valid - block, 0), C::NB);
         }
+        source = block * C::E::BYTES;
     }
     DEVICE int nth(int n) const { return block + n * (Tile<C>::APART ? 32 : 1); }
 };

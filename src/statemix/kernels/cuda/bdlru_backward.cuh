@@ -55,12 +55,17 @@ struct BackwardStage {
 
 template <class C, int MR, int MC>
 DEVICE void store_gradients(const Arguments& arguments, const Tile<C>& tile, const Lane<C>& lane, int chunk, int steps,
-                            const StagedRows<C>& logit_rows, const StagedRows<C>& value_rows,
-                            const StagedRows<C>& state_rows, const float (&p)[C::S][C::NB][MR][MC + 1],
+                            const StagedRows<C>& staged_logits, const StagedRows<C>& staged_values,
+                            const StagedRows<C>& staged_states, const float (&p)[C::S][C::NB][MR][MC + 1],
                             const float (&u)[C::S][C::NB][MR], const float (&inverse_sum)[C::S][C::NB][MR]) {
     using E = typename C::E;
     constexpr int M = C::M, NB = C::NB, R = C::R, S = C::S;
     constexpr bool APART = Tile<C>::APART;
+    // Read while all lanes are here: matrices are read by whole warps.
+    ReadRows<C, BackwardStage<C>::LOGIT_ROWS> own_logits;
+    if constexpr (GradientNeeds<C::F>::logit) own_logits = staged_logits.from_row(lane.share * (M + 1));
+    const ReadRows<C, BackwardStage<C>::ROWS> own_values = staged_values.from_row(lane.share);
+    const ReadRows<C, BackwardStage<C>::ROWS> state_rows = staged_states;
     if (lane.count == 0) return;
     const i64 N = arguments.N, step = tile.first_step + (i64)chunk * S;
     const int pitch = (int)N * E::BYTES;
@@ -71,8 +76,6 @@ DEVICE void store_gradients(const Arguments& arguments, const Tile<C>& tile, con
 #pragma unroll
     for (int partner = 0; partner < R; partner++)
         grad_columns[partner] = R == 1 ? grad_logits : fixed(grad_logits + (lane.share ^ partner) * pitch);
-    const StagedRows<C> own_logits = logit_rows.from_row(lane.share * (M + 1));
-    const StagedRows<C> own_values = value_rows.from_row(lane.share);
     float x[NB][MC + 1];  // what a row's coefficients multiply: the state before the step, the row's value
 
 #pragma unroll
@@ -229,17 +232,17 @@ DEVICE void bdlru_backward(const Arguments& arguments) {
         __syncwarp();
 
         const char* const staged = stages + stage * Stage::BYTES;
-        const StagedRows<C> logit_rows(staged, logits + (i64)chunk * S * logit_strides.time, logit_strides.line,
-                                       lane.block);
-        const StagedRows<C> grad_rows =
-            StagedRows<C>(staged + Stage::GRADS, grads + (i64)chunk * S * grad_strides.time, grad_strides.line, lane.block)
+        const StagedRows<C> staged_logits(staged, logits + (i64)chunk * S * logit_strides.time, logit_strides.line,
+                                          lane);
+        const StagedRows<C> staged_values(staged + Stage::VALUES, values + (i64)chunk * S * value_strides.time,
+                                          value_strides.line, lane);
+        const StagedRows<C> staged_states(staged + Stage::STATES, states + (i64)chunk * S * state_strides.time,
+                                          state_strides.line, lane);
+        const ReadRows<C, Stage::LOGIT_ROWS> own_rows = staged_logits.from_row(lane.share * (M + 1));
+        const ReadRows<C, Stage::ROWS> grad_rows =
+            StagedRows<C>(staged + Stage::GRADS, grads + (i64)chunk * S * grad_strides.time, grad_strides.line, lane)
                 .from_row(lane.share);
-        const StagedRows<C> value_rows(staged + Stage::VALUES, values + (i64)chunk * S * value_strides.time,
-                                       value_strides.line, lane.block);
-        const StagedRows<C> state_rows(staged + Stage::STATES, states + (i64)chunk * S * state_strides.time,
-                                       state_strides.line, lane.block);
-        const StagedRows<C> own_rows = logit_rows.from_row(lane.share * (M + 1));
-        StagedRows<C> columns[R];
+        ReadRows<C, Stage::LOGIT_ROWS> columns[R];
 #pragma unroll
         for (int partner = 0; partner < R; partner++) columns[partner] = own_rows.from_row(lane.share ^ partner);
 
@@ -292,8 +295,8 @@ DEVICE void bdlru_backward(const Arguments& arguments) {
         if constexpr (!C::GATE_GRADIENT)
             store_state_gradients<C, MR, MC>(arguments, tile, lane, chunk, steps, p, u);
         else
-            store_gradients<C, MR, MC>(arguments, tile, lane, chunk, steps, logit_rows, value_rows, state_rows, p, u,
-                                       inverse_sum);
+            store_gradients<C, MR, MC>(arguments, tile, lane, chunk, steps, staged_logits, staged_values,
+                                       staged_states, p, u, inverse_sum);
         __syncwarp();
         if (turn + C::D * WARPS < chunks) copy_after_gradients(turn + C::D * WARPS, stage);
         commit_copies();

@@ -7,8 +7,8 @@
 #include "relay.cuh"
 
 // Normalizes one row of logits of the lane's NB blocks: columns in the lane's order (see partner_row), gate last.
-template <class C>
-DEVICE void read_coefficients(const StagedRows<C> (&columns)[C::R], const StagedRows<C>& gates, int row, int share,
+template <class C, class Rows>
+DEVICE void read_coefficients(const Rows (&columns)[C::R], const Rows& gates, int row, int share,
                               float (&p)[C::NB][(C::M + C::R - 1) / C::R * C::R + 1], float (&inverse_sum)[C::NB]) {
     constexpr int MR = (C::M + C::R - 1) / C::R, MC = MR * C::R;
 #pragma unroll
@@ -148,14 +148,14 @@ DEVICE void bdlru_forward(const Arguments& arguments) {
         __syncwarp();
 
         const char* const staged = stages + stage * STAGE;
-        const StagedRows<C> logit_rows(staged, logits + (i64)chunk * S * logit_strides.time, logit_strides.line,
-                                       lane.block);
-        const StagedRows<C> value_rows = StagedRows<C>(staged + LOGIT_ROWS * ROW,
-                                                       values + (i64)chunk * S * value_strides.time,
-                                                       value_strides.line, lane.block)
-                                             .from_row(lane.share);
-        const StagedRows<C> own_rows = logit_rows.from_row(lane.share * (M + 1));
-        StagedRows<C> columns[R];
+        const ReadRows<C, LOGIT_ROWS> own_rows =
+            StagedRows<C>(staged, logits + (i64)chunk * S * logit_strides.time, logit_strides.line, lane)
+                .from_row(lane.share * (M + 1));
+        const ReadRows<C, VALUE_ROWS> value_rows =
+            StagedRows<C>(staged + LOGIT_ROWS * ROW, values + (i64)chunk * S * value_strides.time, value_strides.line,
+                          lane)
+                .from_row(lane.share);
+        ReadRows<C, LOGIT_ROWS> columns[R];
 #pragma unroll
         for (int partner = 0; partner < R; partner++) columns[partner] = own_rows.from_row(lane.share ^ partner);
 

@@ -22,7 +22,7 @@ DEVICE void composed_bdlru_backward(const Arguments& arguments) {
     const bool upper = lane.half == 1;
     const i64 N = arguments.N;
     const int pitch = (int)N * E::BYTES;
-    typename Stage::Maps maps(shared, arguments.exchange, tile.number, warp, thread, tile.rank);
+    typename Stage::Maps maps(shared, arguments.exchange, tile, lane, warp, thread);
     char* const stages = shared + Stage::Maps::BYTES + warp * (C::D * Stage::BYTES);
 
     const int pairs = (tile.length + 2 * S - 1) / (2 * S), last_chunk = 2 * pairs - 1;
@@ -89,15 +89,16 @@ DEVICE void composed_bdlru_backward(const Arguments& arguments) {
         wait_for_copies<C::D - 1>();
         __syncwarp();
 
-        const char* const staged = stages + stage * Stage::BYTES + lane.half * Stage::CHUNK;
-        const StagedRows<C> columns[1] = {StagedRows<C>(staged, logits + (i64)chunk * S * logit_strides.time,
-                                                        logit_strides.line, lane.block)};
-        const StagedRows<C> grad_rows(staged + Chunk::GRADS, grads + (i64)chunk * S * grad_strides.time,
-                                      grad_strides.line, lane.block);
-        const StagedRows<C> value_rows(staged + Chunk::VALUES, values + (i64)chunk * S * value_strides.time,
-                                       value_strides.line, lane.block);
-        const StagedRows<C> state_rows(staged + Chunk::STATES, states + (i64)chunk * S * state_strides.time,
-                                       state_strides.line, lane.block);
+        const char* const staged = stages + stage * Stage::BYTES + lane.source_half * Stage::CHUNK;
+        const StagedRows<C> staged_logits(staged, logits + (i64)chunk * S * logit_strides.time, logit_strides.line,
+                                          lane);
+        const StagedRows<C> staged_values(staged + Chunk::VALUES, values + (i64)chunk * S * value_strides.time,
+                                          value_strides.line, lane);
+        const StagedRows<C> staged_states(staged + Chunk::STATES, states + (i64)chunk * S * state_strides.time,
+                                          state_strides.line, lane);
+        const ReadRows<C, Chunk::LOGIT_ROWS> columns[1] = {staged_logits};
+        const ReadRows<C, Chunk::ROWS> grad_rows = StagedRows<C>(
+            staged + Chunk::GRADS, grads + (i64)chunk * S * grad_strides.time, grad_strides.line, lane);
         float p[S][1][M][M + 1], u[S][1][M], inverse_sum[S][1][M];
 #pragma unroll
         for (int s = 0; s < S; s++)
@@ -155,7 +156,7 @@ DEVICE void composed_bdlru_backward(const Arguments& arguments) {
                 for (int j = 0; j < M; j++) P[i][j] = PA[i][j];
             }
         }
-        compose_halves<M>(P, Q, upper);
+        compose_halves<M, Lane<C>::ACROSS>(P, Q, upper);
         pin(p);
         pin(u);
         if constexpr (GradientNeeds<C::F>::inverse_sum) pin(inverse_sum);
@@ -169,8 +170,8 @@ DEVICE void composed_bdlru_backward(const Arguments& arguments) {
         if constexpr (!C::GATE_GRADIENT)
             store_state_gradients<C, M, M>(arguments, tile, lane, chunk, steps, p, u);
         else
-            store_gradients<C, M, M>(arguments, tile, lane, chunk, steps, columns[0], value_rows, state_rows, p, u,
-                                     inverse_sum);
+            store_gradients<C, M, M>(arguments, tile, lane, chunk, steps, staged_logits, staged_values, staged_states, p,
+                                     u, inverse_sum);
         __syncwarp();
         if (pair + C::D * WARPS < pairs) copy_after_gradients(pair + C::D * WARPS, stage);
         commit_copies();

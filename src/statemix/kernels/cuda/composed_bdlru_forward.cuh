@@ -23,7 +23,7 @@ DEVICE void composed_bdlru_forward(const Arguments& arguments) {
     const bool upper = lane.half == 1;
     const i64 N = arguments.N;
     const int pitch = (int)N * E::BYTES;
-    typename Stage::Maps maps(shared, arguments.exchange, tile.number, warp, thread, tile.rank);
+    typename Stage::Maps maps(shared, arguments.exchange, tile, lane, warp, thread);
     char* const stages = shared + Stage::Maps::BYTES + warp * (C::D * Stage::BYTES);
 
     const int pairs = (tile.length + 2 * S - 1) / (2 * S);
@@ -65,11 +65,12 @@ DEVICE void composed_bdlru_forward(const Arguments& arguments) {
         wait_for_copies<C::D - 1>();
         __syncwarp();
 
-        const char* const staged = stages + stage * Stage::BYTES + lane.half * Stage::CHUNK;
-        const StagedRows<C> columns[1] = {StagedRows<C>(staged, logits + (i64)chunk * S * logit_strides.time,
-                                                        logit_strides.line, lane.block)};
-        const StagedRows<C> value_rows(staged + Stage::LOGIT_ROWS * ROW, values + (i64)chunk * S * value_strides.time,
-                                       value_strides.line, lane.block);
+        const char* const staged = stages + stage * Stage::BYTES + lane.source_half * Stage::CHUNK;
+        const ReadRows<C, Stage::LOGIT_ROWS> columns[1] = {
+            StagedRows<C>(staged, logits + (i64)chunk * S * logit_strides.time, logit_strides.line, lane)};
+        const ReadRows<C, Stage::VALUE_ROWS> value_rows =
+            StagedRows<C>(staged + Stage::LOGIT_ROWS * ROW, values + (i64)chunk * S * value_strides.time,
+                          value_strides.line, lane);
         float a[S][1][M][M], q[S][1][M];
 #pragma unroll
         for (int s = 0; s < S; s++)
@@ -106,7 +107,7 @@ DEVICE void composed_bdlru_forward(const Arguments& arguments) {
                 for (int j = 0; j < M; j++) P[i][j] = PA[i][j];
             }
         }
-        compose_halves<M>(P, Q, upper);
+        compose_halves<M, Lane<C>::ACROSS>(P, Q, upper);
         pin(a);
         pin(q);
         pin(P);

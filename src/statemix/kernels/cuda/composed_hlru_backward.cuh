@@ -48,7 +48,7 @@ DEVICE void composed_hlru_backward(const Arguments& arguments) {
     const bool upper = lane.half == 1;
     const i64 N = arguments.N;
     const int pitch = (int)N * E::BYTES;
-    typename Stage::Maps maps(shared, arguments.exchange, tile.number, warp, thread, tile.rank);
+    typename Stage::Maps maps(shared, arguments.exchange, tile, lane, warp, thread);
     char* const stages = shared + Stage::Maps::BYTES + warp * (C::D * Stage::BYTES);
 
     const int pairs = (tile.length + 2 * S - 1) / (2 * S), last_chunk = 2 * pairs - 1;
@@ -115,15 +115,16 @@ DEVICE void composed_hlru_backward(const Arguments& arguments) {
         wait_for_copies<C::D - 1>();
         __syncwarp();
 
-        const char* const staged = stages + stage * Stage::BYTES + lane.half * Stage::CHUNK;
-        const StagedRows<C> logit_rows(staged, logits + (i64)chunk * S * logit_strides.time, logit_strides.line,
-                                       lane.block);
-        const StagedRows<C> grad_rows(staged + Chunk::GRADS, grads + (i64)chunk * S * grad_strides.time,
-                                      grad_strides.time, lane.block);
-        const StagedRows<C> value_rows(staged + Chunk::VALUES, values + (i64)chunk * S * value_strides.time,
-                                       value_strides.time, lane.block);
-        const StagedRows<C> state_rows(staged + Chunk::STATES, states + (i64)chunk * S * state_strides.time,
-                                       state_strides.time, lane.block);
+        const char* const staged = stages + stage * Stage::BYTES + lane.source_half * Stage::CHUNK;
+        const StagedRows<C> staged_logits(staged, logits + (i64)chunk * S * logit_strides.time, logit_strides.line,
+                                          lane);
+        const StagedRows<C> staged_values(staged + Chunk::VALUES, values + (i64)chunk * S * value_strides.time,
+                                          value_strides.time, lane);
+        const StagedRows<C> staged_states(staged + Chunk::STATES, states + (i64)chunk * S * state_strides.time,
+                                          state_strides.time, lane);
+        const ReadRows<C, Chunk::LOGIT_ROWS> logit_rows = staged_logits;
+        const ReadRows<C, S> grad_rows = StagedRows<C>(
+            staged + Chunk::GRADS, grads + (i64)chunk * S * grad_strides.time, grad_strides.time, lane);
         float p[S][1][M + 1], u[S][1], inverse_sum[S][1];
 #pragma unroll
         for (int s = 0; s < S; s++) {
@@ -158,7 +159,7 @@ DEVICE void composed_hlru_backward(const Arguments& arguments) {
 
         float P[M][M], Q[M];
         pending_map<S, M>(p, u, P, Q);
-        compose_halves<M>(P, Q, upper);
+        compose_halves<M, Lane<C>::ACROSS>(P, Q, upper);
         pin(p);
         pin(u);
         if constexpr (GradientNeeds<C::F>::inverse_sum) pin(inverse_sum);
@@ -179,8 +180,8 @@ DEVICE void composed_hlru_backward(const Arguments& arguments) {
         if constexpr (!C::GATE_GRADIENT)
             store_channel_gradients<C>(arguments, tile, lane, chunk, steps, p, u);
         else
-            store_window_gradients<C>(arguments, tile, lane, chunk, steps, logit_rows, value_rows, state_rows, p, u,
-                                      inverse_sum);
+            store_window_gradients<C>(arguments, tile, lane, chunk, steps, staged_logits, staged_values, staged_states,
+                                      p, u, inverse_sum);
         __syncwarp();
         if (pair + C::D * WARPS < pairs) copy_after_gradients(pair + C::D * WARPS, stage);
         commit_copies();

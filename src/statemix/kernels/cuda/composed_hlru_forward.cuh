@@ -62,7 +62,7 @@ DEVICE void composed_hlru_forward(const Arguments& arguments) {
     const bool upper = lane.half == 1;
     const i64 N = arguments.N;
     const int pitch = (int)N * E::BYTES;
-    typename Stage::Maps maps(shared, arguments.exchange, tile.number, warp, thread, tile.rank);
+    typename Stage::Maps maps(shared, arguments.exchange, tile, lane, warp, thread);
     char* const stages = shared + Stage::Maps::BYTES + warp * (C::D * Stage::BYTES);
 
     const int pairs = (tile.length + 2 * S - 1) / (2 * S);
@@ -102,11 +102,11 @@ DEVICE void composed_hlru_forward(const Arguments& arguments) {
         wait_for_copies<C::D - 1>();
         __syncwarp();
 
-        const char* const staged = stages + stage * Stage::BYTES + lane.half * Stage::CHUNK;
-        const StagedRows<C> logit_rows(staged, logits + (i64)chunk * S * logit_strides.time, logit_strides.line,
-                                       lane.block);
-        const StagedRows<C> value_rows(staged + LOGIT_ROWS * ROW, values + (i64)chunk * S * value_strides.time,
-                                       value_strides.time, lane.block);
+        const char* const staged = stages + stage * Stage::BYTES + lane.source_half * Stage::CHUNK;
+        const ReadRows<C, LOGIT_ROWS> logit_rows =
+            StagedRows<C>(staged, logits + (i64)chunk * S * logit_strides.time, logit_strides.line, lane);
+        const ReadRows<C, S> value_rows = StagedRows<C>(
+            staged + LOGIT_ROWS * ROW, values + (i64)chunk * S * value_strides.time, value_strides.time, lane);
         float a[S][1][M], q[S][1];
 #pragma unroll
         for (int s = 0; s < S; s++) {
@@ -132,7 +132,7 @@ DEVICE void composed_hlru_forward(const Arguments& arguments) {
 
         float P[M][M], Q[M];
         chunk_window_map<S, M>(a, q, P, Q);
-        compose_halves<M>(P, Q, upper);
+        compose_halves<M, Lane<C>::ACROSS>(P, Q, upper);
         pin(a);
         pin(q);
         maps.state_before(P, Q, pair - maps.before + Stage::Maps::PAIRS >= pairs, window[0]);

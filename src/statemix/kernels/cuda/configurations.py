@@ -96,7 +96,10 @@ class Configuration:
             rows = logit_steps * m * (m + 1) + s * m * (3 if backward and self.gate_gradient else 1) + slack
         if self.chunks == 2:
             region = rows * row
-            if region % 64 == 0:  # so that the two chunks of a warp lie in different banks
+            # So that the two chunks of a warp lie in different banks.
+            if self.element_bytes == 2 and self.rows != "unaligned":
+                region = (region + 63) // 128 * 128 + 64
+            elif region % 64 == 0:
                 region += row
             if self.gathers:
                 maps = 3 * self.warps + self.groups * self.cluster

@@ -19,7 +19,7 @@ def step_nanoseconds(
     tiles = batch * -(-width // configuration.tile)
     waves = 1 if configuration.gathers else -(-tiles // max(1, device.resident_clusters(size)))
     at_once = tiles * size / waves / device.multiprocessors
-    memory = _memory(configuration, batch, width, device, tiles, at_once)
+    memory = _memory(configuration, batch, width, device, at_once)
     if configuration.composes:
         turn, start = _turn(configuration), (2250 if configuration.gathers else 4400)
         waiting = turn / (2 * configuration.steps * configuration.warps * size)
@@ -30,9 +30,9 @@ def step_nanoseconds(
 
 
 def _memory(
-    configuration: Configuration, batch: int, width: int, device: Device, tiles: int, at_once: float
+    configuration: Configuration, batch: int, width: int, device: Device, at_once: float
 ) -> float:
-    """What reading and writing costs with so many tiles, on that share of the multiprocessors, `at_once`."""
+    """What reading and writing costs on that share of the multiprocessors, `at_once`."""
     m = configuration.block_size
     elements = (m + 3) * (1 if configuration.one_row else m) * batch * width
     moved = elements * configuration.element_bytes * (2 if "backward" in configuration.kernel else 1)
@@ -42,9 +42,8 @@ def _memory(
         # Five sixths of the multiprocessors are enough to keep the memory busy.
         share = min(1.0, at_once / 0.83)
     else:
-        # Each tile has a place of its own in time: rows of 32 bytes lose what L2 would keep for others, and
-        # more of it with more tiles.
-        narrow, share = 1.25 if tiles <= 16 else 1.45, min(1.0, 0.5 + 0.7 * at_once)
+        # Each tile has a place of its own in time: rows of 32 bytes lose what L2 would keep for others.
+        narrow, share = 1.25, min(1.0, 0.5 + 0.7 * at_once)
         if configuration.gathers:
             narrow, share = 1.37, min(1.0, at_once / 0.83)
     return narrow * moved / (23.0 * device.multiprocessors) / share  # 3 TB/s on 132 multiprocessors

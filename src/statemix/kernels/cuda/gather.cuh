@@ -41,16 +41,17 @@ struct Gathering {
 
     float *own, *gathered, *states, *exchange;
     int group, member, lane, block, rank, turn;
+    bool upper;
     int before, first;  // pairs of a turn before this warp's; its first pair
 
-    DEVICE Gathering(char* shared, float* exchange_, int tile, int warp, int lane_, int rank_)
-        : group(warp / MEMBERS), member(warp % MEMBERS), lane(lane_), block(lane_ % LANES), rank(rank_), turn(0),
-          before(rank * MEMBERS + member), first(group * PAIRS + before) {
+    DEVICE Gathering(char* shared, float* exchange_, const Tile<C>& tile, const Lane<C>& own_lane, int warp, int lane_)
+        : group(warp / MEMBERS), member(warp % MEMBERS), lane(lane_), block(own_lane.block), rank(tile.rank), turn(0),
+          upper(own_lane.half == 1), before(rank * MEMBERS + member), first(group * PAIRS + before) {
         float* const floats = (float*)shared;
         own = floats + group * 3 * MEMBERS * MAP;
         gathered = floats + OWN + group * K * MAP;
         states = floats + OWN + GATHERED;
-        exchange = exchange_ + (tile * G + group) * 2 * K * MAP;
+        exchange = exchange_ + (tile.number * G + group) * 2 * K * MAP;
     }
 
     // The state before the first turn goes to the first group.
@@ -63,7 +64,6 @@ struct Gathering {
     DEVICE void state_before(const float (&P)[M][M], const float (&q)[M], bool last, float (&h)[M]) {
         const int slot = turn & 1;
         float* const maps = own + slot * MEMBERS * MAP;
-        const bool upper = lane >= LANES;
         float* const first_half = own + (2 * MEMBERS + member) * MAP;
         float flat[COUNT];
 #pragma unroll
@@ -107,12 +107,12 @@ struct Gathering {
         return map;
     }
     DEVICE void leave_state(int to, int slot, const float (&h)[M]) {
-        if (lane < LANES) store_vector<M, LANES>(states + (to * 2 + slot) * M * LANES + block * VECTOR<M>, h);
+        if (!upper) store_vector<M, LANES>(states + (to * 2 + slot) * M * LANES + block * VECTOR<M>, h);
         arrive_before_warps(1 + G + to, MEMBERS + 1);
     }
     // The map of all warps of the group, column by column.
     DEVICE void publish(const float* maps, float* to, u32 bit) const {
-        for (int task = member * 32 + lane; task < LANES * (M + 1); task += THREADS) {
+        for (int task = member * 32 + (upper ? LANES : 0) + block; task < LANES * (M + 1); task += THREADS) {
             const int column = task / LANES;  // block: task % LANES
             float x[M];
 #pragma unroll

@@ -31,12 +31,17 @@ struct BackwardStage {
 
 template <class C>
 DEVICE void store_window_gradients(const Arguments& arguments, const Tile<C>& tile, const Lane<C>& lane, int chunk,
-                                   int steps, const StagedRows<C>& logit_rows, const StagedRows<C>& value_rows,
-                                   const StagedRows<C>& state_rows, const float (&p)[C::S][C::NB][C::M + 1],
+                                   int steps, const StagedRows<C>& staged_logits, const StagedRows<C>& staged_values,
+                                   const StagedRows<C>& staged_states, const float (&p)[C::S][C::NB][C::M + 1],
                                    const float (&u)[C::S][C::NB], const float (&inverse_sum)[C::S][C::NB]) {
     using E = typename C::E;
     constexpr int M = C::M, NB = C::NB, S = C::S;
     constexpr bool APART = Tile<C>::APART;
+    // Read while all lanes are here: matrices are read by whole warps.
+    ReadRows<C, BackwardStage<C>::LOGIT_ROWS> logit_rows;
+    if constexpr (GradientNeeds<C::F>::logit) logit_rows = staged_logits;
+    const ReadRows<C, S> value_rows = staged_values;
+    const ReadRows<C, BackwardStage<C>::STATE_ROWS> state_rows = staged_states;
     if (lane.count == 0) return;
     const i64 N = arguments.N, step = tile.first_step + (i64)chunk * S;
     const int pitch = (int)N * E::BYTES;
@@ -184,14 +189,15 @@ DEVICE void hlru_backward(const Arguments& arguments) {
         __syncwarp();
 
         const char* const staged = stages + stage * Stage::BYTES;
-        const StagedRows<C> logit_rows(staged, logits + (i64)chunk * S * logit_strides.time, logit_strides.line,
-                                       lane.block);
-        const StagedRows<C> grad_rows(staged + Stage::GRADS, grads + (i64)chunk * S * grad_strides.time,
-                                      grad_strides.time, lane.block);
-        const StagedRows<C> value_rows(staged + Stage::VALUES, values + (i64)chunk * S * value_strides.time,
-                                       value_strides.time, lane.block);
-        const StagedRows<C> state_rows(staged + Stage::STATES, states + (i64)chunk * S * state_strides.time,
-                                       state_strides.time, lane.block);
+        const StagedRows<C> staged_logits(staged, logits + (i64)chunk * S * logit_strides.time, logit_strides.line,
+                                          lane);
+        const StagedRows<C> staged_values(staged + Stage::VALUES, values + (i64)chunk * S * value_strides.time,
+                                          value_strides.time, lane);
+        const StagedRows<C> staged_states(staged + Stage::STATES, states + (i64)chunk * S * state_strides.time,
+                                          state_strides.time, lane);
+        const ReadRows<C, Stage::LOGIT_ROWS> logit_rows = staged_logits;
+        const ReadRows<C, S> grad_rows = StagedRows<C>(
+            staged + Stage::GRADS, grads + (i64)chunk * S * grad_strides.time, grad_strides.time, lane);
         float p[S][NB][M + 1], u[S][NB], inverse_sum[S][NB];
 #pragma unroll
         for (int s = 0; s < S; s++) {
@@ -243,8 +249,8 @@ DEVICE void hlru_backward(const Arguments& arguments) {
         if constexpr (!C::GATE_GRADIENT)
             store_channel_gradients<C>(arguments, tile, lane, chunk, steps, p, u);
         else
-            store_window_gradients<C>(arguments, tile, lane, chunk, steps, logit_rows, value_rows, state_rows, p, u,
-                                      inverse_sum);
+            store_window_gradients<C>(arguments, tile, lane, chunk, steps, staged_logits, staged_values, staged_states,
+                                      p, u, inverse_sum);
         __syncwarp();
         if (turn + C::D * WARPS < chunks) copy_after_gradients(turn + C::D * WARPS, stage);
         commit_copies();

@@ -101,10 +101,10 @@ DEVICE void hlru_forward(const Arguments& arguments) {
         __syncwarp();
 
         const char* const staged = stages + stage * STAGE;
-        const StagedRows<C> logit_rows(staged, logits + (i64)chunk * S * logit_strides.time, logit_strides.line,
-                                       lane.block);
-        const StagedRows<C> value_rows(staged + LOGIT_ROWS * ROW, values + (i64)chunk * S * value_strides.time,
-                                       value_strides.time, lane.block);
+        const ReadRows<C, LOGIT_ROWS> logit_rows =
+            StagedRows<C>(staged, logits + (i64)chunk * S * logit_strides.time, logit_strides.line, lane);
+        const ReadRows<C, S> value_rows = StagedRows<C>(
+            staged + LOGIT_ROWS * ROW, values + (i64)chunk * S * value_strides.time, value_strides.time, lane);
         float a[S][NB][M], q[S][NB];
 #pragma unroll
         for (int s = 0; s < S; s++) {

@@ -39,14 +39,14 @@ DEVICE void compose(const float (&P)[M][M], const float (&q)[M], const float (&A
 }
 
 // The upper half's map becomes that of both chunks.
-template <int M>
+template <int M, int ACROSS>
 DEVICE void compose_halves(float (&P)[M][M], float (&q)[M], bool upper) {
     float A[M][M], b[M], PA[M][M], Pb[M];
 #pragma unroll
     for (int i = 0; i < M; i++) {
-        b[i] = __shfl_up_sync(0xffffffffu, q[i], 16);
+        b[i] = __shfl_xor_sync(0xffffffffu, q[i], ACROSS);
 #pragma unroll
-        for (int j = 0; j < M; j++) A[i][j] = __shfl_up_sync(0xffffffffu, P[i][j], 16);
+        for (int j = 0; j < M; j++) A[i][j] = __shfl_xor_sync(0xffffffffu, P[i][j], ACROSS);
     }
     compose<M>(P, q, A, b, PA, Pb);
 #pragma unroll
@@ -59,4 +59,4 @@ DEVICE void compose_halves(float (&P)[M][M], float (&q)[M], bool upper) {
 
 // A chunk's region of a stage, made so long that the two halves of a warp read from different banks.
 template <class C, int BYTES>
-constexpr int REGION = BYTES % 64 == 0 ? BYTES + Tile<C>::ROW : BYTES;
+constexpr int REGION = Tile<C>::MATRICES ? (BYTES + 63) / 128 * 128 + 64 : BYTES % 64 == 0 ? BYTES + Tile<C>::ROW : BYTES;

@@ -99,10 +99,10 @@ struct Ring {
 
     float* slots;
     u32 barrier, phase;
-    int warp, lane, rank;
+    int warp, place, rank;  // place: whose of the LANES states is this lane's
 
-    DEVICE Ring(char* shared, int warp_, int lane_, int rank_)
-        : slots((float*)(shared + 128)), barrier(shared_address(shared)), phase(0), warp(warp_), lane(lane_), rank(rank_) {
+    DEVICE Ring(char* shared, int warp_, int place_, int rank_)
+        : slots((float*)(shared + 128)), barrier(shared_address(shared)), phase(0), warp(warp_), place(place_), rank(rank_) {
         if constexpr (K > 1) {
             if (threadIdx.x == 0) {
                 asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(barrier) : "memory");
@@ -123,28 +123,28 @@ struct Ring {
             wait_for_phase(barrier + zero, phase);
             phase ^= 1;
             // The sender's next store follows from this warp's send, so nothing can arrive too early.
-            if (lane == 0) expect_bytes(barrier, LANES * COUNT * 4);
+            if (threadIdx.x % 32 == 0) expect_bytes(barrier, LANES * COUNT * 4);
         } else {
             asm volatile("bar.sync %0, 64;" ::"r"(warp + 1 + zero) : "memory");
         }
     }
-    DEVICE void read(int of_lane, float* state) const {
-        load_vector<COUNT, LANES>(slots + warp * LANES * COUNT + of_lane * V, state);
+    DEVICE void read(int of_place, float* state) const {
+        load_vector<COUNT, LANES>(slots + warp * LANES * COUNT + of_place * V, state);
     }
     DEVICE void receive(float* state, u32 zero = 0) {
         wait(zero);
-        read(lane % LANES, state);
+        read(place, state);
     }
     // Where fewer lanes than 32 own a state, `mine` says whether this one does.
     DEVICE void send(const float* state, bool mine = true) {
         if (K > 1 && warp == W - 1) {
             const u32 next = rank + 1 == K ? 0 : rank + 1;
             if (mine)
-                store_remote<COUNT, LANES>(address_in_cluster(shared_address(slots + lane % LANES * V), next), state,
+                store_remote<COUNT, LANES>(address_in_cluster(shared_address(slots + place * V), next), state,
                                            address_in_cluster(barrier, next));
         } else {
             const int next = warp + 1 == W ? 0 : warp + 1;
-            if (mine) store_vector<COUNT, LANES>(slots + next * LANES * COUNT + lane % LANES * V, state);
+            if (mine) store_vector<COUNT, LANES>(slots + next * LANES * COUNT + place * V, state);
             asm volatile("bar.arrive %0, 64;" ::"r"(next + 1) : "memory");
         }
     }

@@ -67,8 +67,8 @@ struct StagedRows {
     int phase, pitch;  // unaligned rows: where the first begins in its 16 bytes, and how that moves from row to row
 
     DEVICE StagedRows() {}
-    DEVICE StagedRows(const char* staged, const char* from, int line, int block)
-        : base(staged + block * C::E::BYTES), phase((int)((u64)from & 15)), pitch(line & 15) {}
+    DEVICE StagedRows(const char* staged, const char* from, int line, const Lane<C>& lane)
+        : base(staged + lane.source), phase((int)((u64)from & 15)), pitch(line & 15) {}
 
     DEVICE StagedRows from_row(int row) const {
         StagedRows view = *this;
@@ -80,5 +80,53 @@ struct StagedRows {
         int offset = row * Tile<C>::ROW;
         if constexpr (Tile<C>::APART) offset += (phase + row * pitch) & 15;
         load_elements<typename C::E, C::NB, Tile<C>::APART>(base + offset, x);
+    }
+};
+
+// MATRICES 8 x 8 matrices of 16 bits, transposed: each register has two rows' elements of the lane's column.
+template <int MATRICES>
+DEVICE void load_matrices(u32 from, u32* pairs) {
+    if constexpr (MATRICES == 4)
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                     : "=r"(pairs[0]), "=r"(pairs[1]), "=r"(pairs[2]), "=r"(pairs[3])
+                     : "r"(from)
+                     : "memory");
+    else if constexpr (MATRICES == 2)
+        asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];"
+                     : "=r"(pairs[0]), "=r"(pairs[1])
+                     : "r"(from)
+                     : "memory");
+    else
+        asm volatile("ldmatrix.sync.aligned.m8n8.x1.trans.shared.b16 {%0}, [%1];" : "=r"(pairs[0]) : "r"(from) : "memory");
+}
+
+// COUNT staged rows that a lane will read: where they lie, or already in registers, two rows in each.
+template <class C, int COUNT, bool MATRICES = Tile<C>::MATRICES>
+struct ReadRows : StagedRows<C> {
+    DEVICE ReadRows() {}
+    DEVICE ReadRows(const StagedRows<C>& rows) : StagedRows<C>(rows) {}
+};
+template <class C, int COUNT>
+struct ReadRows<C, COUNT, true> {
+    u32 pairs[(COUNT + 1) / 2];
+
+    DEVICE ReadRows() {}
+    DEVICE ReadRows(const StagedRows<C>& rows) {
+        constexpr int ROW = Tile<C>::ROW, REST = COUNT / 8 * 8;
+        const u32 from = shared_address(rows.base);
+#pragma unroll
+        for (int row = 0; row < REST; row += 8) load_matrices<4>(from + row * ROW, pairs + row / 2);
+        if constexpr (COUNT - REST >= 4) load_matrices<2>(from + REST * ROW, pairs + REST / 2);
+        constexpr int LAST = REST + (COUNT - REST) / 4 * 4;
+        if constexpr (COUNT - LAST >= 2) load_matrices<1>(from + LAST * ROW, pairs + LAST / 2);
+        // Of the last of an odd number of rows there is no next one.
+        if constexpr (COUNT % 2 == 1)
+            load_matrices<1>(from + (COUNT - 1 - (int)(threadIdx.x & 1)) * ROW, pairs + COUNT / 2);
+    }
+    DEVICE ReadRows from_row(int) const { return *this; }  // all rows are the lane's own
+    DEVICE void read(int row, float (&x)[1]) const {
+        float low, high;
+        C::E::widen_pair(pairs[row / 2], low, high);
+        x[0] = row % 2 ? high : low;
     }
 };

@@ -29,15 +29,15 @@ struct RingOfTeams {
     Relay ring;
     float *maps, *state;
     u32 map_left, state_left;
-    int lane, turn;
+    int block, turn;
     bool upper;
     int before, first;  // pairs of a turn of its team before this warp's; its first pair
 
-    DEVICE RingOfTeams(char* shared, float*, int, int warp, int lane_, int rank)
-        : ring(shared, warp / 2, lane_, rank), maps((float*)(shared + Relay::BYTES + warp / 2 * OWN)),
-          state(maps + 2 * MAP), map_left(shared_address(state + M * LANES)), state_left(map_left + 8), lane(lane_),
-          turn(0), upper(lane_ >= LANES), before(warp % 2), first(rank * C::W + warp) {
-        if (before == 0 && lane == 0) {
+    DEVICE RingOfTeams(char* shared, float*, const Tile<C>& tile, const Lane<C>& lane, int warp, int thread)
+        : ring(shared, warp / 2, lane.block, tile.rank), maps((float*)(shared + Relay::BYTES + warp / 2 * OWN)),
+          state(maps + 2 * MAP), map_left(shared_address(state + M * LANES)), state_left(map_left + 8),
+          block(lane.block), turn(0), upper(lane.half == 1), before(warp % 2), first(tile.rank * C::W + warp) {
+        if (before == 0 && thread == 0) {
             initialize_barrier(map_left);
             initialize_barrier(state_left);
         }
@@ -52,8 +52,8 @@ struct RingOfTeams {
     // Takes the map of a warp's first chunk from its lower half and that of both from the upper one; returns the state
     // before each half's chunk.
     DEVICE void state_before(float (&P)[M][M], float (&q)[M], bool, float (&h)[M]) {
-        float* const map = maps + (turn & 1) * MAP + lane % LANES * V;
-        float* const passed = state + lane % LANES * VECTOR<M>;
+        float* const map = maps + (turn & 1) * MAP + block * V;
+        float* const passed = state + block * VECTOR<M>;
         float start[M];
         if (before == 0) {
             float flat[COUNT];
@@ -82,7 +82,7 @@ struct RingOfTeams {
         }
 #pragma unroll
         for (int i = 0; i < M; i++) {
-            const float from_lower = __shfl_up_sync(0xffffffffu, q[i], LANES);
+            const float from_lower = __shfl_xor_sync(0xffffffffu, q[i], Lane<C>::ACROSS);
             h[i] = upper ? from_lower : start[i];
         }
         turn++;
