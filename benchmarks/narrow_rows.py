@@ -86,10 +86,10 @@ extern "C" __global__ void {dimensions}__launch_bounds__(32 * {warps}, 1) statem
 
 def source(row: int, cluster: int, stages: int, prefetch: int, abreast: int, clusters: bool) -> str:
     """The kernel whose tiles are `row` bytes wide; a warp always has as many bytes under way."""
+    dimensions = f"__cluster_dims__({cluster * abreast}, 1, 1) " if clusters else ""
     return SOURCE.format(
-        row=row, cluster=cluster, stages=stages, steps=512 // row, prefetch=prefetch,
-        abreast=abreast, dimensions=f"__cluster_dims__({cluster * abreast}, 1, 1) " if clusters else "", warps=WARPS, rows=ROWS, width=WIDTH,
-        unused=len(launch.ARGUMENT_FIELDS) - 5,
+        row=row, cluster=cluster, stages=stages, steps=512 // row, prefetch=prefetch, dimensions=dimensions,
+        abreast=abreast, warps=WARPS, rows=ROWS, width=WIDTH, unused=len(launch.ARGUMENT_FIELDS) - 5,
     )  # fmt: skip
 
 

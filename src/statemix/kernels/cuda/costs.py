@@ -29,9 +29,7 @@ def step_nanoseconds(
     return (max(memory, waiting * waves) + start * waves / steps) * (1.0 + 0.01 * size)
 
 
-def _memory(
-    configuration: Configuration, batch: int, width: int, device: Device, at_once: float
-) -> float:
+def _memory(configuration: Configuration, batch: int, width: int, device: Device, at_once: float) -> float:
     """What reading and writing costs on that share of the multiprocessors, `at_once`."""
     m = configuration.block_size
     elements = (m + 3) * (1 if configuration.one_row else m) * batch * width
