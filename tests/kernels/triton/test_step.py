@@ -341,7 +341,7 @@ def test_the_kernels_compile(name, batch, early, target, binary, monkeypatch, tm
     if name == "_advance":
         kernel = step._advance
         tile = scan.walking_tile("bdlru", 4, 112, torch.device("cuda"))
-        constants = scan._constants(tile, 4, "softmax") | {"WINDOW": False, "KEPT": 4}
+        constants = scan.constants(tile, 4, "softmax") | {"WINDOW": False, "KEPT": 4}
     else:
         kernel = getattr(stream, name)
         x = torch.empty(batch, 768, dtype=torch.bfloat16, device="meta")
