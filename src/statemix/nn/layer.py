@@ -26,7 +26,7 @@ from statemix.ops.dispatch import BACKENDS
 from statemix.shapes import Boundaries, Mask, Sequence, Spectrum, State, Token
 
 from .block_dropout import drop_blocks
-from .checks import check_input
+from .checks import check_input, check_mask
 from .eigenvalues import eigenvalues
 from .fused_step import fused_step
 from .padding import RealSteps
@@ -202,7 +202,8 @@ class RecurrentLayer(nn.Module):
         """
         self._check_input(x, 3, "(B, T, D)")
         if mask is not None:
-            y, final = self._forward_masked(x, state, mask, cu_seqlens)
+            check_mask(type(self).__name__, x, mask, cu_seqlens)
+            y, final = self._forward_masked(x, state, mask)
         else:
             if cu_seqlens is not None:
                 check_boundaries(type(self).__name__, cu_seqlens, x)
@@ -329,25 +330,7 @@ class RecurrentLayer(nn.Module):
         y = self._readout(*read, extra, cu_seqlens)
         return y, final[..., : self._columns] if extra else final
 
-    def _forward_masked(
-        self, x: Tensor, state: Tensor | None, mask: Tensor, cu_seqlens: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        name = type(self).__name__
-        if cu_seqlens is not None:
-            raise ValueError(
-                f"{name}: mask and cu_seqlens cannot be given together: pack the real steps, or pad them"
-            )
-        if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
-            raise TypeError(
-                f"{name}: mask must be a bool tensor, True where a step is real; got "
-                f"{getattr(mask, 'dtype', type(mask).__name__)}: cast with .bool()"
-            )
-        if mask.shape != x.shape[:2]:
-            raise ValueError(f"{name}: mask must be (B, T) = {tuple(x.shape[:2])}; got {tuple(mask.shape)}")
-        if mask.device != x.device:
-            raise ValueError(
-                f"{name}: mask must be on {x.device} as x is; got {mask.device}: move it with .to()"
-            )
+    def _forward_masked(self, x: Tensor, state: Tensor | None, mask: Tensor) -> tuple[Tensor, Tensor]:
         if state is not None:
             self._check_state(state, x.shape[0], x)
         real = RealSteps.of(mask)

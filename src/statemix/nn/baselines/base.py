@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from statemix.ops.checks import check_boundaries, check_choice, check_size
 from statemix.shapes import Boundaries, Mask, Sequence, Token
 
-from ..checks import check_input
+from ..checks import check_input, check_mask
 from ..plain import is_plain
 
 INITIAL_STATES = ("zeros", "learned")
@@ -114,12 +114,12 @@ class Baseline(nn.Module):
             ValueError, TypeError: inputs that do not fit, or ``mask`` and ``cu_seqlens`` together.
         """
         self._check_input(x, 3, "(B, T, D)")
-        if cu_seqlens is not None:
-            self._check_packing(x, cu_seqlens, mask)
-            y, state = self._packed(x, state, cu_seqlens)
-        elif mask is not None:
-            self._check_mask(x, mask)
+        if mask is not None:
+            check_mask(type(self).__name__, x, mask, cu_seqlens)
             y, state = self._padded(x, state, mask)
+        elif cu_seqlens is not None:
+            check_boundaries(type(self).__name__, cu_seqlens, x)
+            y, state = self._packed(x, state, cu_seqlens)
         else:
             y, state = self._run(x, state, None)
         return (y, state) if return_state else y
@@ -229,28 +229,6 @@ class Baseline(nn.Module):
         if tensor.device != x.device:
             raise ValueError(
                 f"{name}: state must be on {x.device} as x is; got {tensor.device}: move it with .to()"
-            )
-
-    def _check_packing(self, x: Tensor, cu_seqlens: Tensor, mask: Tensor | None) -> None:
-        name = type(self).__name__
-        if mask is not None:
-            raise ValueError(
-                f"{name}: mask and cu_seqlens cannot be given together: pack the real steps, or pad them"
-            )
-        check_boundaries(name, cu_seqlens, x)
-
-    def _check_mask(self, x: Tensor, mask: Tensor) -> None:
-        name = type(self).__name__
-        if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
-            raise TypeError(
-                f"{name}: mask must be a bool tensor, True where a step is real; got "
-                f"{getattr(mask, 'dtype', type(mask).__name__)}: cast with .bool()"
-            )
-        if mask.shape != x.shape[:2]:
-            raise ValueError(f"{name}: mask must be (B, T) = {tuple(x.shape[:2])}; got {tuple(mask.shape)}")
-        if mask.device != x.device:
-            raise ValueError(
-                f"{name}: mask must be on {x.device} as x is; got {mask.device}: move it with .to()"
             )
 
 
