@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from statemix.nn.baselines.base import is_transformed
+from statemix.nn.transforms import is_transformed
 
 _WIDEST = 8192
 # Below this many numbers a launch is what takes the time, and Triton's is no shorter than PyTorch's.

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from statemix.nn.baselines.base import is_transformed
+from statemix.nn.transforms import is_transformed
 
 from .normalization import FUSED_FROM
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..transforms import without_autocast
 from ._fla import kernel, takes_fla
 from ._linear_attention import CHUNK, chunks, decays, steps
-from .base import wide, without_autocast
+from .base import wide
 
 
 def delta_rule(

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..transforms import without_autocast
 from ._fla import kernel, takes_fla
 from ._linear_attention import chunks, steps
-from .base import wide, without_autocast
+from .base import wide
 
 # exp(-sum of log decays) must stay in range within a chunk: RWKV-7's are at least -0.607, so e^19 at most.
 CHUNK = 32

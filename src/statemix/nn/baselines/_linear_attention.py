@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..transforms import without_autocast
 from ._fla import kernel, takes_fla
-from .base import wide, without_autocast
+from .base import wide
 
 CHUNK = 64
 

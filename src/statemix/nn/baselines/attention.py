@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..transforms import is_transformed
 from ._heads import heads_for
 from ._room import appended
-from .base import Baseline, is_transformed
+from .base import Baseline
 
 
 class CausalAttention(Baseline):

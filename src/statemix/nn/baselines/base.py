@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
 import torch
@@ -240,22 +239,6 @@ def check_sizes(layer: str, **sizes: int) -> None:
     """Refuse sizes that are no integers, or below one."""
     for what, size in sizes.items():
         check_size(layer, what, size)
-
-
-def is_transformed() -> bool:
-    """Whether a torch.func transform runs, for which PyTorch's fused kernels may have no rule.
-
-    Always False while torch.compile traces: there a caller chooses the backend.
-    """
-    transforms: Any = getattr(torch._C, "_functorch")  # noqa: B009  not in torch's type stubs
-    return not torch.compiler.is_compiling() and transforms.peek_interpreter_stack() is not None
-
-
-def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
-    """A context in which products keep the dtype of what they are given: recurrences need float32."""
-    if x.is_meta:  # autocast knows no such device
-        return nullcontext()
-    return torch.autocast(x.device.type, enabled=False)
 
 
 def wide(x: Tensor) -> Tensor:

@@ -12,8 +12,9 @@ from statemix.ops.checks import check_choice
 from statemix.ops.dispatch import BACKENDS
 
 from ..convolution import ShortConvolution
+from ..transforms import without_autocast
 from ._diagonal import decaying_scan
-from .base import Baseline, check_sizes, wide, without_autocast
+from .base import Baseline, check_sizes, wide
 
 
 class Mamba(Baseline):

@@ -6,9 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..transforms import without_autocast
 from ._heads import HeadLayerNorm, heads_for
 from ._linear_attention import CHUNK, chunks, steps
-from .base import Baseline, wide, without_autocast
+from .base import Baseline, wide
 
 GATE_CAP = 15.0
 

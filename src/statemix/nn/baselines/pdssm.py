@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from .base import Baseline, check_sizes, wide, without_autocast
+from ..transforms import without_autocast
+from .base import Baseline, check_sizes, wide
 
 
 class PDSSM(Baseline):
