@@ -323,7 +323,7 @@ def test_a_step_in_training_leaves_out_blocks_as_well():
     torch.manual_seed(3)
     eager = layer.step(x)[0]
     torch.manual_seed(3)
-    torch.testing.assert_close(layer._open_step(x, None)[0], eager)
+    torch.testing.assert_close(layer._plain_step(x, None)[0], eager)
 
 
 def test_a_layer_is_made_on_the_meta_device_and_filled_later():

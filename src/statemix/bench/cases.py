@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import prod
 
 import torch
 from torch import Tensor
@@ -39,8 +40,8 @@ class Case:
     def floor_bytes(self, direction: str) -> int:
         """Every input read once and every output written once."""
         size = self.dtype.itemsize
-        logits = _count(self.logits_shape) * size
-        values = _count(self.values_shape) * size
+        logits = prod(self.logits_shape) * size
+        values = prod(self.values_shape) * size
         forward = logits + 2 * values  # reads logits and values, writes hidden
         backward = 2 * logits + 4 * values  # and reads hidden and its gradient, writes two gradients
         return {"forward": forward, "backward": backward, "forward+backward": forward + backward}[direction]
@@ -56,7 +57,7 @@ class Case:
         generator = torch.Generator(device).manual_seed(seed)
 
         def draw(shape: tuple[int, ...], dtype: torch.dtype, scale: float = 1.0) -> Tensor:
-            flat = torch.empty(_count(shape) + offset, device=device, dtype=dtype)
+            flat = torch.empty(prod(shape) + offset, device=device, dtype=dtype)
             x = flat[offset:].view(shape)
             return x.normal_(0, scale, generator=generator).requires_grad_(requires_grad)
 
@@ -87,13 +88,6 @@ class Case:
     def shortened(self, time: int) -> Case:
         """The same case over fewer steps and a batch of at most 2, for a check that is quick."""
         return replace(self, T=min(self.T, time), B=min(self.B, 2), sequences=min(self.sequences, 4))
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    total = 1
-    for size in shape:
-        total *= size
-    return total
 
 
 def cpu_cases(orders: tuple[int, ...] = (1, 2, 4, 8, 16)) -> list[Case]:

@@ -30,8 +30,9 @@ from statemix.nn.baselines import (
 )
 from statemix.nn.baselines._fla import BACKENDS as _FLA
 from statemix.nn.baselines.recurrent import BACKENDS as _RECURRENT
+from statemix.nn.checks import check_noise
 from statemix.nn.convolved import Convolved
-from statemix.nn.layer import RecurrentLayer, check_noise
+from statemix.nn.layer import RecurrentLayer
 from statemix.ops.checks import check_choice, check_choices, check_number, check_size
 from statemix.ops.dispatch import BACKENDS
 

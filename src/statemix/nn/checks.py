@@ -1,9 +1,13 @@
-"""What every layer asks of its input and of a mask, before anything is computed from them."""
+"""What layers ask of their input, of a mask and of their options, before anything is computed."""
 
 from __future__ import annotations
 
+from math import inf
+
 import torch
 from torch import Tensor
+
+from statemix.ops.checks import check_number
 
 from .transforms import is_autocast
 
@@ -54,3 +58,11 @@ def check_mask(layer: str, x: Tensor, mask: Tensor, cu_seqlens: Tensor | None) -
         raise ValueError(
             f"{layer}: mask must be on {x.device} as x is; got {mask.device}: move it with .to()"
         )
+
+
+def check_noise(name: str, *, gate_noise: float, block_dropout: float) -> None:
+    """Refuse what training cannot draw."""
+    check_number(name, "gate_noise", gate_noise, "a number from 0 on", lambda size: 0 <= size < inf)
+    check_number(
+        name, "block_dropout", block_dropout, "a share from 0 on, below 1", lambda share: 0 <= share < 1
+    )
