@@ -8,6 +8,7 @@ from math import prod
 import torch
 from torch import Tensor
 
+from statemix.kernels.precision import state_dtype
 from statemix.ops import bdlru_scan, hlru_scan
 
 OPERATORS = {"bdlru": bdlru_scan, "hlru": hlru_scan}
@@ -64,8 +65,7 @@ class Case:
         scale = 2.0 if self.normalization != "none" else 0.3
         tensors = [draw(self.logits_shape, self.dtype, scale), draw(self.values_shape, self.dtype)]
         if self.initial_state:
-            wide = torch.promote_types(self.dtype, torch.float32)
-            tensors.append(draw((self.states, self.M, self.N), wide))
+            tensors.append(draw((self.states, self.M, self.N), state_dtype(self.dtype)))
         return tensors
 
     @property

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from statemix.kernels.precision import state_dtype, wide
 from statemix.kernels.reference.normalization import NORMALIZATIONS, normalize
 from statemix.ops.checks import (
     DTYPES,
@@ -254,8 +255,8 @@ class RecurrentLayer(nn.Module):
         if learned is not None:
             return learned
         weight = self.value.weight
-        wide = torch.promote_types(weight.dtype, torch.float32)
-        return torch.zeros(batch, self._rows, self._columns, dtype=wide, device=weight.device)
+        dtype = state_dtype(weight.dtype)
+        return torch.zeros(batch, self._rows, self._columns, dtype=dtype, device=weight.device)
 
     def transition_spectrum(self, x: Sequence) -> Spectrum:
         """Eigenvalues of the transition that each block makes at each step, complex (B, T, N, M).
@@ -386,8 +387,7 @@ class RecurrentLayer(nn.Module):
         """The learned state for each sequence; None where it is zero."""
         if self.initial_state is None:
             return None
-        wide = torch.promote_types(self.initial_state.dtype, torch.float32)
-        return self.initial_state.to(wide).expand(states, -1, -1)
+        return wide(self.initial_state).expand(states, -1, -1)
 
     def _extra_columns(self, x: Tensor) -> int:
         """Blocks of zeros that bring products and kernels on a GPU to their fast paths."""

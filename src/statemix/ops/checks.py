@@ -18,6 +18,7 @@ from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from statemix.kernels.precision import state_dtype
 from statemix.kernels.reference.normalization import NORMALIZATIONS
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -157,7 +158,7 @@ def check_state(
     if tuple(state.shape) != shape:
         letters = "(num_sequences, M, N)" if packed else "(B, M, N)"
         raise ValueError(f"{operation}: {name} must be {letters} = {shape}; got {tuple(state.shape)}")
-    wide = torch.promote_types(like.dtype, torch.float32)
+    wide = state_dtype(like.dtype)
     if state.dtype != wide:
         raise TypeError(
             f"{operation}: {name} must be {wide} for inputs of {like.dtype}; got {state.dtype}: "

@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from statemix.kernels.precision import wide
 from statemix.kernels.reference.normalization import normalize
 from statemix.shapes import Boundaries, GateLogitsH, State, ValuesH
 
-from ._derivatives import Layout, along_time, normalize_tangent, reverse_boundaries, vjp, wide
+from ._derivatives import Layout, along_time, normalize_tangent, reverse_boundaries, vjp
 from .checks import check_scan
 from .dispatch import resolve_backend
 from .registration import Formulas, register_scan

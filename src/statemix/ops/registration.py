@@ -32,6 +32,8 @@ from torch._C._functorch import (
 from torch._functorch.utils import unwrap_dead_wrappers
 from torch.autograd import forward_ad
 
+from statemix.kernels.precision import state_dtype
+
 from ._derivatives import vjp
 from .counters import count
 from .dispatch import kernels, warn_once
@@ -323,8 +325,8 @@ def _state_like(gate_logits, values, initial_state, cu_seqlens) -> Tensor:
         states = cu_seqlens.shape[0] - 1
     else:
         states = values.shape[0]
-    wide = torch.promote_types(values.dtype, torch.float32)
-    return values.new_empty((states, gate_logits.shape[-2] - 1, values.shape[-1]), dtype=wide)
+    shape = (states, gate_logits.shape[-2] - 1, values.shape[-1])
+    return values.new_empty(shape, dtype=state_dtype(values.dtype))
 
 
 def _empty_forward(gate_logits, values, initial_state, cu_seqlens):

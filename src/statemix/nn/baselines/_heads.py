@@ -8,7 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import check_sizes, wide
+from statemix.kernels.precision import wide
+
+from .base import check_sizes
 
 WIDEST_HEAD = 64
 

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from statemix.kernels.precision import state_dtype
+
 from ..transforms import is_transformed
 from ._heads import heads_for
 from ._room import appended
@@ -107,7 +109,7 @@ def _rotated(x: Tensor, place: Tensor) -> Tensor:
     """x (B, heads, T, C) with each pair of numbers turned by its own speed times ``place`` (B, T)."""
     half = x.shape[3] // 2
     speed = 10_000.0 ** (-torch.arange(half, device=x.device) / half)
-    angle = (place[:, None, :, None] * speed).to(torch.promote_types(x.dtype, torch.float32))
+    angle = (place[:, None, :, None] * speed).to(state_dtype(x.dtype))
     cosine, sine = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
     first, second = x[..., :half], x[..., half:]
     return torch.cat([first * cosine - second * sine, second * cosine + first * sine], 3)

@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from statemix.kernels.precision import state_dtype
 from statemix.ops.checks import check_boundaries, check_choice, check_size
 from statemix.shapes import Boundaries, Mask, Sequence, Token
 
@@ -140,12 +141,12 @@ class Baseline(nn.Module):
 
     def _start(self, batch: int, like: Tensor) -> tuple[Tensor, ...]:
         """The state before the first step, of the device and, widened, the dtype of ``like``."""
-        wide = torch.promote_types(like.dtype, torch.float32)
+        dtype = state_dtype(like.dtype)
         if self.initial_state is None:
-            first = tuple(like.new_zeros(batch, *s, dtype=wide) for s in self.recurrent_shapes)
+            first = tuple(like.new_zeros(batch, *s, dtype=dtype) for s in self.recurrent_shapes)
         else:
-            first = tuple(s.to(wide).expand(batch, *s.shape) for s in self.initial_state)
-        return first + tuple(like.new_zeros(batch, *s, dtype=wide) for s in self.window_shapes)
+            first = tuple(s.to(dtype).expand(batch, *s.shape) for s in self.initial_state)
+        return first + tuple(like.new_zeros(batch, *s, dtype=dtype) for s in self.window_shapes)
 
     @abstractmethod
     def _mix(
@@ -194,7 +195,7 @@ class Baseline(nn.Module):
         """The tensors of a state that a caller gave, where they are what a layer returns."""
         shapes = [(x.shape[0], *shape) for shape in (*self.recurrent_shapes, *self.window_shapes)]
         tensors = self._tensors_of(state, len(shapes))
-        dtype = torch.promote_types(self._like(x).dtype, torch.float32)
+        dtype = state_dtype(self._like(x).dtype)
         for tensor, shape in zip(tensors, shapes, strict=True):
             self._check_state(tensor, shape, x, dtype)
         return tensors
@@ -239,8 +240,3 @@ def check_sizes(layer: str, **sizes: int) -> None:
     """Refuse sizes that are no integers, or below one."""
     for what, size in sizes.items():
         check_size(layer, what, size)
-
-
-def wide(x: Tensor) -> Tensor:
-    """x in the dtype of states: float32, or float64 where it already is."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))

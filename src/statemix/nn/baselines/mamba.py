@@ -8,13 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from statemix.kernels.precision import wide
 from statemix.ops.checks import check_choice
 from statemix.ops.dispatch import BACKENDS
 
 from ..convolution import ShortConvolution
 from ..transforms import without_autocast
 from ._diagonal import decaying_scan
-from .base import Baseline, check_sizes, wide
+from .base import Baseline, check_sizes
 
 
 class Mamba(Baseline):

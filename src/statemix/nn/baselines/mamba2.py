@@ -6,13 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from statemix.kernels.precision import wide
 from statemix.ops.checks import check_choice
 
 from ..convolution import ShortConvolution
 from ._fla import BACKENDS
 from ._heads import RMSNorm, decay_parameters, heads_for, reset_decay
 from ._linear_attention import linear_attention
-from .base import Baseline, check_sizes, wide
+from .base import Baseline, check_sizes
 
 
 class Mamba2(Baseline):

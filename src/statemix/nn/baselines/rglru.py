@@ -6,12 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from statemix.kernels.precision import wide
 from statemix.ops.checks import check_choice
 from statemix.ops.dispatch import BACKENDS
 
 from ..convolution import ShortConvolution
 from ._diagonal import decaying_scan, input_scale
-from .base import Baseline, check_sizes, wide
+from .base import Baseline, check_sizes
 
 SHARPNESS = 8.0
 
