@@ -61,8 +61,7 @@ class RGLRU(Baseline):
         self.convolution = None
         if convolution:
             self.convolution = ShortConvolution(hidden_size, bias=True, activation=False)
-        if self.convolution is not None:
-            self.window_shapes = ((self.convolution.kernel - 1, hidden_size),)
+            self.window_shapes = (self.convolution.past_shape,)
         self.gates = nn.Linear(hidden_size, 2 * hidden_size)
         self.retention = nn.Parameter(torch.empty(hidden_size))
         self.output_gate = nn.Linear(d_model, hidden_size, bias=False) if output_gate else None
