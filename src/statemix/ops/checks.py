@@ -29,39 +29,62 @@ _passed: set[tuple] = set()
 
 def check_scan(
     operation: str,
-    layout: str,
     gate_logits: Tensor,
     values: Tensor,
     initial_state: Tensor | None,
     normalization: str,
     cu_seqlens: Tensor | None,
+    *,
+    in_blocks: bool,
 ) -> None:
     """Raise ValueError or TypeError for inputs that the operator cannot mean.
 
-    ``layout`` is "M" where values carry the block (BD-LRU) and "" where they do not (H-LRU). What has
-    passed once is not looked at again.
+    ``in_blocks`` says that values carry a block (BD-LRU). What has passed once is not looked at again.
     """
     signature = _signature(operation, gate_logits, values, initial_state, normalization, cu_seqlens)
     if signature is not None and signature in _passed:
         return
-    named = (("gate_logits", gate_logits), ("values", values), ("initial_state", initial_state))
-    for name, tensor in named[: 2 if initial_state is None else 3]:
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"{operation}: {name} must be a torch.Tensor; got {type(tensor).__name__}")
-        if tensor.layout is not torch.strided or tensor.is_nested:
-            raise TypeError(
-                f"{operation}: {name} must be a dense tensor; got {_layout(tensor)}: call .to_dense(), or "
-                f"pack sequences of unequal length and give cu_seqlens"
-            )
-    block = bool(layout)
-    wants_logits = "(B, T, M, M+1, N)" if block else "(B, T, M+1, N)"
-    wants_values = "(B, T, M, N)" if block else "(B, T, N)"
-    if gate_logits.dim() != (5 if block else 4):
+    _check_dense(operation, "gate_logits", gate_logits)
+    _check_dense(operation, "values", values)
+    if initial_state is not None:
+        _check_dense(operation, "initial_state", initial_state)
+    _check_shapes(operation, gate_logits, values, in_blocks)
+    _check_dtypes(operation, gate_logits, values)
+    if normalization not in NORMALIZATIONS:
+        raise ValueError(f"{operation}: normalization must be one of {NORMALIZATIONS}; got {normalization!r}")
+    states = values.shape[0]
+    if cu_seqlens is not None:
+        check_boundaries(operation, cu_seqlens, values)
+        states = cu_seqlens.shape[0] - 1
+    if initial_state is not None:
+        shape = (states, gate_logits.shape[-2] - 1, values.shape[-1])
+        check_state(operation, initial_state, shape, values, cu_seqlens is not None)
+    if signature is not None:
+        if len(_passed) >= 4096:  # lengths that differ from call to call do not fill the memory
+            _passed.clear()
+        _passed.add(signature)
+
+
+def _check_dense(operation: str, name: str, tensor: Tensor) -> None:
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{operation}: {name} must be a torch.Tensor; got {type(tensor).__name__}")
+    if tensor.layout is not torch.strided or tensor.is_nested:
+        layout = "a nested one" if tensor.is_nested else str(tensor.layout)
+        raise TypeError(
+            f"{operation}: {name} must be a dense tensor; got {layout}: call .to_dense(), or pack sequences "
+            f"of unequal length and give cu_seqlens"
+        )
+
+
+def _check_shapes(operation: str, gate_logits: Tensor, values: Tensor, in_blocks: bool) -> None:
+    wants_logits = "(B, T, M, M+1, N)" if in_blocks else "(B, T, M+1, N)"
+    wants_values = "(B, T, M, N)" if in_blocks else "(B, T, N)"
+    if gate_logits.dim() != (5 if in_blocks else 4):
         raise ValueError(f"{operation}: gate_logits must be {wants_logits}; got {tuple(gate_logits.shape)}")
-    if values.dim() != (4 if block else 3):
+    if values.dim() != (4 if in_blocks else 3):
         raise ValueError(f"{operation}: values must be {wants_values}; got {tuple(values.shape)}")
     size = gate_logits.shape[-2] - 1
-    if block and gate_logits.shape[2] != size:
+    if in_blocks and gate_logits.shape[2] != size:
         raise ValueError(
             f"{operation}: gate_logits must be {wants_logits}; got {tuple(gate_logits.shape)}: "
             f"the fourth size must be {gate_logits.shape[2] + 1}"
@@ -72,7 +95,7 @@ def check_scan(
             f"{tuple(gate_logits.shape)}, values {tuple(values.shape)}"
         )
     batch, time = values.shape[:2]
-    wanted = (batch, time, *((size,) if block else ()), gate_logits.shape[-1])
+    wanted = (batch, time, *((size,) if in_blocks else ()), gate_logits.shape[-1])
     if tuple(values.shape) != wanted:
         raise ValueError(
             f"{operation}: values must be {wants_values} = {wanted} to fit gate_logits "
@@ -85,21 +108,6 @@ def check_scan(
                 f"{operation}: gate_logits must have {name} size {want} as values {tuple(values.shape)} "
                 f"have, or 1 to be broadcast; got {tuple(gate_logits.shape)}"
             )
-    _check_dtypes(operation, gate_logits, values)
-    if normalization not in NORMALIZATIONS:
-        raise ValueError(f"{operation}: normalization must be one of {NORMALIZATIONS}; got {normalization!r}")
-    states = batch
-    if cu_seqlens is not None:
-        check_boundaries(operation, cu_seqlens, values)
-        states = cu_seqlens.shape[0] - 1
-    if initial_state is not None:
-        check_state(
-            operation, initial_state, (states, size, values.shape[-1]), values, cu_seqlens is not None
-        )
-    if signature is not None:
-        if len(_passed) >= 4096:  # lengths that differ from call to call do not fill the memory
-            _passed.clear()
-        _passed.add(signature)
 
 
 def _signature(
@@ -138,10 +146,6 @@ def _check_dtypes(operation: str, gate_logits: Tensor, values: Tensor) -> None:
             f"{operation}: gate_logits and values must be on one device; got {gate_logits.device} and "
             f"{values.device}: move one with .to()"
         )
-
-
-def _layout(tensor: Tensor) -> str:
-    return "a nested one" if tensor.is_nested else str(tensor.layout)
 
 
 def check_state(
