@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import torch
 
@@ -17,10 +17,10 @@ from statemix.nn import sharpen_gates
 from .batches import ahead, batches_of_step, check_batch_size
 from .checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
 from .config import RunConfig
-from .data import open_source
+from .data import Source, open_source
 from .evaluation import evaluate
 from .folder import CHECKPOINTS, END_TOKEN_FILE, RESULT, prepared_folder, read_config, read_result, write_json
-from .metrics import CsvMetrics, Observer, Row, TensorBoardMetrics, is_finite
+from .metrics import CsvMetrics, Observer, Row, TensorBoardMetrics, is_finite, scores_in
 from .optimizer import make_optimizer
 from .progress import make_progress
 from .run import Run, wants_bfloat16
@@ -232,7 +232,7 @@ def _result(
 
 def _listeners(
     run: Run, folder: Path | None, observers: Sequence[Observer], progress: bool
-) -> Iterator[Observer] | list[Observer]:
+) -> list[Observer]:
     listeners: list[Observer] = []
     if folder is not None:
         files = CsvMetrics(folder, run.step)
@@ -245,7 +245,7 @@ def _listeners(
     return [*listeners, *observers]
 
 
-def _sharpen(run: Run, source: Any, listeners: Any) -> None:
+def _sharpen(run: Run, source: Source, listeners: Sequence[Observer]) -> None:
     """Make gates as sharp as validation data call for; the first worker looks, all of them do it."""
     chosen, tried = 0, []
     if run.workers.first:
@@ -258,22 +258,23 @@ def _sharpen(run: Run, source: Any, listeners: Any) -> None:
     if chosen and not run.workers.first:
         sharpen_gates(run.model, run.config.sharpen_gates[chosen - 1])
     for one in tried:
-        row = {"step": run.step, "split": one.split, **one.scores}
-        run.evaluations.append(row)
-        for listener in listeners:
-            listener.evaluated(row)
+        _keep_scores(run, one.split, one.scores, listeners)
 
 
-def _evaluate(run: Run, source: Any, split: str, listeners: Any) -> dict[str, float]:
+def _evaluate(run: Run, source: Source, split: str, listeners: Sequence[Observer]) -> dict[str, float]:
     if not run.workers.first:
         return {}
     for row in run.evaluations:  # of a run that was stopped behind it
         if row["step"] == run.step and row["split"] == split:
-            return {name: score for name, score in row.items() if name not in ("step", "split")}
+            return scores_in(row)
     with run.precision():
         scores = evaluate(cast(LanguageModel, run.model), source, split)
+    _keep_scores(run, split, scores, listeners)
+    return scores
+
+
+def _keep_scores(run: Run, split: str, scores: dict[str, float], listeners: Sequence[Observer]) -> None:
     row = {"step": run.step, "split": split, **scores}
     run.evaluations.append(row)
     for listener in listeners:
         listener.evaluated(row)
-    return scores
