@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
 
-import torch
-
 from statemix.models import LanguageModel, make_model
 from statemix.nn import sharpen_gates
 
@@ -18,6 +16,7 @@ from .batches import ahead, batches_of_step, check_batch_size
 from .checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
 from .config import RunConfig
 from .data import Source, open_source
+from .devices import choose_device, cpu_threads, own_random_numbers
 from .evaluation import evaluate
 from .folder import CHECKPOINTS, END_TOKEN_FILE, RESULT, prepared_folder, read_config, read_result, write_json
 from .metrics import CsvMetrics, Observer, Row, TensorBoardMetrics, is_finite, scores_in
@@ -107,12 +106,8 @@ def train(
             workers.wait()
         check_batch_size(config, workers.size)
         folder = None if out is None else Path(out)
-        cuda = [device.index or 0] if device.type == "cuda" else []
-        stack.enter_context(torch.random.fork_rng(devices=cuda))
-        torch.manual_seed(config.seed)
-        if config.threads:
-            stack.callback(torch.set_num_threads, torch.get_num_threads())
-            torch.set_num_threads(config.threads)
+        stack.enter_context(own_random_numbers(config.seed, device))
+        stack.enter_context(cpu_threads(config.threads))
         model = cast(LanguageModel, make_model(config.model)).to(device)
         run = Run(config, model, make_optimizer(model, config.optimizer), device, workers)
         stack.callback(run.gate_noise.close)
@@ -198,27 +193,6 @@ def load_run(path: str | Path, *, device: str = "cpu") -> LanguageModel:
         raise FileNotFoundError(f"run folder {folder}: it has no checkpoint yet")
     load_checkpoint(checkpoint, model)
     return model.to(choose_device(device)).eval()
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of that name; "auto" takes the first GPU, else the CPU.
-
-    Raises:
-        ValueError: there is no such device here.
-
-    Examples:
-        >>> choose_device("cpu")
-        device(type='cpu')
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"device {name!r}: there is no such kind; give auto, cpu, cuda or cuda:1") from None
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device {name!r}: this machine has {torch.cuda.device_count()} GPUs; give cpu")
-    return device
 
 
 def _result(

@@ -14,6 +14,8 @@ from .config import RunConfig
 if TYPE_CHECKING:
     from .loop import TrainResult
 
+METRICS, EVALUATIONS = "metrics.csv", "evaluations.csv"
+
 Row = dict[str, Any]
 
 COLUMNS = (
@@ -85,8 +87,8 @@ class CsvMetrics(Observer):
     """
 
     def __init__(self, folder: Path, step: int) -> None:
-        self._metrics = CsvTable(folder / "metrics.csv", step)
-        self._evaluations = CsvTable(folder / "evaluations.csv", step)
+        self._metrics = CsvTable(folder / METRICS, step)
+        self._evaluations = CsvTable(folder / EVALUATIONS, step)
 
     @property
     def history(self) -> list[Row]:
