@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from dataclasses import replace
 
 from statemix.kernels.reference.normalization import NORMALIZATIONS
 from statemix.models import MIXERS, MixerConfig
+from statemix.ops.checks import unknown_name
 from statemix.training import RunConfig
 
 from .changes import with_mixer
@@ -78,8 +78,7 @@ def variants(name: str, base: RunConfig) -> dict[str, RunConfig]:
         ValueError: an unknown name; the nearest are listed.
     """
     if name not in VARIANTS:
-        near = difflib.get_close_matches(name, VARIANTS, n=3, cutoff=0.3) or list(VARIANTS)
-        raise ValueError(f"no variants {name!r}; nearest: {', '.join(near)}; all: {', '.join(VARIANTS)}")
+        raise unknown_name("variants", name, VARIANTS)
     return VARIANTS[name](base)
 
 

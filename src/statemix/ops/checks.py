@@ -7,7 +7,7 @@ import functools
 import operator
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import fields
 from itertools import pairwise
 from numbers import Real
@@ -263,6 +263,17 @@ def check_choice(operation: str, name: str, value: Any, choices: Sequence[Any]) 
         )
         hint = f"; nearest: {', '.join(near)}" if near else ""
         raise ValueError(f"{operation}: {name} must be one of {tuple(choices)}; got {value!r}{hint}")
+
+
+def unknown_name(what: str, name: object, table: Collection[str]) -> ValueError:
+    """The error for a name that stands in no table of ``what``: it lists the nearest, and all there are.
+
+    Examples:
+        >>> print(unknown_name("fruit", "aple", ["apple", "kiwi"]))
+        no fruit 'aple'; nearest: apple; all: apple, kiwi
+    """
+    near = difflib.get_close_matches(str(name), table, n=3, cutoff=0.3) or list(table)
+    return ValueError(f"no {what} {name!r}; nearest: {', '.join(near)}; all: {', '.join(table)}")
 
 
 def check_choices(operation: str, config: Any) -> None:
