@@ -115,6 +115,11 @@ class TaskData:
         return self.test_lengths or (() if self.test_bins else (self.task.length,))
 
     @property
+    def trained_length(self) -> int:
+        """Tokens of the longest sequences that are trained on."""
+        return self.task.length
+
+    @property
     def longest(self) -> int:
         """Tokens of the longest sequences, trained or tested."""
         return max([self.task.length, *self.tested_lengths, *(last for _, last in self.test_bins)])
@@ -173,6 +178,11 @@ class TextData:
     def __post_init__(self) -> None:
         for name in ("length", "evaluation_bytes"):
             check_size("data", name, getattr(self, name))
+
+    @property
+    def trained_length(self) -> int:
+        """Tokens of the sequences that are trained on."""
+        return self.length
 
     @property
     def vocab_size(self) -> int:

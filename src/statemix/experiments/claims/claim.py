@@ -144,14 +144,13 @@ class TrainedClaim(Claim):
         rows: dict[str, dict[str, Any]] = {}
         for trial in self.trials(budget):
             config = trial.config
-            length = getattr(config.data, "length", None) or config.data.task.length  # type: ignore[union-attr]
             row = rows.setdefault(
                 trial.settings["model"],
                 {"model": trial.settings["model"], "trials": 0, "steps": 0, "tokens": 0},
             )
             row["trials"] += 1
             row["steps"] += config.steps
-            row["tokens"] += config.steps * config.batch_size * length
+            row["tokens"] += config.steps * config.batch_size * config.data.trained_length
         return list(rows.values())
 
     def facts(self, folder: Path) -> Facts:
