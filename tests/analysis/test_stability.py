@@ -13,7 +13,7 @@ from statemix.analysis import contrast_left, gradient_reach, running_products, s
 CYCLE = torch.tensor([[0.0, 0, 1], [1, 0, 0], [0, 1, 0]])
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     st.sampled_from(["softmax", "sigmoid", "relu", "tanh", "linear"]),
     st.sampled_from([BDLRU, HLRU]),

@@ -35,7 +35,7 @@ def make(name, seed=0, **options):
 
 @each_layer
 @each_start
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(data=st.data(), T=st.integers(1, 17))
 def test_pieces_of_any_length_and_single_steps_equal_the_whole(name, start, data, T):
     layer = make(name, initial_state=start)
@@ -82,7 +82,7 @@ def test_a_step_changes_nothing_in_place(name):
 
 @each_layer
 @each_start
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(lengths=st.lists(st.integers(0, 7), min_size=1, max_size=5).filter(sum), given_state=st.booleans())
 def test_packed_sequences_equal_each_on_its_own(name, start, lengths, given_state):
     layer = make(name, initial_state=start)
@@ -100,7 +100,7 @@ def test_packed_sequences_equal_each_on_its_own(name, start, lengths, given_stat
 
 @each_layer
 @each_start
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(data=st.data(), T=st.integers(1, 9))
 def test_padded_steps_leave_the_state_and_put_out_zero(name, start, data, T):
     layer = make(name, initial_state=start)

@@ -119,7 +119,7 @@ def test_every_normalization_and_dtype(family, normalization, dtype):
 
 @runs
 @each_family
-@settings(max_examples=10, deadline=None, derandomize=True)
+@settings(max_examples=10, derandomize=True)
 @given(
     size=st.sampled_from(SIZES),
     width=st.sampled_from([1, 3, 8, 33]),

@@ -127,7 +127,7 @@ def small_shapes(draw):
 
 
 @each_family
-@settings(max_examples=8, deadline=None, derandomize=True)
+@settings(max_examples=8, derandomize=True)
 @given(shape=small_shapes(), state=st.booleans(), normalization=st.sampled_from(NORMALIZATIONS))
 def test_any_shape_agrees(family, shape, state, normalization):
     compare(family, shape, normalization, state=state)
