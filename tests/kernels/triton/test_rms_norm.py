@@ -19,7 +19,7 @@ def norm_and_input(shape):
 @runs
 @pytest.mark.parametrize("shape", [(5, 1), (2, 3, 7), (3, 64), (2, 1000), (0, 8)], ids=str)
 @pytest.mark.parametrize("half", [False, True], ids=["float32", "autocast"])
-def test_values_and_gradients(shape, half, monkeypatch):
+def test_values_and_gradients_are_those_of_the_formula(shape, half, monkeypatch):
     from statemix.models import normalization as module
 
     monkeypatch.setattr(module, "_fuses", lambda norm, x: True)

@@ -11,7 +11,7 @@ pytest.importorskip("triton")
 @runs
 @pytest.mark.parametrize("shape", [(3, 2), (2, 3, 14), (2, 2 * 1024), (3, 2 * 1500), (0, 8)], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_values_and_gradients(shape, dtype, monkeypatch):
+def test_values_and_gradients_are_those_of_the_formula(shape, dtype, monkeypatch):
     from statemix.models import swiglu as module
 
     monkeypatch.setattr(module, "_fuses", lambda hidden: True)
