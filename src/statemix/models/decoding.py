@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -19,6 +19,8 @@ from .fused_step import FusedStep, can_fuse
 from .language_model import LanguageModel, check_prompt
 from .sampling import Sampler
 from .states import map_tensors, tensors_in
+
+StepKind = Literal["streamed", "fused", "graph", "buffered", "moved", "growing"]
 
 
 class Decoder:
@@ -87,7 +89,7 @@ class Decoder:
         return made
 
     @property
-    def kind(self) -> str:
+    def kind(self) -> StepKind:
         """How a step runs: "streamed", "fused", "graph", "buffered", "moved" or "growing".
 
         The first three are CUDA graphs. A streamed one reads each weight once, in four kernels a block; a
@@ -193,6 +195,7 @@ class Decoder:
         return torch.cat([prompt, torch.stack(new, 1)], 1) if new else prompt
 
     def _make_step(self, compiled: bool, fuse: bool) -> Callable[[Tensor], Tensor]:
+        self._kind: StepKind
         if self._grows:
             self._kind = "growing"
             return self._growing
