@@ -29,6 +29,11 @@ class ModelConfig:
     Raises:
         ValueError: sizes below one, an unknown choice, or tied embeddings over unlike vocabularies.
         TypeError: a mixer that is no MixerConfig, or a pattern in one text.
+
+    Examples:
+        >>> config = ModelConfig(vocab_size=256, num_layers=4, pattern=("bdlru", "attention"))
+        >>> [mixer.name for mixer in config.mixers()]
+        ['bdlru', 'attention', 'bdlru', 'attention']
     """
 
     vocab_size: int | None = None

@@ -46,6 +46,10 @@ class MixerConfig:
     Raises:
         ValueError: an unknown name or choice (the nearest ones are listed), sizes below one, a backend that
             the layer does not run on, or an option that it does not have.
+
+    Examples:
+        >>> MixerConfig(name="hlru", block_size=2, normalization="tanh").name
+        'hlru'
     """
 
     name: str = "bdlru"

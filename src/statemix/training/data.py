@@ -260,7 +260,18 @@ Source = TaskSource | TextSource | ShardSource
 
 
 def open_source(config: DataConfig) -> Source:
-    """The batches that a config asks for; text is read now."""
+    """The batches that a config asks for; text is read now.
+
+    Raises:
+        FileNotFoundError: no text or shards there.
+        SourceError, ShardError: text that cannot be read, or shards that are unfinished or damaged.
+
+    Examples:
+        >>> from statemix.tasks import make
+        >>> source = open_source(TaskData(task=make("parity", length=8)))
+        >>> source.batch(0, batch_size=4, seed=0, steps=1).inputs.shape
+        torch.Size([4, 8])
+    """
     if isinstance(config, TaskData):
         return TaskSource(config)
     return TextSource(config) if isinstance(config, TextData) else ShardSource(config)

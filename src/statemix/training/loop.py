@@ -183,8 +183,21 @@ def train(
 def load_run(path: str | Path, *, device: str = "cpu") -> LanguageModel:
     """The model of a run folder with the weights of its newest good checkpoint, ready to be used.
 
+    Args:
+        path: the run folder.
+        device: where the model is to lie; "auto" for a GPU where there is one.
+
     Raises:
-        RunFolderError: no run there. CheckpointError: no usable checkpoint.
+        RunFolderError: no run there.
+        FileNotFoundError: a run without a checkpoint yet.
+        CheckpointError: no checkpoint there can be used.
+
+    Examples:
+        >>> from statemix.training import TaskData
+        >>> data = TaskData(test_lengths=(8,), test_examples=8)
+        >>> _ = train(RunConfig(steps=1, data=data), out="run", progress=False)
+        >>> load_run("run").training
+        False
     """
     folder = Path(path)
     model = cast(LanguageModel, make_model(read_config(folder).model))

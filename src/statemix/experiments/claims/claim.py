@@ -69,7 +69,13 @@ def at_most(values: Values, model: str, most: float) -> Comparison:
 
 
 def verdict_of(comparisons: Sequence[Comparison]) -> Answer:
-    """All hold: holds. One is refuted: does not hold. Else the data do not decide."""
+    """All hold: holds. One is refuted: does not hold. Else the data do not decide.
+
+    Examples:
+        >>> values = {"long": [0.9, 0.91, 0.92], "short": [0.5, 0.52, 0.51]}
+        >>> verdict_of([exceeds(values, "long", "short"), at_least(values, "long", 0.8)])
+        'holds'
+    """
     answers = [comparison.answer for comparison in comparisons]
     if "does not hold" in answers:
         return "does not hold"

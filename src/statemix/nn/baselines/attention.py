@@ -31,6 +31,9 @@ class CausalAttention(Baseline):
         initial_state: "learned" puts one learned key and value a head before every sequence.
         rotary: rotate queries and keys by their places, so that scores depend on distances.
 
+    Raises:
+        ValueError: heads that do not divide D, or ``rotary`` with an odd width of a head.
+
     Examples:
         >>> layer = CausalAttention(8, num_heads=2)
         >>> y, (keys, values, real) = layer(torch.randn(2, 5, 8), return_state=True)

@@ -36,6 +36,9 @@ class Mamba2(Baseline):
 
     State: S (B, heads, n, P), and with a convolution its past inputs (B, 3, expand D + 2 n).
 
+    Raises:
+        ValueError: heads that do not divide the inner width, sizes below one, or an unknown choice.
+
     Examples:
         >>> layer = Mamba2(16, state_size=8, head_dim=8)
         >>> y, (matrices, window) = layer(torch.randn(2, 5, 16), return_state=True)
