@@ -89,10 +89,12 @@ def train(
 
     Examples:
         >>> from statemix.models import MixerConfig, ModelConfig
+        >>> from statemix.training import TaskData
         >>> model = ModelConfig(d_model=8, mixer=MixerConfig(name="gru"))
-        >>> result = train(RunConfig(model=model, steps=2), progress=False)
+        >>> data = TaskData(test_lengths=(32, 128), test_examples=16)
+        >>> result = train(RunConfig(model=model, data=data, steps=2), progress=False)
         >>> result.status, result.step, sorted(result.scores)
-        ('finished', 2, ['accuracy_at_128', 'accuracy_at_32', 'accuracy_at_512'])
+        ('finished', 2, ['accuracy_at_128', 'accuracy_at_32'])
     """
     with contextlib.ExitStack() as stack:
         workers, name = stack.enter_context(join_workers(config.device))

@@ -81,8 +81,10 @@ def train_replicas(
 
     Examples:
         >>> from statemix.models import MixerConfig, ModelConfig
+        >>> from statemix.training import TaskData
         >>> model = ModelConfig(d_model=8, mixer=MixerConfig(block_size=2))
-        >>> configs = [RunConfig(model=model, steps=2, seed=seed) for seed in range(3)]
+        >>> data = TaskData(test_lengths=(32,), test_examples=16)
+        >>> configs = [RunConfig(model=model, data=data, steps=2, seed=seed) for seed in range(3)]
         >>> [result.step for result in train_replicas(configs, progress=False)]
         [2, 2, 2]
     """
