@@ -152,20 +152,26 @@ def test_a_tight_axis_ends_where_the_values_end():
     scale = Scale.linear(0, 512, count=6, tight=True)
     assert (scale.low, scale.high) == (0, 512)
     assert [text for _, text in scale.ticks] == ["0", "100", "200", "300", "400", "500"]
+    # 3 * 0.1 lies a rounding above 0.3, and is a tick of it all the same.
+    assert [text for _, text in Scale.linear(0, 0.3, count=3, tight=True).ticks] == [
+        "0.0",
+        "0.1",
+        "0.2",
+        "0.3",
+    ]
 
 
 def test_a_logarithmic_axis_gives_equal_ratios_equal_room():
     scale = Scale.at_values([32, 128, 512])
     assert scale.at(128) - scale.at(32) == pytest.approx(scale.at(512) - scale.at(128))
-    assert [text for _, text in Scale.powers(1e-6, 1).ticks] == [
-        "10⁻⁶",
-        "10⁻⁵",
-        "10⁻⁴",
-        "10⁻³",
-        "0.01",
-        "0.1",
-        "1",
-    ]
+
+
+def test_powers_of_ten_are_written_out_near_one():
+    def texts(low, high):
+        return [text for _, text in Scale.powers(low, high).ticks]
+
+    assert texts(1e-6, 1e-3) == ["10⁻⁶", "10⁻⁵", "10⁻⁴", "10⁻³"]
+    assert texts(0.01, 1e3) == ["0.01", "0.1", "1", "10", "100", "10³"]
 
 
 def test_an_axis_that_cannot_be_is_refused():
