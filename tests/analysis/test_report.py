@@ -148,6 +148,15 @@ def test_a_linear_axis_holds_its_values_between_round_ticks(low, width):
     assert len({text for _, text in scale.ticks}) == len(values), scale.ticks
 
 
+@pytest.mark.parametrize(
+    ("option", "words"), [({"chance": 0.1}, "guessing"), ({"trained_at": 2}, "trained at this length")]
+)
+def test_accuracy_by_length_marks_what_is_asked_for_and_no_more(option, words):
+    curve = Curve(name="bdlru", series=1, x=(2, 4), y=(1.0, 0.5))
+    assert words in accuracy_by_length([curve], **option)
+    assert words not in accuracy_by_length([curve])
+
+
 def test_a_tight_axis_ends_where_the_values_end():
     scale = Scale.linear(0, 512, count=6, tight=True)
     assert (scale.low, scale.high) == (0, 512)
