@@ -242,6 +242,15 @@ def test_a_value_that_is_no_number_leaves_no_trace():
     )
 
 
+@pytest.mark.parametrize(
+    ("values", "drawn"), [([1.0, 1e-3, 1e-7, 1e-9], 3), ([1.0, 0.1, 0.01, 0.001], 4)], ids=["below", "above"]
+)
+def test_a_decay_is_drawn_until_it_is_first_below_the_floor(values, drawn):
+    curve = Curve(name="a", series=1, x=[0, 1, 2, 3], y=values)
+    (line,) = parsed(decay([curve], y_label="y", floor=1e-6)).iter("polyline")
+    assert len(line.get("points").split(" ")) == drawn
+
+
 def test_no_curves_still_make_a_figure():
     parsed(learning_curves([], y_label="y"))
     parsed(decay([], y_label="y"))
