@@ -82,7 +82,7 @@ class Curve(Observer):
 
     def __init__(self, config: RunConfig) -> None:
         self.points: list[tuple[int, int, float]] = []
-        self.row_tokens = config.batch_size * config.data.length  # pyright: ignore[reportAttributeAccessIssue]
+        self.row_tokens = config.batch_size * config.data.trained_length
 
     def logged(self, row: dict[str, Any]) -> None:
         self.points.append((row["step"], row["step"] * self.row_tokens, row["loss"]))
@@ -116,7 +116,7 @@ def steps_that_fit(config: RunConfig, seconds: float) -> int:
     trial = train(replace(config, steps=40, log_every=20), progress=False)
     rate = trial.history[-1]["tokens_per_second"]
     left = seconds - (time.perf_counter() - began)
-    return max(1, int(left * rate / (config.batch_size * config.data.length)))  # pyright: ignore[reportAttributeAccessIssue]
+    return max(1, int(left * rate / (config.batch_size * config.data.trained_length)))
 
 
 class Tuning:
@@ -141,7 +141,7 @@ class Tuning:
         for row in self.rows:
             if (row["size"], row["mixer"], float(row["learning_rate"])) == (size, mixer, rate):
                 return float(row["loss"])
-        row_tokens = config.batch_size * config.data.length  # pyright: ignore[reportAttributeAccessIssue]
+        row_tokens = config.batch_size * config.data.trained_length
         steps = max(10, self.tokens // row_tokens)
         short = replace(_at_rate(config, rate), seed=self.SEED, steps=steps, log_every=max(1, steps // 10))
         loss = train(short, progress=False).history[-1]["loss"]

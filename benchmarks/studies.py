@@ -15,8 +15,22 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from studies_changes import (
+    exactly,
+    fan_in,
+    over,
+    rising,
+    sharpened,
+    sharpenings,
+    started,
+    validated,
+    with_model,
+    with_options,
+)
+
 from statemix.bench.environment import write_csv
 from statemix.experiments import recipe
+from statemix.experiments.changes import with_data, with_mixer
 from statemix.experiments.mad import TASKS, mad_recipe
 from statemix.experiments.sweep import Launch, SweepFolder, Trial, run_sweep
 from statemix.experiments.sweep.trials import MOST_REPLICAS
@@ -26,104 +40,18 @@ from statemix.training import RunConfig
 TEST_EXAMPLES = 1024
 
 
-def over(
-    config: RunConfig, model: str, *, seeds: int, rates: Sequence[float] = (), decays: Sequence[float] = ()
-):
-    """Trials of one model: seeds x learning rates x weight decays, which are trained as one."""
-    optimizer = config.optimizer
-    return [
-        Trial(
-            model=model,
-            config=replace(
-                config,
-                seed=seed,
-                tensorboard=False,
-                log_every=100,
-                optimizer=replace(optimizer, learning_rate=rate, weight_decay=decay),
-            ),
-            settings={"rate": rate, "decay": decay},
-        )
-        for rate in rates or (optimizer.learning_rate,)
-        for decay in decays or (optimizer.weight_decay,)
-        for seed in range(seeds)
-    ]
-
-
-def with_mixer(config: RunConfig, mixer: MixerConfig | None = None, **changes) -> RunConfig:
-    """Another mixer, or options of the one there is."""
-    mixer = replace(mixer or config.model.mixer, **changes)
-    return replace(config, model=replace(config.model, mixer=mixer))
-
-
-def with_model(config: RunConfig, **changes) -> RunConfig:
-    return replace(config, model=replace(config.model, **changes))
-
-
-def with_data(config: RunConfig, **changes) -> RunConfig:
-    return replace(config, data=replace(config.data, **changes))
-
-
-def started(config: RunConfig) -> RunConfig:
-    """A start token before every sequence: what a mixer without a learned initial state gets instead."""
-    return with_data(config, task=replace(config.data.task, start_token=True))
-
-
 def composition(name: str, steps: int) -> RunConfig:
     config = with_data(recipe(name), test_lengths=(32, 128, 512, 1024), test_examples=TEST_EXAMPLES)
-    config = with_mixer(with_model(config, mlp="none"), block_dropout=0.0)
+    config = with_options(with_model(config, mlp="none"), block_dropout=0.0)
     return exactly(config, steps=steps)
-
-
-def exactly(config: RunConfig, **changes) -> RunConfig:
-    """In float32 throughout, which shows what bfloat16 rounds off, and with the gates that training found."""
-    return replace(config, precision="float32", threads=0, sharpen_gates=(), **changes)
-
-
-def fan_in(config: RunConfig) -> RunConfig:
-    """Weights start with N(0, 1/sqrt(inputs)) in place of N(0, 0.02)."""
-    return with_model(with_mixer(config, weight_init="fan-in"), mlp_init="fan-in")
-
-
-def sharpened(config: RunConfig, noise: float = 0.0, *, closed: bool = False) -> RunConfig:
-    """Noise on the gates in training, and gates that let nothing in at first."""
-    return with_mixer(config, gate_noise=noise, gate_init="closed" if closed else "paper")
-
-
-def rising(config: RunConfig, noise: float, first: float, last: float) -> RunConfig:
-    """Noise on the gates that rises between two shares of the steps, when the rule has been found."""
-    return replace(sharpened(config, noise), gate_noise_rise=(first, last))
-
-
-def validated(config: RunConfig) -> RunConfig:
-    """Gates times what validation calls for when training is over."""
-    return replace(config, sharpen_gates=(1.25, 1.5, 2.0, 3.0))
-
-
-def sharpenings(config: RunConfig) -> dict[str, RunConfig]:
-    """What makes gates sharp, or rules whole, by name."""
-    return {
-        "gate noise 0.5": sharpened(config, 0.5),
-        "gate noise 1": sharpened(config, 1.0),
-        "gate noise 2": sharpened(config, 2.0),
-        "gate noise rising to 0.5": rising(config, 0.5, 0.4, 0.6),
-        "gate noise rising to 1": rising(config, 1.0, 0.4, 0.6),
-        "gate noise rising to 2": rising(config, 2.0, 0.4, 0.8),
-        "sharpened gates": validated(config),
-        "gate noise rising to 1, sharpened gates": validated(rising(config, 1.0, 0.4, 0.6)),
-        "block dropout 0.3": with_mixer(config, block_dropout=0.3),
-        "block dropout 0.5": with_mixer(config, block_dropout=0.5),
-        "closed": sharpened(config, closed=True),
-        "closed, gate noise 1": sharpened(config, 1.0, closed=True),
-        "closed, gate noise 2": sharpened(config, 2.0, closed=True),
-    }
 
 
 def compositions_at_1024(seeds: int) -> Iterator[Trial]:
     """S3 and S4, one layer, trained at 32, tested up to 1,024: precision, steps, width, first weights."""
-    s4 = with_mixer(composition("s4-composition", 3000), num_blocks=24)
+    s4 = with_options(composition("s4-composition", 3000), num_blocks=24)
     s3 = composition("s3-composition", 2000)
-    wide = with_model(with_mixer(s3, num_blocks=32), d_model=128)
-    wide_s4 = with_model(with_mixer(s4, num_blocks=48), d_model=256)
+    wide = with_model(with_options(s3, num_blocks=32), d_model=128)
+    wide_s4 = with_model(with_options(s4, num_blocks=48), d_model=256)
     for model, config in {
         "s4-composition": s4,
         "s3-composition": s3,
@@ -144,9 +72,9 @@ def compositions_at_1024(seeds: int) -> Iterator[Trial]:
         **{f"s4-composition, {name}": changed for name, changed in sharpenings(s4).items()},
     }.items():
         yield from over(config, model, seeds=max(5, seeds), decays=(0.0,))
-    for blocks, config in (("24", s4), ("48", with_mixer(s4, num_blocks=48))):
+    for blocks, config in (("24", s4), ("48", with_options(s4, num_blocks=48))):
         for rate in (0.3, 0.5):
-            dropped = validated(with_mixer(config, block_dropout=rate))
+            dropped = validated(with_options(config, block_dropout=rate))
             yield from over(
                 dropped, f"s4-composition, {blocks} blocks, block dropout {rate:g}, decay",
                 seeds=max(10, seeds), decays=(0.01, 0.1),
@@ -155,17 +83,17 @@ def compositions_at_1024(seeds: int) -> Iterator[Trial]:
 
 def what_helps_on_s4(seeds: int) -> Iterator[Trial]:
     """S4 with one thing changed: initial state, start token, embeddings, gates, normalization."""
-    config = with_mixer(composition("s4-composition", 3000), num_blocks=24)
-    zero = with_mixer(config, initial_state="zeros")
+    config = with_options(composition("s4-composition", 3000), num_blocks=24)
+    zero = with_options(config, initial_state="zeros")
     for model, changed in {
         "zero initial state": zero,
         "zero initial state, start token": started(zero),
         "learned initial state, start token": started(config),
         "embeddings of 0.02": with_model(config, embedding_std=0.02),
-        "gates start at identity": with_mixer(config, gate_init="identity"),
-        "tanh": with_mixer(config, normalization="tanh"),
-        "sigmoid": with_mixer(config, normalization="sigmoid"),
-        "relu": with_mixer(config, normalization="relu"),
+        "gates start at identity": with_options(config, gate_init="identity"),
+        "tanh": with_options(config, normalization="tanh"),
+        "sigmoid": with_options(config, normalization="sigmoid"),
+        "relu": with_options(config, normalization="relu"),
         "two layers": with_model(config, num_layers=2),
     }.items():
         yield from over(changed, f"s4-composition, {model}", seeds=seeds)
@@ -173,11 +101,11 @@ def what_helps_on_s4(seeds: int) -> Iterator[Trial]:
 
 def large_group(name: str, seeds: int) -> Iterator[Trial]:
     made = exactly(with_data(recipe(name), test_lengths=(8, 16, 32, 64, 128), test_examples=TEST_EXAMPLES))
-    config, few = (with_mixer(made, num_blocks=count, block_dropout=0.0) for count in (128, 48))
-    halved = with_model(with_mixer(config, num_blocks=24), d_model=128)
+    config, few = (with_options(made, num_blocks=count, block_dropout=0.0) for count in (128, 48))
+    halved = with_model(with_options(config, num_blocks=24), d_model=128)
     for model, changed in {
         "128 blocks, fan-in": config,
-        "width 256": with_mixer(few, weight_init="paper"),
+        "width 256": with_options(few, weight_init="paper"),
         "width 256, fan-in": few,
         "128 blocks, fan-in, batch 512": replace(config, batch_size=512),
         "128 blocks, fan-in, twice the steps": replace(config, steps=2 * config.steps),
@@ -190,8 +118,8 @@ def large_group(name: str, seeds: int) -> Iterator[Trial]:
         "128 blocks, gate noise rising late to 1": rising(config, 1.0, 0.6, 0.9),
         "128 blocks, fan-in, half the steps": replace(config, steps=config.steps // 2),
         "128 blocks, fan-in, slowly growing": with_data(config, growing_share=0.9),
-        "blocks of 8, fan-in": with_mixer(few, block_size=8),
-        "128 blocks of 8, fan-in": with_mixer(config, block_size=8),
+        "blocks of 8, fan-in": with_options(few, block_size=8),
+        "128 blocks of 8, fan-in": with_options(config, block_size=8),
         "two layers, fan-in": with_model(few, num_layers=2),
         **{f"128 blocks, {name}": changed for name, changed in sharpenings(config).items()},
         **{f"48 blocks, {name}": changed for name, changed in sharpenings(few).items()},
@@ -204,12 +132,12 @@ def large_group(name: str, seeds: int) -> Iterator[Trial]:
     for model, changed in {
         "48 blocks": few,
         "128 blocks": config,
-        "256 blocks": with_mixer(config, num_blocks=256),
+        "256 blocks": with_options(config, num_blocks=256),
         "128 blocks, batch 512": replace(config, batch_size=512),
         "128 blocks, two thirds of the steps": replace(config, steps=2 * config.steps // 3),
         "128 blocks, bfloat16": replace(config, precision="auto"),
         **{
-            f"{blocks} blocks, block dropout {rate:g}{share}": with_mixer(
+            f"{blocks} blocks, block dropout {rate:g}{share}": with_options(
                 replace(one, steps=steps), block_dropout=rate
             )
             for blocks, one in (("48", few), ("128", config))
@@ -254,11 +182,11 @@ def regular(seeds: int) -> Iterator[Trial]:
 def modular_arithmetic(seeds: int) -> Iterator[Trial]:
     """What modular arithmetic needs: blocks, batches, widths, steps, learning rates, first weights."""
     made = with_data(recipe("regular-modular-arithmetic"), test_examples=TEST_EXAMPLES)
-    base = with_mixer(
+    base = with_options(
         exactly(made, steps=2500, gate_noise_rise=(0.0, 0.0)), gate_noise=0.0, block_dropout=0.0
     )
-    wide = with_model(with_mixer(replace(base, batch_size=256), num_blocks=64), d_model=128)
-    many = with_mixer(replace(base, batch_size=256), num_blocks=48)
+    wide = with_model(with_options(replace(base, batch_size=256), num_blocks=64), d_model=128)
+    many = with_options(replace(base, batch_size=256), num_blocks=48)
     for model, changed in {
         "24 blocks": base,
         "48 blocks, batch 256": many,
@@ -278,16 +206,16 @@ def modular_arithmetic(seeds: int) -> Iterator[Trial]:
             rising(replace(base, steps=10_000, batch_size=128), 1.0, 0.4, 0.6)
         ),
         **{
-            f"24 blocks, four times the steps, gate noise rising to 1, block dropout {rate:g}": with_mixer(
+            f"24 blocks, four times the steps, gate noise rising to 1, block dropout {rate:g}": with_options(
                 rising(replace(base, steps=10_000), 1.0, 0.4, 0.6), block_dropout=rate
             )
             for rate in (0.2, 0.5)
         },
-        "48 blocks, batch 256, twice the steps, gate noise rising to 1, block dropout 0.5": with_mixer(
+        "48 blocks, batch 256, twice the steps, gate noise rising to 1, block dropout 0.5": with_options(
             rising(replace(many, steps=5000), 1.0, 0.4, 0.6), block_dropout=0.5
         ),
         "32 blocks, batch 256, gate noise rising to 1, sharpened gates": validated(
-            rising(with_mixer(many, num_blocks=32), 1.0, 0.4, 0.6)
+            rising(with_options(many, num_blocks=32), 1.0, 0.4, 0.6)
         ),
         "48 blocks, batch 256, twice the steps": replace(many, steps=5000),
         "48 blocks, batch 256, twice the steps, gate noise rising early to 1": rising(
@@ -309,7 +237,7 @@ def modular_arithmetic(seeds: int) -> Iterator[Trial]:
             with_model(replace(many, steps=5000), num_layers=3), 1.0
         ),
         "96 blocks, batch 256, twice the steps, gate noise 1": sharpened(
-            with_mixer(replace(many, steps=5000), num_blocks=96), 1.0
+            with_options(replace(many, steps=5000), num_blocks=96), 1.0
         ),
         "width 128, 64 blocks, batch 256": wide,
         "width 128, 64 blocks, batch 256, rate 2.5e-3": replace(
@@ -320,9 +248,9 @@ def modular_arithmetic(seeds: int) -> Iterator[Trial]:
         "1500 steps": replace(base, steps=1500),
         "batch 256": replace(base, batch_size=256),
         "three layers": with_model(base, num_layers=3),
-        "blocks of 5": with_mixer(base, block_size=5, num_blocks=38),
+        "blocks of 5": with_options(base, block_size=5, num_blocks=38),
         "lengths that grow": with_data(base, start_length=3),
-        "first weights of the paper": with_model(with_mixer(base, weight_init="paper"), mlp_init="paper"),
+        "first weights of the paper": with_model(with_options(base, weight_init="paper"), mlp_init="paper"),
     }.items():
         yield from over(changed, f"modular-arithmetic, {model}", seeds=max(5, seeds), decays=(0.0,))
     yield from over(
@@ -340,9 +268,9 @@ def generators(seeds: int) -> Iterator[Trial]:
             config = recipe(f"{group.lower()}-generators")
             task = replace(config.data.task, num_generators=count)
             config = exactly(with_data(config, task=task, test_examples=TEST_EXAMPLES))
-            config = with_mixer(config, block_dropout=0.0)
-            paper = with_mixer(config, weight_init="paper")
-            dropped = with_mixer(config, block_dropout=0.5)
+            config = with_options(config, block_dropout=0.0)
+            paper = with_options(config, weight_init="paper")
+            dropped = with_options(config, block_dropout=0.5)
             for model, changed in {
                 "": config,
                 ", first weights of the paper": paper,
@@ -438,14 +366,39 @@ def best(rows: Sequence[dict]) -> list[dict]:
             if row["model"] == model:
                 settings.setdefault(tuple(row["settings"].items()), []).append(row)
 
-        def validated(some: list[dict]) -> float:
+        def mean_validation(some: list[dict]) -> float:
             scores = [
                 sum(r.get("validation", {}).values()) / max(len(r.get("validation", {})), 1) for r in some
             ]
             return sum(scores) / len(scores)
 
-        chosen += max(settings.values(), key=validated)
+        chosen += max(settings.values(), key=mean_validation)
     return chosen
+
+
+def write_best(folder: SweepFolder, path: Path) -> None:
+    """The scores of the best setting of each model, a row a run; no file where nothing is done yet."""
+    rows = [
+        {
+            "model": r["model"],
+            **r["settings"],
+            "seed": r["seed"],
+            "status": r["status"],
+            **r.get("scores", {}),
+        }
+        for r in best(folder.results())
+    ]
+    if rows:
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        rows = [{key: row.get(key, "") for key in columns} for row in rows]
+        write_csv(path, rows, [f"command: {folder.command}"])
+
+
+def shortened(trial: Trial, share: float) -> Trial:
+    """The trial over a share of its steps, to try things out."""
+    if share == 1:
+        return trial
+    return replace(trial, config=replace(trial.config, steps=max(1, int(trial.config.steps * share))))
 
 
 def main() -> int:
@@ -468,17 +421,12 @@ def main() -> int:
     for name in arguments.only:
         study, minutes = STUDIES[name]
         trials = [
-            trial
+            shortened(trial, arguments.share)
             for trial in study(arguments.seeds)
             if any(part in trial.model for part in arguments.models)
             and (not arguments.rates or trial.settings["rate"] in arguments.rates)
             and (not arguments.decays or trial.settings["decay"] in arguments.decays)
         ]
-        if arguments.share != 1:
-            trials = [
-                replace(t, config=replace(t.config, steps=max(1, int(t.config.steps * arguments.share))))
-                for t in trials
-            ]
         left = (end - time.monotonic()) / 60
         if len(arguments.only) > 1:
             left = min(minutes, left)
@@ -493,20 +441,7 @@ def main() -> int:
         )
         launch = Launch(launcher="inline", minutes_at_most=left)
         run_sweep(folder, launch, lambda line: print(f"{time.strftime('%H:%M:%S')} {line}", flush=True))
-        rows = [
-            {
-                "model": r["model"],
-                **r["settings"],
-                "seed": r["seed"],
-                "status": r["status"],
-                **r.get("scores", {}),
-            }
-            for r in best(folder.results())
-        ]
-        if rows:
-            columns = list(dict.fromkeys(key for row in rows for key in row))
-            rows = [{key: row.get(key, "") for key in columns} for row in rows]
-            write_csv(arguments.out / f"{name}_best.csv", rows, [f"command: {folder.command}"])
+        write_best(folder, arguments.out / f"{name}_best.csv")
     return 0
 
 

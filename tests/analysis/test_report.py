@@ -148,24 +148,39 @@ def test_a_linear_axis_holds_its_values_between_round_ticks(low, width):
     assert len({text for _, text in scale.ticks}) == len(values), scale.ticks
 
 
+@pytest.mark.parametrize(
+    ("option", "words"), [({"chance": 0.1}, "guessing"), ({"trained_at": 2}, "trained at this length")]
+)
+def test_accuracy_by_length_marks_what_is_asked_for_and_no_more(option, words):
+    curve = Curve(name="bdlru", series=1, x=(2, 4), y=(1.0, 0.5))
+    assert words in accuracy_by_length([curve], **option)
+    assert words not in accuracy_by_length([curve])
+
+
 def test_a_tight_axis_ends_where_the_values_end():
     scale = Scale.linear(0, 512, count=6, tight=True)
     assert (scale.low, scale.high) == (0, 512)
     assert [text for _, text in scale.ticks] == ["0", "100", "200", "300", "400", "500"]
+    # 3 * 0.1 lies a rounding above 0.3, and is a tick of it all the same.
+    assert [text for _, text in Scale.linear(0, 0.3, count=3, tight=True).ticks] == [
+        "0.0",
+        "0.1",
+        "0.2",
+        "0.3",
+    ]
 
 
 def test_a_logarithmic_axis_gives_equal_ratios_equal_room():
     scale = Scale.at_values([32, 128, 512])
     assert scale.at(128) - scale.at(32) == pytest.approx(scale.at(512) - scale.at(128))
-    assert [text for _, text in Scale.powers(1e-6, 1).ticks] == [
-        "10⁻⁶",
-        "10⁻⁵",
-        "10⁻⁴",
-        "10⁻³",
-        "0.01",
-        "0.1",
-        "1",
-    ]
+
+
+def test_powers_of_ten_are_written_out_near_one():
+    def texts(low, high):
+        return [text for _, text in Scale.powers(low, high).ticks]
+
+    assert texts(1e-6, 1e-3) == ["10⁻⁶", "10⁻⁵", "10⁻⁴", "10⁻³"]
+    assert texts(0.01, 1e3) == ["0.01", "0.1", "1", "10", "100", "10³"]
 
 
 def test_an_axis_that_cannot_be_is_refused():
@@ -225,6 +240,15 @@ def test_a_value_that_is_no_number_leaves_no_trace():
     assert "nan" not in learning_curves([curve], y_label="y") and "inf" not in learning_curves(
         [curve], y_label="y"
     )
+
+
+@pytest.mark.parametrize(
+    ("values", "drawn"), [([1.0, 1e-3, 1e-7, 1e-9], 3), ([1.0, 0.1, 0.01, 0.001], 4)], ids=["below", "above"]
+)
+def test_a_decay_is_drawn_until_it_is_first_below_the_floor(values, drawn):
+    curve = Curve(name="a", series=1, x=[0, 1, 2, 3], y=values)
+    (line,) = parsed(decay([curve], y_label="y", floor=1e-6)).iter("polyline")
+    assert len(line.get("points").split(" ")) == drawn
 
 
 def test_no_curves_still_make_a_figure():

@@ -50,7 +50,7 @@ def test_a_swap_has_one_and_minus_one():
     assert_same_set(spectrum.eigenvalues.flatten().tolist(), [1, -1], 1e-6)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.floats(0.05, 1.0), min_size=2, max_size=6))
 def test_a_channel_has_the_roots_of_its_polynomial(weights):
     """h_t = sum a_i h_{t-i}: x^m - a_1 x^(m-1) - ... - a_m. The coefficients are weights over their sum."""

@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from statemix import BDLRU, HLRU
-from statemix.analysis import contrast_left, gradient_reach, running_products, state_bound
+from statemix.analysis import StateBound, contrast_left, gradient_reach, running_products, state_bound
 
 CYCLE = torch.tensor([[0.0, 0, 1], [1, 0, 0], [0, 1, 0]])
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     st.sampled_from(["softmax", "sigmoid", "relu", "tanh", "linear"]),
     st.sampled_from([BDLRU, HLRU]),
@@ -27,6 +27,12 @@ def test_no_state_passes_its_bound(normalization, family, size, scale, seed):
     layer = family(4, normalization=normalization, initial_state="learned", **sizes)
     bound = state_bound(layer, scale * torch.randn(2, 60, 4))
     assert bound.holds, bound
+
+
+def test_a_bound_allows_for_the_rounding_of_a_run_and_for_nothing_else():
+    assert StateBound(peak=1.0 + 2.0**-20, bound=1.0, steps=60).holds
+    assert not StateBound(peak=1.001, bound=1.0, steps=60).holds
+    assert not StateBound(peak=1.0 + 2.0**-19, bound=1.0, steps=1).holds
 
 
 def test_an_unbounded_layer_is_found_out():

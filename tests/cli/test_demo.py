@@ -242,11 +242,3 @@ def test_a_loss_that_is_no_number_ends_the_demo_with_its_name(tmp_path):
 
     with pytest.raises(RuntimeError, match=f"{config.name}: the loss is no number"):
         demo.continued(config, tmp_path / "run", [Poison()])
-
-
-def test_threads_are_given_back():
-    before = torch.get_num_threads()
-    with pytest.raises(KeyError), demo.threads(before + 1):
-        assert torch.get_num_threads() == before + 1
-        raise KeyError
-    assert torch.get_num_threads() == before

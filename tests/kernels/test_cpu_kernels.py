@@ -180,7 +180,7 @@ def cases(draw: st.DrawFn) -> Case:
 
 
 @given(cases(), st.booleans(), st.booleans())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_outputs_and_gradients_match_a_float64_loop(case, give_hidden, give_final):
     if not give_hidden and not give_final:
         give_final = True

@@ -19,7 +19,7 @@ def model_of(**settings) -> LanguageModel:
     return model
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     batch=st.integers(1, 3), time=st.integers(2, 9), layers=st.integers(1, 3), cut=st.integers(1, 8),
     name=st.sampled_from(["bdlru", "hlru", "lstm", "gru", "attention"]),

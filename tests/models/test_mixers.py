@@ -107,7 +107,7 @@ def test_weight_decay_leaves_states_rates_and_phases_alone(mixer):
 
 
 def test_pieces_of_any_length_make_the_whole(mixer):
-    @settings(max_examples=15, deadline=None)
+    @settings(max_examples=15)
     @given(lengths=st.lists(st.integers(1, 6), min_size=1, max_size=4), batch=st.integers(1, 3))
     def check(lengths, batch):
         x = torch.randn(batch, sum(lengths), WIDTH, generator=torch.Generator().manual_seed(len(lengths)))

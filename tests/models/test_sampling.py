@@ -21,7 +21,7 @@ def close(found: torch.Tensor, wanted: list[float]) -> bool:
     return bool((found - torch.tensor([w / total for w in wanted])).abs().max() < 0.012)
 
 
-def test_a_temperature_sharpens():
+def test_a_temperature_below_one_sharpens_and_zero_takes_the_likeliest():
     assert close(shares(), [math.exp(z) for z in LOGITS[0].tolist()])
     assert close(shares(temperature=0.5), [math.exp(2 * z) for z in LOGITS[0].tolist()])
     assert Sampler(temperature=0).next(LOGITS).tolist() == [0]
@@ -46,6 +46,12 @@ def test_top_p_keeps_the_fewest_that_reach_the_sum(top_p, kept):
         reached += weights[token]
     assert enough == kept
     assert close(shares(top_p=top_p), [w if i in kept else 0 for i, w in enumerate(weights)])
+
+
+def test_a_token_behind_a_sum_that_is_exactly_reached_is_not_drawn():
+    even = torch.zeros(100, 2)  # one of two tokens of probability 1/2 makes a sum of 1/2
+    drawn = Sampler(top_p=0.5).next(even, torch.Generator().manual_seed(0))
+    assert len(drawn.unique()) == 1
 
 
 def test_top_p_counts_what_top_k_left():

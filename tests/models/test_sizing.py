@@ -68,6 +68,12 @@ def test_inner_widths_are_multiples_where_asked(name):
     assert [weight.shape[1] % 16 for weight in outputs] == [0, 0]
 
 
+@pytest.mark.parametrize("channels", [37, 38])
+def test_an_inner_width_may_be_any_number_where_no_multiple_is_asked_for(channels):
+    wanted = channels * 16 * 2  # a state of 16 numbers a channel, in two layers
+    assert fit(config("mamba", width=16), state=wanted, tolerance=0.0).got == wanted
+
+
 def test_a_pattern_grows_by_the_mixer_that_the_config_names():
     base = ModelConfig(vocab_size=16, d_model=64, num_layers=4, pattern=("bdlru", "attention"))
     found = fit(base, parameters=500_000)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from statemix.nn.projection import two_products
@@ -11,7 +11,6 @@ from statemix.nn.projection import two_products
 size = st.integers(1, 7)
 
 
-@settings(deadline=None)
 @given(st.tuples(size, size, size, size, size), st.booleans())
 def test_values_and_gradients_equal_those_of_two_linear_layers(sizes, with_bias):
     batch, time, width, one, other = sizes

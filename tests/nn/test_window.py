@@ -46,7 +46,7 @@ def cases(draw):
 
 
 @given(cases(), st.booleans())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_products_over_views_equal_products_over_windows_forward_and_backward(case, with_initial):
     order, channels, width, batch, time, lengths = case
     sequences = batch if lengths is None else len(lengths)

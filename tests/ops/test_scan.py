@@ -25,7 +25,7 @@ def scale_for(normalization: str) -> float:
 @each_family
 @each_backend
 @each_normalization
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(shape=shapes(), seed=st.integers(0, 2**20), state=st.booleans())
 def test_forward_and_gradients_are_those_of_a_float64_loop(
     family, backend, normalization, shape, seed, state
@@ -50,7 +50,7 @@ def test_forward_and_gradients_are_those_of_a_float64_loop(
 @each_family
 @each_backend
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(shape=large_shapes, seed=st.integers(0, 2**20))
 def test_narrow_dtypes_lose_no_more_than_their_rounding(family, backend, dtype, shape, seed):
     given_ = inputs(family, shape, dtype, seed=seed, grad=True)
@@ -71,7 +71,7 @@ def test_narrow_dtypes_lose_no_more_than_their_rounding(family, backend, dtype, 
 
 @each_family
 @each_backend
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(data=st.data(), shape=shapes().filter(lambda s: s.lengths is None))
 def test_a_sequence_run_in_pieces_equals_the_whole(family, backend, data, shape):
     logits, values, initial = inputs(family, shape)

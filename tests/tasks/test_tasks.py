@@ -186,7 +186,7 @@ def test_a_long_sequence_is_broken_into_lines():
 @given(
     modulus=st.integers(2, 7), symbols=st.integers(2, 5), length=st.integers(1, 40), seed=st.integers(0, 99)
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_counting_asks_for_the_sum_so_far(modulus, symbols, length, seed):
     task = make("counting", modulus=modulus, symbols=symbols, length=length)
     inputs, targets = task.sample(3, seed)

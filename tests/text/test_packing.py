@@ -36,6 +36,12 @@ def test_a_shuffle_depends_on_its_key_and_not_on_what_is_asked_with_it():
     assert np.abs(np.bincount(firsts, minlength=8) / 4000 - 1 / 8).max() < 0.03
 
 
+def test_a_shuffle_stays_the_same_from_one_release_to_the_next():
+    # Runs are repeated and resumed by it.
+    assert permuted(np.arange(10), 10, 3).tolist() == [1, 0, 3, 5, 6, 2, 9, 7, 8, 4]
+    assert permuted(np.arange(3), 10**9, 2**63).tolist() == [548424722, 619177897, 849020966]
+
+
 def test_a_shuffle_of_more_places_than_memory_holds():
     size = 10**15
     found = permuted(np.arange(1000), size, 1)

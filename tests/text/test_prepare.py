@@ -83,7 +83,7 @@ def test_small_shards_hold_the_same_documents(tmp_path):
 
 
 @given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=12), shard=st.integers(1, 5), data=st.data())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_a_split_reads_and_bounds_like_one_array_that_goes_round(tmp_path_factory, lengths, shard, data):
     folder = tmp_path_factory.mktemp("split")
     texts = [bytes([97 + i % 26]) * n for i, n in enumerate(lengths)]

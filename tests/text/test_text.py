@@ -128,6 +128,7 @@ def test_rows_tell_every_token_once(size, rows):
 def test_fewer_tokens_still_lie_over_the_whole_text():
     inputs, _ = parallel_rows(np.arange(1001), 10, tokens=50)
     assert inputs.shape == (10, 5) and inputs[:, 0].tolist() == list(range(0, 1000, 100))
+    assert parallel_rows(np.arange(1001), 10, tokens=9)[0].shape == (10, 1)
 
 
 def test_compressors_know_noise_from_silence():

@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from statemix.models import MixerConfig
@@ -28,6 +28,7 @@ def rising(**changes):
 
 
 @given(steps=st.integers(1, 300), ends=st.tuples(st.floats(0, 1), st.floats(0, 1)).map(sorted))
+@example(steps=2, ends=(0.0, 1.0))
 def test_a_share_rises_from_nothing_to_one_between_its_ends(steps, ends):
     shares = [share_at(step, steps, tuple(ends)) for step in range(steps)]
     assert shares == sorted(shares) and all(0 <= share <= 1 for share in shares)

@@ -2,9 +2,11 @@
 
 import csv
 import io
+import math
 import os
 import shutil
 import signal
+import sys
 import threading
 from dataclasses import replace
 
@@ -25,7 +27,7 @@ from statemix.training import (
     read_result,
     train,
 )
-from statemix.training.metrics import CsvTable
+from statemix.training.metrics import CsvTable, is_finite
 from statemix.training.progress import BarProgress, PlainProgress
 
 from .small import numbers, small
@@ -244,6 +246,14 @@ def test_a_loss_that_is_no_number_ends_the_run_and_is_counted(tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    ("loss", "norm", "finite"),
+    [(1.0, 1.0, True), (math.nan, 1.0, False), (1.0, math.nan, False), (1.0, math.inf, False)],
+)
+def test_a_run_has_diverged_as_soon_as_loss_or_gradient_is_no_number(loss, norm, finite):
+    assert is_finite({"loss": loss, "gradient_norm": norm}) is finite
+
+
 def test_a_diverged_run_is_found_between_rows_before_it_is_saved(tmp_path):
     config = small(
         optimizer=OptimizerConfig(learning_rate=1e30, clip_norm=float("inf")), steps=40, log_every=40
@@ -394,3 +404,9 @@ def test_a_number_that_was_torn_off_is_not_taken_for_another(tmp_path):
     path.write_bytes(path.read_bytes()[:-3])
     assert path.read_bytes().endswith(b"2,0.2")
     assert CsvTable(path, 2).earlier == [{"step": 1, "loss": 0.25}]
+
+
+def test_a_missing_tensorboard_is_named_with_the_way_around_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ModuleNotFoundError, match=r"tensorboard is not installed.*or set tensorboard=False"):
+        train(small(steps=1, tensorboard=True), out=tmp_path / "run", progress=False)

@@ -63,7 +63,6 @@ def test_a_constant_rate_stays_up_after_its_warmup():
 
 
 def test_only_matrices_decay():
-    config = ModelConfig(vocab_size=5, d_model=8, num_layers=3, pattern=("bdlru", "lstm", "hlru"))
     config = ModelConfig(
         vocab_size=5, d_model=8, num_layers=3, pattern=("bdlru", "lstm", "hlru"),
         mixer=MixerConfig(block_size=2, initial_state="learned"),

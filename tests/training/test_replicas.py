@@ -16,7 +16,7 @@ from statemix.training import (
     RunFolderError,
     ScheduleConfig,
     TaskData,
-    replicas,
+    replica_group,
     train,
     train_replicas,
 )
@@ -196,7 +196,7 @@ def test_what_saves_memory_alone_changes_nothing():
 
 
 def test_a_limit_counts_the_time_of_evaluations(tmp_path, monkeypatch):
-    monkeypatch.setattr(replicas, "evaluate", lambda *_: time.sleep(0.2) or {"accuracy_at_8": 0.5})
+    monkeypatch.setattr(replica_group, "evaluate", lambda *_: time.sleep(0.2) or {"accuracy_at_8": 0.5})
     stopped = train_replicas(unlike(evaluate_every=1), out=tmp_path, time_limit=0.5, progress=False)
     assert {(r.status, r.step) for r in stopped} == {("interrupted", 1)}
     assert max(r.seconds for r in stopped) < 0.5  # which the time of training leaves out

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import prod
 
 import torch
 from torch import Tensor
 
+from statemix.kernels.precision import state_dtype
 from statemix.ops import bdlru_scan, hlru_scan
 
 OPERATORS = {"bdlru": bdlru_scan, "hlru": hlru_scan}
@@ -39,8 +41,8 @@ class Case:
     def floor_bytes(self, direction: str) -> int:
         """Every input read once and every output written once."""
         size = self.dtype.itemsize
-        logits = _count(self.logits_shape) * size
-        values = _count(self.values_shape) * size
+        logits = prod(self.logits_shape) * size
+        values = prod(self.values_shape) * size
         forward = logits + 2 * values  # reads logits and values, writes hidden
         backward = 2 * logits + 4 * values  # and reads hidden and its gradient, writes two gradients
         return {"forward": forward, "backward": backward, "forward+backward": forward + backward}[direction]
@@ -56,15 +58,14 @@ class Case:
         generator = torch.Generator(device).manual_seed(seed)
 
         def draw(shape: tuple[int, ...], dtype: torch.dtype, scale: float = 1.0) -> Tensor:
-            flat = torch.empty(_count(shape) + offset, device=device, dtype=dtype)
+            flat = torch.empty(prod(shape) + offset, device=device, dtype=dtype)
             x = flat[offset:].view(shape)
             return x.normal_(0, scale, generator=generator).requires_grad_(requires_grad)
 
         scale = 2.0 if self.normalization != "none" else 0.3
         tensors = [draw(self.logits_shape, self.dtype, scale), draw(self.values_shape, self.dtype)]
         if self.initial_state:
-            wide = torch.promote_types(self.dtype, torch.float32)
-            tensors.append(draw((self.states, self.M, self.N), wide))
+            tensors.append(draw((self.states, self.M, self.N), state_dtype(self.dtype)))
         return tensors
 
     @property
@@ -87,13 +88,6 @@ class Case:
     def shortened(self, time: int) -> Case:
         """The same case over fewer steps and a batch of at most 2, for a check that is quick."""
         return replace(self, T=min(self.T, time), B=min(self.B, 2), sequences=min(self.sequences, 4))
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    total = 1
-    for size in shape:
-        total *= size
-    return total
 
 
 def cpu_cases(orders: tuple[int, ...] = (1, 2, 4, 8, 16)) -> list[Case]:

@@ -16,8 +16,8 @@ from statemix.models import LanguageModel
 from statemix.text import ByteTokenizer, FileTokenizer, Tokenizer
 from statemix.text.tokenizers import TOKENIZER_FILE
 from statemix.training import ShardData, TextData, load_run, read_config
+from statemix.training.devices import choose_device
 from statemix.training.folder import END_TOKEN_FILE
-from statemix.training.loop import choose_device
 
 Format = Literal["run", "huggingface"]
 

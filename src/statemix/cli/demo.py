@@ -25,6 +25,7 @@ from statemix.analysis.report.language import LanguageFindings
 from statemix.analysis.report.state_tracking import LearnedBlocks, Tracker
 from statemix.experiments import demo
 from statemix.training import Observer, RunConfig, RunFolderError, to_json
+from statemix.training.devices import cpu_threads
 
 _SECONDS_BETWEEN_LINES = 10.0
 
@@ -50,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     demo.check_folder(options.out)  # not below: who is told to delete a folder should own what is in it
     try:
         # A second thread makes such small models little faster, and far slower where others run too.
-        with demo.threads(1):
+        with cpu_threads(1):
             _run(options, console)
     except RunFolderError as error:
         print(

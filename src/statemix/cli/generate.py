@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import sys
 import time
@@ -18,6 +17,7 @@ import tyro
 from statemix.models import Decoder
 from statemix.models.sampling import Sampler
 from statemix.text import Tokenizer
+from statemix.training.devices import cpu_threads
 
 from ._models import ModelFileError, OpenedModel, open_model
 
@@ -88,7 +88,7 @@ def _generate(options: Options) -> None:
             f"missing: put its tokenizer.json there)"
         )
     prompt = _prompt(options, tokenizer)
-    with _threads(options.threads, opened):
+    with cpu_threads(options.threads or _threads_for(opened)):
         _write(opened, tokenizer, prompt, options)
 
 
@@ -119,15 +119,9 @@ def _write(opened: OpenedModel, tokenizer: Tokenizer, prompt: np.ndarray, option
     )
 
 
-@contextlib.contextmanager
-def _threads(wanted: int, opened: OpenedModel) -> Iterator[None]:
-    before = torch.get_num_threads()
-    small = sum(p.numel() for p in opened.model.parameters()) < SMALL
-    torch.set_num_threads(wanted or (1 if small else before))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+def _threads_for(opened: OpenedModel) -> int:
+    """One for a small model, else as many as there are (0)."""
+    return 1 if sum(p.numel() for p in opened.model.parameters()) < SMALL else 0
 
 
 def _prompt(options: Options, tokenizer: Tokenizer) -> np.ndarray:

@@ -26,6 +26,8 @@ from statemix.experiments.sweep.trials import (
 from statemix.experiments.variants import VARIANTS, variants
 from statemix.training import RunConfig
 
+from ._listing import listed
+
 
 @dataclass(frozen=True, kw_only=True)
 class SweepOptions:
@@ -144,8 +146,6 @@ def _list(trials: Sequence[Trial]) -> int:
 
 def _usage() -> str:
     width = max(map(len, [*RECIPES, *VARIANTS]))
-    rows = [f"  {name:<{width}}  {(make.__doc__ or '').splitlines()[0]}" for name, make in RECIPES.items()]
-    lists = [f"  {name:<{width}}  {(make.__doc__ or '').splitlines()[0]}" for name, make in VARIANTS.items()]
     return "\n".join(
         [
             "usage: statemix sweep RECIPE --grid FIELD=VALUE,VALUE ... --seeds N [--out FOLDER] [FLAGS]",
@@ -154,10 +154,10 @@ def _usage() -> str:
             "  statemix sweep s3-composition --variants mixers --seeds 5 --out sweeps/s3",
             "",
             "recipes:",
-            *rows,
+            *listed(RECIPES, width),
             "",
             "variants:",
-            *lists,
+            *listed(VARIANTS, width),
             "",
             "statemix sweep RECIPE --help lists its flags.",
         ]

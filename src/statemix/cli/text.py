@@ -12,6 +12,8 @@ import tyro
 
 from statemix.text import PrepareOptions, TokenShards, prepare
 
+from ._listing import listed
+
 
 @dataclass(frozen=True, kw_only=True)
 class Prepare:
@@ -116,12 +118,11 @@ def _say_left_out(shards: TokenShards) -> None:
 
 
 def _usage() -> str:
-    rows = [f"  {name:<8}  {(kind.__doc__ or '').splitlines()[0]}" for name, kind in ACTIONS.items()]
     return "\n".join(
         [
             "usage: statemix text ACTION [FLAGS]",
             "",
-            *rows,
+            *listed(ACTIONS, width=8),
             "",
             "statemix text prepare my-notes/ --out shards          a folder of plain text, byte by byte",
             "statemix text prepare a.jsonl.gz --out shards --tokenizer train-bpe --vocab-size 32000",

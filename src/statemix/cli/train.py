@@ -17,6 +17,8 @@ from statemix.experiments.language import LANGUAGE_MIXERS
 from statemix.training import RunConfig, TrainResult, read_config, train
 from statemix.training.progress import describe_scores
 
+from ._listing import listed
+
 DIVERGED = 3
 
 
@@ -85,15 +87,13 @@ def _report(result: TrainResult, out: Path) -> int:
 
 
 def _usage() -> str:
-    width = max(map(len, RECIPES))
-    rows = [f"  {name:<{width}}  {(make.__doc__ or '').splitlines()[0]}" for name, make in RECIPES.items()]
     return "\n".join(
         [
             "usage: statemix train RECIPE [FLAGS]      start a run",
             "       statemix train --resume FOLDER     go on with one that was stopped",
             "",
             "recipes:",
-            *rows,
+            *listed(RECIPES),
             "",
             "statemix train RECIPE --help lists its flags. Recipes of language models take a mixer of equal",
             f"size behind a slash, as lm-10m/hlru-2: {', '.join(LANGUAGE_MIXERS)}.",

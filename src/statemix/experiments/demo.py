@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -181,17 +180,6 @@ def continued(config: RunConfig, folder: Path, observers: Sequence[Observer]) ->
     if result.status == "diverged":
         raise RuntimeError(f"{config.name}: the loss is no number after step {result.step}")
     return result
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    """Run PyTorch and the kernels with so many threads for a while."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def tracker(contender: Contender, result: TrainResult) -> Tracker:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from statemix.models import MixerConfig, ModelConfig
 from statemix.models.sizing import count_parameters, fit
+from statemix.ops.checks import unknown_name
 from statemix.training import OptimizerConfig, RunConfig, ScheduleConfig, ShardData
 
 
@@ -167,8 +167,10 @@ def _as_large_as_attention(config: ModelConfig) -> ModelConfig:
     return replace(config, mixer=replace(config.mixer, num_blocks=found.config.mixer.num_blocks))
 
 
-def _named(what: str, name: str, table: dict[str, Any]) -> Any:
+_Value = TypeVar("_Value")
+
+
+def _named(what: str, name: str, table: Mapping[str, _Value]) -> _Value:
     if name not in table:
-        near = difflib.get_close_matches(name, table, n=3, cutoff=0.3) or list(table)
-        raise ValueError(f"language: no {what} {name!r}; nearest: {', '.join(near)}; all: {', '.join(table)}")
+        raise ValueError(f"language: {unknown_name(what, name, table)}")
     return table[name]

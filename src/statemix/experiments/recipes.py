@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 
 from statemix.models import MixerConfig, ModelConfig
+from statemix.ops.checks import unknown_name
 from statemix.training import OptimizerConfig, RunConfig, ScheduleConfig, TextData
 
 from .language import LANGUAGE
@@ -57,6 +57,5 @@ def recipe(name: str) -> RunConfig:
     if slash and base in LANGUAGE:
         return LANGUAGE[base](mixer)
     if name not in RECIPES:
-        near = difflib.get_close_matches(name, RECIPES, n=3, cutoff=0.3) or list(RECIPES)
-        raise ValueError(f"no recipe {name!r}; nearest: {', '.join(near)}; all: {', '.join(RECIPES)}")
+        raise unknown_name("recipe", name, RECIPES)
     return RECIPES[name]()

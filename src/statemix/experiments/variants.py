@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from dataclasses import replace
 
+from statemix.kernels.reference.normalization import NORMALIZATIONS
 from statemix.models import MIXERS, MixerConfig
+from statemix.ops.checks import unknown_name
 from statemix.training import RunConfig
+
+from .changes import with_mixer
 
 
 def mixers(base: RunConfig) -> dict[str, RunConfig]:
@@ -39,8 +42,8 @@ def normalizations(base: RunConfig) -> dict[str, RunConfig]:
         >>> list(normalizations(s3_composition()))
         ['softmax', 'sigmoid', 'relu', 'tanh', 'linear', 'none']
     """
-    names = ("softmax", "sigmoid", "relu", "tanh", "linear", "none")
-    return {name: _with_mixer(base, replace(base.model.mixer, normalization=name)) for name in names}
+    own = base.model.mixer
+    return {name: with_mixer(base, replace(own, normalization=name)) for name in NORMALIZATIONS}
 
 
 def block_sizes(base: RunConfig) -> dict[str, RunConfig]:
@@ -56,7 +59,7 @@ def baselines(base: RunConfig) -> dict[str, RunConfig]:
     own = base.model.mixer
     others = {name: own.named(name) for name in MIXERS if name not in (own.name, "bdlru", "hlru")}
     return {own.name: base} | {
-        name: _with_mixer(base, replace(mixer, num_blocks=None)) for name, mixer in others.items()
+        name: with_mixer(base, replace(mixer, num_blocks=None)) for name, mixer in others.items()
     }
 
 
@@ -75,8 +78,7 @@ def variants(name: str, base: RunConfig) -> dict[str, RunConfig]:
         ValueError: an unknown name; the nearest are listed.
     """
     if name not in VARIANTS:
-        near = difflib.get_close_matches(name, VARIANTS, n=3, cutoff=0.3) or list(VARIANTS)
-        raise ValueError(f"no variants {name!r}; nearest: {', '.join(near)}; all: {', '.join(VARIANTS)}")
+        raise unknown_name("variants", name, VARIANTS)
     return VARIANTS[name](base)
 
 
@@ -85,10 +87,6 @@ def with_equal_states(base: RunConfig, named: dict[str, MixerConfig]) -> dict[st
     mixer = base.model.mixer
     states = mixer.blocks_for(base.model.d_model) * mixer.block_size
     return {
-        name: _with_mixer(base, replace(one, num_blocks=max(1, states // one.block_size)))
+        name: with_mixer(base, replace(one, num_blocks=max(1, states // one.block_size)))
         for name, one in named.items()
     }
-
-
-def _with_mixer(base: RunConfig, mixer: MixerConfig) -> RunConfig:
-    return replace(base, model=replace(base.model, mixer=mixer))

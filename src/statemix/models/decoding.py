@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -18,6 +18,9 @@ from .buffered_step import BufferedStep, can_buffer
 from .fused_step import FusedStep, can_fuse
 from .language_model import LanguageModel, check_prompt
 from .sampling import Sampler
+from .states import map_tensors, tensors_in
+
+StepKind = Literal["streamed", "fused", "graph", "buffered", "moved", "growing"]
 
 
 class Decoder:
@@ -93,7 +96,7 @@ class Decoder:
         )
 
     @property
-    def kind(self) -> str:
+    def kind(self) -> StepKind:
         """How a step runs: "streamed", "fused", "graph", "buffered", "moved" or "growing".
 
         The first three are CUDA graphs. A streamed one reads each weight once, in four kernels a block; a
@@ -109,7 +112,7 @@ class Decoder:
     @property
     def state_bytes(self) -> int:
         """Bytes of all states."""
-        return sum(tensor.nbytes for tensor in _tensors(self._states))
+        return sum(tensor.nbytes for tensor in tensors_in(self._states))
 
     @torch.no_grad()
     def prefill(self, prompt: Tokens, mask: Mask | None = None, *, piece: int = 4096) -> Tensor:
@@ -138,7 +141,7 @@ class Decoder:
         if self._grows:
             self._states = states
         else:
-            here, there = _tensors(self._states), _tensors(states)
+            here, there = tensors_in(self._states), tensors_in(states)
             shapes, found = [t.shape for t in here], [t.shape for t in there]
             if shapes != found:
                 raise ValueError(
@@ -202,6 +205,7 @@ class Decoder:
         return torch.cat([prompt, torch.stack(new, 1)], 1) if new else prompt
 
     def _make_step(self, compiled: bool, fuse: bool) -> Callable[[Tensor], Tensor]:
+        self._kind: StepKind
         if self._grows:
             self._kind = "growing"
             return self._growing
@@ -225,7 +229,7 @@ class Decoder:
 
     def _moved(self, tokens: Tensor) -> Tensor:
         logits, states = self._model_step(tokens, self._states)
-        torch._foreach_copy_(_tensors(self._states), _tensors(states))
+        torch._foreach_copy_(tensors_in(self._states), tensors_in(states))
         return logits
 
     def _graph(self, step: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
@@ -248,14 +252,6 @@ class Decoder:
         return run
 
 
-def _tensors(state: Any) -> list[Tensor]:
-    if isinstance(state, Tensor):
-        return [state]
-    return [tensor for part in state or () for tensor in _tensors(part)]
-
-
-def _own(state: Any) -> Any:
-    """The same structure in memory of its own."""
-    if isinstance(state, Tensor):
-        return state.clone(memory_format=torch.contiguous_format)
-    return None if state is None else tuple(_own(part) for part in state)
+def _own(states: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The same states in memory of their own, dense."""
+    return map_tensors(lambda tensor: tensor.clone(memory_format=torch.contiguous_format), states)

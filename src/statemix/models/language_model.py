@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from math import inf
 from typing import Any, Literal, cast
@@ -29,6 +29,11 @@ class ModelConfig:
     Raises:
         ValueError: sizes below one, an unknown choice, or tied embeddings over unlike vocabularies.
         TypeError: a mixer that is no MixerConfig, or a pattern in one text.
+
+    Examples:
+        >>> config = ModelConfig(vocab_size=256, num_layers=4, pattern=("bdlru", "attention"))
+        >>> [mixer.name for mixer in config.mixers()]
+        ['bdlru', 'attention', 'bdlru', 'attention']
     """
 
     vocab_size: int | None = None
@@ -311,8 +316,11 @@ class LanguageModel(nn.Module):
         return F.linear(x, self.embedding.weight) if self.head is None else self.head(x)
 
 
-def make_blocks(config: ModelConfig) -> Blocks:
-    """The blocks that a config asks for, as drawn by their own constructors."""
+def make_blocks(config: ModelConfig, mixers: Iterable[MixerConfig] | None = None) -> Blocks:
+    """The blocks that a config asks for, as drawn by their own constructors.
+
+    ``mixers`` takes the place of the config's own, where layers differ in more than a name.
+    """
 
     def mlp() -> MLP | None:
         if config.mlp == "none":
@@ -322,7 +330,7 @@ def make_blocks(config: ModelConfig) -> Blocks:
     return Blocks(
         (
             Block(config.d_model, make_mixer(mixer, config.d_model), mlp(), eps=config.norm_eps)
-            for mixer in config.mixers()
+            for mixer in (config.mixers() if mixers is None else mixers)
         ),
         gradient_checkpointing=config.gradient_checkpointing,
     )

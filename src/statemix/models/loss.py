@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from statemix.kernels.precision import state_dtype, wide
 from statemix.nn.plain import is_plain
 from statemix.shapes import Boundaries, Mask, Tokens
 
@@ -152,8 +153,7 @@ def _plain(rows: Tensor, weight: Tensor, wanted: Tensor, ignore_index: int) -> t
 
 
 def _of_logits(logits: Tensor, wanted: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
-    wide = torch.promote_types(logits.dtype, torch.float32)
-    total = F.cross_entropy(logits.to(wide), wanted, ignore_index=ignore_index, reduction="sum")
+    total = F.cross_entropy(wide(logits), wanted, ignore_index=ignore_index, reduction="sum")
     return total, (logits.detach().argmax(-1) == wanted).sum()
 
 
@@ -170,26 +170,28 @@ class _InPieces(torch.autograd.Function):
         piece: int,
         dtype: torch.dtype,
     ) -> tuple[Tensor, Tensor]:
-        wide = torch.promote_types(dtype, torch.float32)
+        sums_dtype = state_dtype(dtype)
         head = weight.to(dtype)
-        total = torch.zeros((), dtype=wide, device=rows.device)
+        total = torch.zeros((), dtype=sums_dtype, device=rows.device)
         right = torch.zeros((), dtype=torch.int64, device=rows.device)
         wants_rows, wants_weight = ctx.needs_input_grad[:2]
         row_gradients: list[Tensor] = []
-        weight_gradient = torch.zeros(weight.shape if wants_weight else (0,), dtype=wide, device=rows.device)
+        weight_gradient = torch.zeros(
+            weight.shape if wants_weight else (0,), dtype=sums_dtype, device=rows.device
+        )
         rows_of = _fused_rows if _fuses(rows, dtype) else _rows
         with torch.autocast(rows.device.type, enabled=False):
             for some, some_wanted in zip(rows.split(piece), wanted.split(piece), strict=True):
                 some = some.to(dtype)
                 loss, hits, gradient = rows_of(
-                    some @ head.T, some_wanted, ignore_index, wide, wants_rows or wants_weight
+                    some @ head.T, some_wanted, ignore_index, sums_dtype, wants_rows or wants_weight
                 )
                 total = total + loss
                 right = right + hits
                 if wants_rows and gradient is not None:
                     row_gradients.append((gradient @ head).to(rows.dtype))
                 if wants_weight and gradient is not None:
-                    weight_gradient.add_(_product(gradient.T, some, wide))
+                    weight_gradient.add_(_product(gradient.T, some, sums_dtype))
         ctx.wants_rows, ctx.wants_weight, ctx.weight_dtype = wants_rows, wants_weight, weight.dtype
         ctx.save_for_backward(
             torch.cat(row_gradients) if wants_rows and row_gradients else None, weight_gradient
@@ -207,13 +209,13 @@ class _InPieces(torch.autograd.Function):
 
 
 def _rows(
-    logits: Tensor, wanted: Tensor, ignore_index: int, wide: torch.dtype, wants_gradient: bool
+    logits: Tensor, wanted: Tensor, ignore_index: int, dtype: torch.dtype, wants_gradient: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Loss and right answers of a piece, and the gradient of its logits, summed and taken in ``wide``."""
+    """Loss and right answers of a piece, and the gradient of its logits, summed and taken in ``dtype``."""
     right = (logits.argmax(-1) == wanted).sum()
     asked = wanted != ignore_index
     place = torch.where(asked, wanted, 0)[:, None]
-    log_p = logits.log_softmax(-1, dtype=wide)
+    log_p = logits.log_softmax(-1, dtype=dtype)
     loss = -torch.where(asked, log_p.gather(1, place)[:, 0], 0.0).sum()
     if not wants_gradient:
         return loss, right, None
@@ -223,7 +225,7 @@ def _rows(
 
 
 def _fused_rows(
-    logits: Tensor, wanted: Tensor, ignore_index: int, wide: torch.dtype, wants_gradient: bool
+    logits: Tensor, wanted: Tensor, ignore_index: int, dtype: torch.dtype, wants_gradient: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """The same in one kernel, the gradient in the place of the logits."""
     from statemix.kernels.triton.cross_entropy import cross_entropy_

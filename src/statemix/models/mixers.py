@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
@@ -30,9 +29,10 @@ from statemix.nn.baselines import (
 )
 from statemix.nn.baselines._fla import BACKENDS as _FLA
 from statemix.nn.baselines.recurrent import BACKENDS as _RECURRENT
+from statemix.nn.checks import check_noise
 from statemix.nn.convolved import Convolved
-from statemix.nn.layer import RecurrentLayer, check_noise
-from statemix.ops.checks import check_choice, check_choices, check_number, check_size
+from statemix.nn.layer import RecurrentLayer
+from statemix.ops.checks import check_choice, check_choices, check_number, check_size, unknown_name
 from statemix.ops.dispatch import BACKENDS
 
 
@@ -46,6 +46,10 @@ class MixerConfig:
     Raises:
         ValueError: an unknown name or choice (the nearest ones are listed), sizes below one, a backend that
             the layer does not run on, or an option that it does not have.
+
+    Examples:
+        >>> MixerConfig(name="hlru", block_size=2, normalization="tanh").name
+        'hlru'
     """
 
     name: str = "bdlru"
@@ -118,8 +122,7 @@ class MixerConfig:
 
     def __post_init__(self) -> None:
         if self.name not in MIXERS:
-            near = difflib.get_close_matches(str(self.name), MIXERS, n=3, cutoff=0.3) or list(MIXERS)
-            raise ValueError(f"no mixer {self.name!r}; nearest: {', '.join(near)}; all: {', '.join(MIXERS)}")
+            raise unknown_name("mixer", self.name, MIXERS)
         what = f"mixer {self.name}"
         check_choice(what, "backend", self.backend, MIXERS[self.name].backends)
         check_choices(what, self)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from statemix.nn.baselines.base import is_transformed
+from statemix.nn.transforms import is_autocast
+
+from .fusion import runs_fused
 
 _WIDEST = 8192
-# Below this many numbers a launch is what takes the time, and Triton's is no shorter than PyTorch's.
-FUSED_FROM = 2**20
 
 
 def rms_norm(norm: nn.RMSNorm, x: Tensor) -> Tensor:
@@ -37,20 +36,15 @@ def rms_norm(norm: nn.RMSNorm, x: Tensor) -> Tensor:
 
 
 def _dtype(x: Tensor) -> torch.dtype:
-    device = x.device.type
-    if x.dtype == torch.float32 and device != "meta" and torch.is_autocast_enabled(device):
-        return torch.get_autocast_dtype(device)
+    if x.dtype == torch.float32 and is_autocast(x.device):
+        return torch.get_autocast_dtype(x.device.type)
     return x.dtype
 
 
 def _fuses(norm: nn.RMSNorm, x: Tensor) -> bool:
-    if not x.is_cuda or x.dtype != torch.float32 or x.shape[-1] > _WIDEST or x.numel() < FUSED_FROM:
-        return False
     if norm.weight is None or norm.weight.dtype != torch.float32 or norm.eps is None:
         return False
-    if torch.compiler.is_compiling() or is_transformed():
-        return False
-    return find_spec("triton") is not None
+    return x.dtype == torch.float32 and x.shape[-1] <= _WIDEST and runs_fused(x)
 
 
 class _Fused(torch.autograd.Function):

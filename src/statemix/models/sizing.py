@@ -139,6 +139,9 @@ def fit_tier(
         of: whose parameters the tier counts: the whole model's or those of all mixers.
         options: as of :func:`fit`.
 
+    Raises:
+        ValueError: an unknown tier or ``of``, and as of :func:`fit`.
+
     Examples:
         >>> config = ModelConfig(vocab_size=16, num_layers=2, mixer=MixerConfig(name="lstm", block_size=1))
         >>> fit_tier(config, "0.33M").config.d_model

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from statemix.nn.baselines.base import is_transformed
-
-from .normalization import FUSED_FROM
+from .fusion import runs_fused
 
 
 def swiglu(hidden: Tensor) -> Tensor:
     """silu(gate) * value for ``hidden`` (..., 2 H) = [gate, value]: (..., H).
 
-    Eagerly on a GPU, one Triton kernel each way, which keep ``hidden`` alone for backward. A compiler fuses
-    the plain operations by itself, and transforms of ``torch.func`` need them.
+    Eagerly on a GPU, one Triton kernel each way, which keep ``hidden`` alone for backward.
 
     Examples:
         >>> swiglu(torch.tensor([[0.0, 1.0, 5.0, 2.0]]))
@@ -35,11 +31,7 @@ def _plain(hidden: Tensor) -> Tensor:
 
 
 def _fuses(hidden: Tensor) -> bool:
-    if not hidden.is_cuda or hidden.dtype == torch.float64 or hidden.numel() < FUSED_FROM:
-        return False
-    if torch.compiler.is_compiling() or is_transformed():
-        return False
-    return find_spec("triton") is not None
+    return hidden.dtype != torch.float64 and runs_fused(hidden)
 
 
 class _Fused(torch.autograd.Function):

@@ -1,9 +1,13 @@
-"""What every layer asks of its input, before anything is computed from it."""
+"""What layers ask of their input, of a mask and of their options, before anything is computed."""
 
 from __future__ import annotations
 
+from math import inf
+
 import torch
 from torch import Tensor
+
+from statemix.ops.checks import check_number
 
 from .transforms import is_autocast
 
@@ -35,3 +39,30 @@ def check_input(layer: str, x: Tensor, dims: int, shape: str, width: int, weight
         raise ValueError(
             f"{layer}: x must be on the layer's device {weight.device}; got {x.device}: move one with .to()"
         )
+
+
+def check_mask(layer: str, x: Tensor, mask: Tensor, cu_seqlens: Tensor | None) -> None:
+    """Raise ValueError or TypeError unless a mask is (B, T) bool, lies where x does, and stands alone."""
+    if cu_seqlens is not None:
+        raise ValueError(
+            f"{layer}: mask and cu_seqlens cannot be given together: pack the real steps, or pad them"
+        )
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        raise TypeError(
+            f"{layer}: mask must be a bool tensor, True where a step is real; got "
+            f"{getattr(mask, 'dtype', type(mask).__name__)}: cast with .bool()"
+        )
+    if mask.shape != x.shape[:2]:
+        raise ValueError(f"{layer}: mask must be (B, T) = {tuple(x.shape[:2])}; got {tuple(mask.shape)}")
+    if mask.device != x.device:
+        raise ValueError(
+            f"{layer}: mask must be on {x.device} as x is; got {mask.device}: move it with .to()"
+        )
+
+
+def check_noise(name: str, *, gate_noise: float, block_dropout: float) -> None:
+    """Refuse what training cannot draw."""
+    check_number(name, "gate_noise", gate_noise, "a number from 0 on", lambda size: 0 <= size < inf)
+    check_number(
+        name, "block_dropout", block_dropout, "a share from 0 on, below 1", lambda share: 0 <= share < 1
+    )

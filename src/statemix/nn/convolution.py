@@ -36,6 +36,11 @@ class ShortConvolution(nn.Module):
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
+    @property
+    def past_shape(self) -> tuple[int, int]:
+        """(kernel - 1, C): the inputs of one sequence that the next call needs."""
+        return self.kernel - 1, self.weight.shape[1]
+
     def forward(self, x: Tensor, past: Tensor, real: Tensor | None) -> tuple[Tensor, Tensor]:
         time = x.shape[1]
         whole = torch.cat([past.to(x.dtype), x], 1)
@@ -48,6 +53,16 @@ class ShortConvolution(nn.Module):
         if self.bias is not None:
             y = y + self.bias.to(x.dtype)
         return F.silu(y) if self.activation else y, last_steps(whole, self.kernel - 1, real).to(past.dtype)
+
+
+def convolved_or_activated(
+    convolution: ShortConvolution | None, x: Tensor, past: tuple[Tensor, ...], real: Tensor | None
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """x through a convolution where there is one, and the window after it; else through SiLU alone."""
+    if convolution is None:
+        return F.silu(x), ()
+    y, window = convolution(x, past[0], real)
+    return y, (window,)
 
 
 def last_steps(whole: Tensor, count: int, real: Tensor | None) -> Tensor:

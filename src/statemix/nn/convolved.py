@@ -36,7 +36,7 @@ class Convolved(Baseline):
         self.convolution = ShortConvolution(layer.d_model)
         self.layer = layer
         self.recurrent_shapes = (tuple(layer.initial_state_for(1).shape[1:]),)
-        self.window_shapes = ((self.convolution.kernel - 1, layer.d_model),)
+        self.window_shapes = (self.convolution.past_shape,)
         self.initial_state = None
         self._find_weight()
 

@@ -5,28 +5,29 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from math import inf
+from math import prod
 from typing import Any, Literal, overload
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from statemix.kernels.precision import state_dtype, wide
 from statemix.kernels.reference.normalization import NORMALIZATIONS, normalize
 from statemix.ops.checks import (
     DTYPES,
     check_boundaries,
     check_choice,
     check_device,
-    check_number,
     check_size,
     check_state,
 )
 from statemix.ops.dispatch import BACKENDS
 from statemix.shapes import Boundaries, Mask, Sequence, Spectrum, State, Token
 
+from .alignment import grown, padded, padded_columns
 from .block_dropout import drop_blocks
-from .checks import check_input
+from .checks import check_input, check_mask, check_noise
 from .eigenvalues import eigenvalues
 from .fused_step import fused_step
 from .padding import RealSteps
@@ -119,11 +120,11 @@ class RecurrentLayer(nn.Module):
         self._gate_shape, self._value_shape, self._read_shape = gate_shape, value_shape, read_shape
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
         if selective:
-            self.gate = nn.Linear(d_model, _product(gate_shape), **factory)
+            self.gate = nn.Linear(d_model, prod(gate_shape), **factory)
         else:
             self.gate_logits = nn.Parameter(torch.empty(gate_shape, **factory))
-        self.value = nn.Linear(d_model, _product(value_shape), bias=False, **factory)
-        self.output = nn.Linear(_product(read_shape), d_model, bias=False, **factory)
+        self.value = nn.Linear(d_model, prod(value_shape), bias=False, **factory)
+        self.output = nn.Linear(prod(read_shape), d_model, bias=False, **factory)
         if initial_state == "learned":
             self.initial_state = nn.Parameter(torch.empty(rows, columns, **factory))
         else:
@@ -202,7 +203,8 @@ class RecurrentLayer(nn.Module):
         """
         self._check_input(x, 3, "(B, T, D)")
         if mask is not None:
-            y, final = self._forward_masked(x, state, mask, cu_seqlens)
+            check_mask(type(self).__name__, x, mask, cu_seqlens)
+            y, final = self._forward_masked(x, state, mask)
         else:
             if cu_seqlens is not None:
                 check_boundaries(type(self).__name__, cu_seqlens, x)
@@ -217,14 +219,14 @@ class RecurrentLayer(nn.Module):
         """
         self._check_input(x, 2, "(B, D)")
         if torch.compiler.is_compiling():
-            return self._open_step(x, state)
+            return self._plain_step(x, state)
         found = fused_step(self, x, state)
         if found is not None:
             return found
         y, state = self._forward(x[:, None], state, None)
         return y[:, 0], state
 
-    def _open_step(self, x: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _plain_step(self, x: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
         """One token in plain operations, which a compiler fuses where an operator would stand alone."""
         if state is None:
             state = self._start(x.shape[0])
@@ -253,8 +255,8 @@ class RecurrentLayer(nn.Module):
         if learned is not None:
             return learned
         weight = self.value.weight
-        wide = torch.promote_types(weight.dtype, torch.float32)
-        return torch.zeros(batch, self._rows, self._columns, dtype=wide, device=weight.device)
+        dtype = state_dtype(weight.dtype)
+        return torch.zeros(batch, self._rows, self._columns, dtype=dtype, device=weight.device)
 
     def transition_spectrum(self, x: Sequence) -> Spectrum:
         """Eigenvalues of the transition that each block makes at each step, complex (B, T, N, M).
@@ -293,7 +295,7 @@ class RecurrentLayer(nn.Module):
 
     def _output_weight(self, extra: int) -> Tensor:
         weight = self.output.weight
-        return _padded(weight.T, self._read_shape, extra).T if extra else weight
+        return padded(weight.T, self._read_shape, extra).T if extra else weight
 
     @abstractmethod
     def _keeping_logits(self, logits: Tensor) -> Tensor:
@@ -314,7 +316,7 @@ class RecurrentLayer(nn.Module):
             state = F.pad(state, (0, extra))
         gate_logits, values = self._inputs(x, extra)
         gate_logits = self._noised(gate_logits)
-        with self._keeping(x, gate_logits, extra):
+        with self._recomputing(x, gate_logits, extra):
             hidden, final = self._operator(
                 gate_logits,
                 values,
@@ -329,25 +331,7 @@ class RecurrentLayer(nn.Module):
         y = self._readout(*read, extra, cu_seqlens)
         return y, final[..., : self._columns] if extra else final
 
-    def _forward_masked(
-        self, x: Tensor, state: Tensor | None, mask: Tensor, cu_seqlens: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        name = type(self).__name__
-        if cu_seqlens is not None:
-            raise ValueError(
-                f"{name}: mask and cu_seqlens cannot be given together: pack the real steps, or pad them"
-            )
-        if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
-            raise TypeError(
-                f"{name}: mask must be a bool tensor, True where a step is real; got "
-                f"{getattr(mask, 'dtype', type(mask).__name__)}: cast with .bool()"
-            )
-        if mask.shape != x.shape[:2]:
-            raise ValueError(f"{name}: mask must be (B, T) = {tuple(x.shape[:2])}; got {tuple(mask.shape)}")
-        if mask.device != x.device:
-            raise ValueError(
-                f"{name}: mask must be on {x.device} as x is; got {mask.device}: move it with .to()"
-            )
+    def _forward_masked(self, x: Tensor, state: Tensor | None, mask: Tensor) -> tuple[Tensor, Tensor]:
         if state is not None:
             self._check_state(state, x.shape[0], x)
         real = RealSteps.of(mask)
@@ -356,17 +340,17 @@ class RecurrentLayer(nn.Module):
 
     def _inputs(self, x: Tensor, extra: int) -> tuple[Tensor, Tensor]:
         """What the operator takes, grown by ``extra`` blocks: gate logits and values."""
-        gates, values = _grown(self._gate_shape, extra), _grown(self._value_shape, extra)
+        gates, values = grown(self._gate_shape, extra), grown(self._value_shape, extra)
         if self.selective and is_plain(self.gate) and is_plain(self.value):
             logits, entering = two_products(
                 x,
-                _padded(self.gate.weight, self._gate_shape, extra),
-                _padded(self.gate.bias, self._gate_shape, extra),
-                _padded(self.value.weight, self._value_shape, extra),
+                padded(self.gate.weight, self._gate_shape, extra),
+                padded(self.gate.bias, self._gate_shape, extra),
+                padded(self.value.weight, self._value_shape, extra),
             )
             return logits.unflatten(2, gates), entering.unflatten(2, values)
         if extra:  # the gates are constants, and the projection is its weight
-            entering = F.linear(x, _padded(self.value.weight, self._value_shape, extra))
+            entering = F.linear(x, padded(self.value.weight, self._value_shape, extra))
         else:
             entering = self.value(x)
         logits = self._gate_logits(x, entering.dtype)
@@ -385,7 +369,7 @@ class RecurrentLayer(nn.Module):
         noise = torch.randn_like(gate_logits) * self.gate_noise
         return gate_logits + noise * self.gate_noise_share
 
-    def _keeping(self, x: Tensor, gate_logits: Tensor, extra: int) -> AbstractContextManager[Any]:
+    def _recomputing(self, x: Tensor, gate_logits: Tensor, extra: int) -> AbstractContextManager[Any]:
         """What the backward pass keeps of the gates while the operator runs: logits, or their input."""
         if not (self.recompute_gates and self.selective and is_plain(self.gate)):
             return nullcontext()
@@ -394,8 +378,8 @@ class RecurrentLayer(nn.Module):
         parameters = self.gate.weight, self.gate.bias
 
         def compute() -> Tensor:
-            weight, bias = (_padded(p, shape, extra).to(dtype) for p in parameters)
-            return F.linear(x.to(dtype), weight, bias).unflatten(2, _grown(shape, extra))
+            weight, bias = (padded(p, shape, extra).to(dtype) for p in parameters)
+            return F.linear(x.to(dtype), weight, bias).unflatten(2, grown(shape, extra))
 
         return recomputed(gate_logits, compute)
 
@@ -403,8 +387,7 @@ class RecurrentLayer(nn.Module):
         """The learned state for each sequence; None where it is zero."""
         if self.initial_state is None:
             return None
-        wide = torch.promote_types(self.initial_state.dtype, torch.float32)
-        return self.initial_state.to(wide).expand(states, -1, -1)
+        return wide(self.initial_state).expand(states, -1, -1)
 
     def _extra_columns(self, x: Tensor) -> int:
         """Blocks of zeros that bring products and kernels on a GPU to their fast paths."""
@@ -422,50 +405,3 @@ class RecurrentLayer(nn.Module):
     def _check_state(self, state: Tensor, states: int, x: Tensor, packed: bool = False) -> None:
         shape = (states, self._rows, self._columns)
         check_state(type(self).__name__, state, shape, x, packed, name="state")
-
-
-def check_noise(name: str, *, gate_noise: float, block_dropout: float) -> None:
-    """Refuse what training cannot draw."""
-    check_number(name, "gate_noise", gate_noise, "a number from 0 on", lambda size: 0 <= size < inf)
-    check_number(
-        name, "block_dropout", block_dropout, "a share from 0 on, below 1", lambda share: 0 <= share < 1
-    )
-
-
-def padded_columns(columns: int, row: int) -> int:
-    """The number of blocks that a GPU runs fastest: whole rows of 128 bytes where that costs next to nothing.
-
-    ``row`` is the number of elements in 128 bytes. Odd sizes take half precision products off their
-    fast path (2.7 times slower) and the scan to 40-75 % of its speed, since tiles then share sectors of 32
-    bytes; whole sectors lose a tenth of the scan alone, itself a seventh of a layer, while every further
-    block costs its part of all products.
-
-    Examples:
-        >>> padded_columns(1000, 64), padded_columns(146, 64), padded_columns(112, 64)
-        (1008, 152, 112)
-    """
-    for multiple, worth in ((row, 1 / 64), (row // 4, 1 / 32), (8, 1.0)):
-        extra = -columns % multiple
-        if extra <= columns * worth:
-            return columns + extra
-    return -(-columns // 8) * 8
-
-
-def _product(shape: tuple[int, ...]) -> int:
-    total = 1
-    for size in shape:
-        total *= size
-    return total
-
-
-def _grown(shape: tuple[int, ...], extra: int) -> tuple[int, ...]:
-    return (*shape[:-1], shape[-1] + extra)
-
-
-def _padded(parameter: Tensor, shape: tuple[int, ...], extra: int) -> Tensor:
-    """Rows of zeros for ``extra`` further blocks, put where the layout wants them."""
-    if not extra:
-        return parameter
-    rows = parameter.unflatten(0, shape)
-    trailing = rows.dim() - len(shape)
-    return F.pad(rows, (0, 0) * trailing + (0, extra)).flatten(0, len(shape) - 1)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
 import torch
+from torch import Tensor
 from torch.autograd import forward_ad
 
 
@@ -22,3 +26,19 @@ def is_rewritten() -> bool:
 def is_autocast(device: torch.device) -> bool:
     """Whether products on this device are made in the dtype of autocast, which knows no meta device."""
     return device.type != "meta" and torch.is_autocast_enabled(device.type)
+
+
+def is_transformed() -> bool:
+    """Whether a torch.func transform runs, for which PyTorch's fused kernels may have no rule.
+
+    Always False while torch.compile traces: there a caller chooses the backend.
+    """
+    transforms: Any = getattr(torch._C, "_functorch")  # noqa: B009  not in torch's type stubs
+    return not torch.compiler.is_compiling() and transforms.peek_interpreter_stack() is not None
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
+    """A context in which products keep the dtype of what they are given: recurrences need float32."""
+    if x.is_meta:  # autocast knows no such device
+        return nullcontext()
+    return torch.autocast(x.device.type, enabled=False)

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from statemix.kernels.precision import state_dtype
 from statemix.ops.hlru import shifted_windows
 
 from .transforms import is_autocast, is_rewritten
@@ -181,7 +182,7 @@ class _Apart:
         """Outputs' gradients times windows, (D, M*C), the newest state first."""
         ending = self._by_phase(of_outputs[self.order - 1 : self.order - 1 + self.rows])
         # Each phase is rounded once, and so is their sum.
-        wide = torch.promote_types(states.dtype, torch.float32)
+        wide = state_dtype(states.dtype)
         found = torch.bmm(ending.mT, self._windows(states)).sum(0, dtype=wide)
         return found.unflatten(1, (self.order, -1)).flip(1).flatten(1).to(states.dtype)
 

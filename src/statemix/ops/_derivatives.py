@@ -12,11 +12,6 @@ from torch import Tensor
 from statemix.kernels.reference.normalization import normalize
 
 
-def wide(tensor: Tensor) -> Tensor:
-    """float32, or float64 where it is float64 already: coefficients are never rounded."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
-
-
 def vjp(function: Callable[..., Any], *primals: Tensor) -> tuple[Any, Callable[..., Any]]:
     """``torch.func.vjp`` with the type that it has when nothing auxiliary is returned."""
     return cast(tuple[Any, Callable[..., Any]], torch.func.vjp(function, *primals))

@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from statemix.kernels.precision import wide
 from statemix.kernels.reference.normalization import normalize
 from statemix.shapes import Boundaries, GateLogitsBD, State, ValuesBD
 
-from ._derivatives import Layout, along_time, normalize_tangent, reverse_boundaries, vjp, wide
+from ._derivatives import Layout, along_time, normalize_tangent, reverse_boundaries, vjp
 from .checks import check_scan
 from .dispatch import resolve_backend
 from .registration import Formulas, register_scan
@@ -51,7 +52,7 @@ def bdlru_scan(
 
     Source: arXiv 2602.12021, block diagonal LRU; bounded by its proposition 1.
     """
-    check_scan("bdlru_scan", "M", gate_logits, values, initial_state, normalization, cu_seqlens)
+    check_scan("bdlru_scan", gate_logits, values, initial_state, normalization, cu_seqlens, in_blocks=True)
     chosen = resolve_backend("bdlru_scan", backend, values.device, "bdlru", values.shape[2], values.dtype)
     return _scan(gate_logits, values, initial_state, cu_seqlens, normalization, chosen)
 

@@ -7,7 +7,7 @@ import functools
 import operator
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import fields
 from itertools import pairwise
 from numbers import Real
@@ -18,6 +18,7 @@ from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from statemix.kernels.precision import state_dtype
 from statemix.kernels.reference.normalization import NORMALIZATIONS
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -28,39 +29,62 @@ _passed: set[tuple] = set()
 
 def check_scan(
     operation: str,
-    layout: str,
     gate_logits: Tensor,
     values: Tensor,
     initial_state: Tensor | None,
     normalization: str,
     cu_seqlens: Tensor | None,
+    *,
+    in_blocks: bool,
 ) -> None:
     """Raise ValueError or TypeError for inputs that the operator cannot mean.
 
-    ``layout`` is "M" where values carry the block (BD-LRU) and "" where they do not (H-LRU). What has
-    passed once is not looked at again.
+    ``in_blocks`` says that values carry a block (BD-LRU). What has passed once is not looked at again.
     """
     signature = _signature(operation, gate_logits, values, initial_state, normalization, cu_seqlens)
     if signature is not None and signature in _passed:
         return
-    named = (("gate_logits", gate_logits), ("values", values), ("initial_state", initial_state))
-    for name, tensor in named[: 2 if initial_state is None else 3]:
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"{operation}: {name} must be a torch.Tensor; got {type(tensor).__name__}")
-        if tensor.layout is not torch.strided or tensor.is_nested:
-            raise TypeError(
-                f"{operation}: {name} must be a dense tensor; got {_layout(tensor)}: call .to_dense(), or "
-                f"pack sequences of unequal length and give cu_seqlens"
-            )
-    block = bool(layout)
-    wants_logits = "(B, T, M, M+1, N)" if block else "(B, T, M+1, N)"
-    wants_values = "(B, T, M, N)" if block else "(B, T, N)"
-    if gate_logits.dim() != (5 if block else 4):
+    _check_dense(operation, "gate_logits", gate_logits)
+    _check_dense(operation, "values", values)
+    if initial_state is not None:
+        _check_dense(operation, "initial_state", initial_state)
+    _check_shapes(operation, gate_logits, values, in_blocks)
+    _check_dtypes(operation, gate_logits, values)
+    if normalization not in NORMALIZATIONS:
+        raise ValueError(f"{operation}: normalization must be one of {NORMALIZATIONS}; got {normalization!r}")
+    states = values.shape[0]
+    if cu_seqlens is not None:
+        check_boundaries(operation, cu_seqlens, values)
+        states = cu_seqlens.shape[0] - 1
+    if initial_state is not None:
+        shape = (states, gate_logits.shape[-2] - 1, values.shape[-1])
+        check_state(operation, initial_state, shape, values, cu_seqlens is not None)
+    if signature is not None:
+        if len(_passed) >= 4096:  # lengths that differ from call to call do not fill the memory
+            _passed.clear()
+        _passed.add(signature)
+
+
+def _check_dense(operation: str, name: str, tensor: Tensor) -> None:
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{operation}: {name} must be a torch.Tensor; got {type(tensor).__name__}")
+    if tensor.layout is not torch.strided or tensor.is_nested:
+        layout = "a nested one" if tensor.is_nested else str(tensor.layout)
+        raise TypeError(
+            f"{operation}: {name} must be a dense tensor; got {layout}: call .to_dense(), or pack sequences "
+            f"of unequal length and give cu_seqlens"
+        )
+
+
+def _check_shapes(operation: str, gate_logits: Tensor, values: Tensor, in_blocks: bool) -> None:
+    wants_logits = "(B, T, M, M+1, N)" if in_blocks else "(B, T, M+1, N)"
+    wants_values = "(B, T, M, N)" if in_blocks else "(B, T, N)"
+    if gate_logits.dim() != (5 if in_blocks else 4):
         raise ValueError(f"{operation}: gate_logits must be {wants_logits}; got {tuple(gate_logits.shape)}")
-    if values.dim() != (4 if block else 3):
+    if values.dim() != (4 if in_blocks else 3):
         raise ValueError(f"{operation}: values must be {wants_values}; got {tuple(values.shape)}")
     size = gate_logits.shape[-2] - 1
-    if block and gate_logits.shape[2] != size:
+    if in_blocks and gate_logits.shape[2] != size:
         raise ValueError(
             f"{operation}: gate_logits must be {wants_logits}; got {tuple(gate_logits.shape)}: "
             f"the fourth size must be {gate_logits.shape[2] + 1}"
@@ -71,7 +95,7 @@ def check_scan(
             f"{tuple(gate_logits.shape)}, values {tuple(values.shape)}"
         )
     batch, time = values.shape[:2]
-    wanted = (batch, time, *((size,) if block else ()), gate_logits.shape[-1])
+    wanted = (batch, time, *((size,) if in_blocks else ()), gate_logits.shape[-1])
     if tuple(values.shape) != wanted:
         raise ValueError(
             f"{operation}: values must be {wants_values} = {wanted} to fit gate_logits "
@@ -84,21 +108,6 @@ def check_scan(
                 f"{operation}: gate_logits must have {name} size {want} as values {tuple(values.shape)} "
                 f"have, or 1 to be broadcast; got {tuple(gate_logits.shape)}"
             )
-    _check_dtypes(operation, gate_logits, values)
-    if normalization not in NORMALIZATIONS:
-        raise ValueError(f"{operation}: normalization must be one of {NORMALIZATIONS}; got {normalization!r}")
-    states = batch
-    if cu_seqlens is not None:
-        check_boundaries(operation, cu_seqlens, values)
-        states = cu_seqlens.shape[0] - 1
-    if initial_state is not None:
-        check_state(
-            operation, initial_state, (states, size, values.shape[-1]), values, cu_seqlens is not None
-        )
-    if signature is not None:
-        if len(_passed) >= 4096:  # lengths that differ from call to call do not fill the memory
-            _passed.clear()
-        _passed.add(signature)
 
 
 def _signature(
@@ -139,10 +148,6 @@ def _check_dtypes(operation: str, gate_logits: Tensor, values: Tensor) -> None:
         )
 
 
-def _layout(tensor: Tensor) -> str:
-    return "a nested one" if tensor.is_nested else str(tensor.layout)
-
-
 def check_state(
     operation: str,
     state: Tensor,
@@ -157,7 +162,7 @@ def check_state(
     if tuple(state.shape) != shape:
         letters = "(num_sequences, M, N)" if packed else "(B, M, N)"
         raise ValueError(f"{operation}: {name} must be {letters} = {shape}; got {tuple(state.shape)}")
-    wide = torch.promote_types(like.dtype, torch.float32)
+    wide = state_dtype(like.dtype)
     if state.dtype != wide:
         raise TypeError(
             f"{operation}: {name} must be {wide} for inputs of {like.dtype}; got {state.dtype}: "
@@ -258,6 +263,17 @@ def check_choice(operation: str, name: str, value: Any, choices: Sequence[Any]) 
         )
         hint = f"; nearest: {', '.join(near)}" if near else ""
         raise ValueError(f"{operation}: {name} must be one of {tuple(choices)}; got {value!r}{hint}")
+
+
+def unknown_name(what: str, name: object, table: Collection[str]) -> ValueError:
+    """The error for a name that stands in no table of ``what``: it lists the nearest, and all there are.
+
+    Examples:
+        >>> print(unknown_name("fruit", "aple", ["apple", "kiwi"]))
+        no fruit 'aple'; nearest: apple; all: apple, kiwi
+    """
+    near = difflib.get_close_matches(str(name), table, n=3, cutoff=0.3) or list(table)
+    return ValueError(f"no {what} {name!r}; nearest: {', '.join(near)}; all: {', '.join(table)}")
 
 
 def check_choices(operation: str, config: Any) -> None:

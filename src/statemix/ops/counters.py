@@ -24,5 +24,11 @@ def kernel_counts() -> dict[str, int]:
 
 
 def reset_kernel_counts() -> None:
-    """Set every count back to zero."""
+    """Set every count back to zero.
+
+    Examples:
+        >>> reset_kernel_counts()
+        >>> kernel_counts()
+        {}
+    """
     _counts.clear()

@@ -102,10 +102,12 @@ _resolve._dynamo_marked_constant = True  # type: ignore[attr-defined]
 def _reason(
     backend: str, device_type: str, device_index: int | None, family: str, size: int, dtype: torch.dtype
 ) -> str | None:
-    device = (
-        torch.device(device_type, device_index) if device_index is not None else torch.device(device_type)
-    )
+    device = _device(device_type, device_index)
     return unavailable_reason(backend, device, family=family, size=size, dtype=dtype)
+
+
+def _device(device_type: str, index: int | None) -> torch.device:
+    return torch.device(device_type) if index is None else torch.device(device_type, index)
 
 
 def unavailable_reason(
@@ -126,13 +128,9 @@ def unavailable_reason(
     return folder.unavailable_reason(device, family=family, order_or_block_size=size, dtype=dtype)
 
 
+@functools.cache
 def kernels(backend: str, family: str) -> ModuleType:
     """The module that computes a family on a backend, imported when it is first used."""
-    return _kernels(backend, family)
-
-
-@functools.cache
-def _kernels(backend: str, family: str) -> ModuleType:
     return importlib.import_module(f"statemix.kernels.{backend}.{family}")
 
 
@@ -141,9 +139,7 @@ def _automatic(
     device_type: str, device_index: int | None, family: str, size: int, dtype: torch.dtype
 ) -> tuple[str, str | None]:
     """What "auto" takes, and why where that is slower than one would expect of the device."""
-    device = (
-        torch.device(device_type, device_index) if device_index is not None else torch.device(device_type)
-    )
+    device = _device(device_type, device_index)
     reasons = []
     for backend in _CANDIDATES.get(device_type, ()):
         reason = unavailable_reason(backend, device, family=family, size=size, dtype=dtype)

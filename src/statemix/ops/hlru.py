@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from statemix.kernels.precision import wide
 from statemix.kernels.reference.normalization import normalize
 from statemix.shapes import Boundaries, GateLogitsH, State, ValuesH
 
-from ._derivatives import Layout, along_time, normalize_tangent, reverse_boundaries, vjp, wide
+from ._derivatives import Layout, along_time, normalize_tangent, reverse_boundaries, vjp
 from .checks import check_scan
 from .dispatch import resolve_backend
 from .registration import Formulas, register_scan
@@ -51,7 +52,7 @@ def hlru_scan(
 
     Source: arXiv 2602.12021, higher-order LRU; bounded by its proposition 1.
     """
-    check_scan("hlru_scan", "", gate_logits, values, initial_state, normalization, cu_seqlens)
+    check_scan("hlru_scan", gate_logits, values, initial_state, normalization, cu_seqlens, in_blocks=False)
     order = gate_logits.shape[2] - 1
     chosen = resolve_backend("hlru_scan", backend, values.device, "hlru", order, values.dtype)
     return _scan(gate_logits, values, initial_state, cu_seqlens, normalization, chosen)

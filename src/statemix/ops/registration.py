@@ -22,23 +22,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C._functorch import (
-    TransformType,
-    get_interpreter_stack,
-    get_unwrapped,
-    is_functorch_wrapped_tensor,
-    maybe_get_level,
-)
 from torch._functorch.utils import unwrap_dead_wrappers
 from torch.autograd import forward_ad
 
+from statemix.kernels.precision import state_dtype
+
+from ._batching import Output, fold_into_batch
 from ._derivatives import vjp
+from ._transforms import forward_modes, needs_autograd, needs_operator
 from .counters import count
 from .dispatch import kernels, warn_once
 
 _LIBRARY = torch.library.Library("statemix", "DEF")
-
-_BATCHED_GRADIENTS = torch._C._dispatch_key_parse("VmapMode")
 
 _FORWARD_SCHEMA = (
     "(Tensor gate_logits, Tensor values, Tensor? initial_state, Tensor? cu_seqlens, "
@@ -49,6 +44,8 @@ _BACKWARD_SCHEMA = (
     "Tensor? grad_hidden, Tensor? grad_final_state, str normalization, str backend) "
     "-> (Tensor, Tensor, Tensor)"
 )
+_RESULTS: tuple[Output, ...] = ("batch", "batch")
+_GRADIENTS: tuple[Output, ...] = ("gates", "batch", "batch")
 
 
 @dataclass(frozen=True)
@@ -143,7 +140,7 @@ def register_scan(family: str, formulas: Formulas) -> Callable[..., tuple[Tensor
 
         @staticmethod
         def vmap(info, in_dims, *arguments):
-            return _vmap(ScanBackward.apply, info, in_dims, arguments, outputs=(_GATES, _BATCH, _BATCH))
+            return fold_into_batch(ScanBackward.apply, info, in_dims, arguments, outputs=_GRADIENTS)
 
     class ScanForward(torch.autograd.Function):
         """The forward kernel; saves logits, values, initial state and hidden, nothing else."""
@@ -176,27 +173,16 @@ def register_scan(family: str, formulas: Formulas) -> Callable[..., tuple[Tensor
 
         @staticmethod
         def jvp(ctx, d_logits, d_values, d_initial, *_):
-            gate_logits, values, initial_state, cu_seqlens, hidden = ctx.saved_tensors
-            return formulas.tangent(
-                gate_logits,
-                values,
-                initial_state,
-                cu_seqlens,
-                hidden,
-                d_logits,
-                d_values,
-                d_initial,
-                ctx.normalization,
-                ctx.backend,
-            )
+            tangents = (d_logits, d_values, d_initial)
+            return formulas.tangent(*ctx.saved_tensors, *tangents, ctx.normalization, ctx.backend)
 
         @staticmethod
         def vmap(info, in_dims, *arguments):
-            return _vmap(ScanForward.apply, info, in_dims, arguments, outputs=(_BATCH, _BATCH))
+            return fold_into_batch(ScanForward.apply, info, in_dims, arguments, outputs=_RESULTS)
 
     for operator, run, fake, function, outputs in (
-        (forward_operator, run_forward, fake_forward, ScanForward, (_BATCH, _BATCH)),
-        (backward_operator, run_backward, fake_backward, ScanBackward, (_GATES, _BATCH, _BATCH)),
+        (forward_operator, run_forward, fake_forward, ScanForward, _RESULTS),
+        (backward_operator, run_backward, fake_backward, ScanBackward, _GRADIENTS),
     ):
         name = operator.name().removeprefix("statemix::").removesuffix(".default")
         _LIBRARY.impl(name, run, "CompositeExplicitAutograd")
@@ -208,7 +194,7 @@ def register_scan(family: str, formulas: Formulas) -> Callable[..., tuple[Tensor
         arguments = (gate_logits, values, initial_state, cu_seqlens, normalization, backend)
         if torch.compiler.is_compiling():
             return forward_operator(*arguments)
-        if torch._C._are_functorch_transforms_active() and _forward_modes(arguments) > 1:
+        if torch._C._are_functorch_transforms_active() and forward_modes(arguments) > 1:
             if backend != "reference":
                 warn_once(
                     f"{family}_scan: forward mode inside of forward mode (jvp of jvp, jacfwd of jacfwd) runs "
@@ -217,7 +203,7 @@ def register_scan(family: str, formulas: Formulas) -> Callable[..., tuple[Tensor
                 )
             count(family, "forward", "reference")
             return kernels("reference", family).forward(*arguments[:5])
-        if backend == "reference" and not _needs_operator(arguments) and values.numel():
+        if backend == "reference" and not needs_operator(arguments) and values.numel():
             count(family, "forward", backend)
             # The loop is made of differentiable operations: autograd needs no help.
             return kernels(backend, family).forward(*arguments[:5])
@@ -230,7 +216,7 @@ def _autograd_kernel(operator: Any, function: type[torch.autograd.Function]) -> 
     """The kernel of the Autograd dispatch keys: the same function that eager mode calls."""
 
     def kernel(*arguments):
-        if _needs_autograd(arguments):
+        if needs_autograd(arguments):
             return _applied(function, arguments)
         with torch._C._AutoDispatchBelowAutograd():
             return operator(*arguments)
@@ -238,11 +224,11 @@ def _autograd_kernel(operator: Any, function: type[torch.autograd.Function]) -> 
     return kernel
 
 
-def _vmap_kernel(operator: Any, outputs: tuple[str, ...]) -> Callable[..., Any]:
+def _vmap_kernel(operator: Any, outputs: tuple[Output, ...]) -> Callable[..., Any]:
     """The batching rule that a compiler meets: the same folding as in eager mode."""
 
     def kernel(info, in_dims, *arguments):
-        return _vmap(operator, info, in_dims, arguments, outputs=outputs)
+        return fold_into_batch(operator, info, in_dims, arguments, outputs=outputs)
 
     return kernel
 
@@ -251,7 +237,7 @@ def _with_derivatives(
     function: type[torch.autograd.Function], arguments: tuple, run: Callable[..., Any], operator: Any
 ) -> Any:
     """Through the autograd function where somebody may ask for derivatives, else past it."""
-    if _needs_autograd(arguments):
+    if needs_autograd(arguments):
         return _applied(function, arguments)
     return _below_autograd(arguments, run, operator)
 
@@ -265,54 +251,10 @@ def _applied(function: type[torch.autograd.Function], arguments: tuple) -> Any:
 
 def _below_autograd(arguments: tuple, run: Callable[..., Any], operator: Any) -> Any:
     """Call the kernel itself where tensors are plain; else let the dispatcher see the operator."""
-    if _needs_operator(arguments):
+    if needs_operator(arguments):
         with torch._C._AutoDispatchBelowAutograd():
             return operator(*arguments)
     return run(*arguments)
-
-
-def _needs_operator(arguments: tuple) -> bool:
-    if torch._C._len_torch_dispatch_stack() > 0:
-        return True
-    # torch.autograd.grad(is_grads_batched=True): tensors without storage, for which the dispatcher loops.
-    if torch._C._dispatch_tls_is_dispatch_key_included(_BATCHED_GRADIENTS):
-        return True
-    # Loops, not generators: this is on the way of every eager call. The last two arguments are names.
-    for argument in arguments[:-2]:
-        if argument is None:
-            continue
-        if type(argument) is Tensor or type(argument) is torch.nn.Parameter:
-            if argument.is_meta or is_functorch_wrapped_tensor(argument):
-                return True
-        else:
-            return True
-    return False
-
-
-def _needs_autograd(arguments: tuple) -> bool:
-    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
-        return True
-    if torch.is_grad_enabled():
-        for argument in arguments[:-2]:
-            if argument is not None and argument.requires_grad:
-                return True
-    return False
-
-
-def _forward_modes(arguments: tuple) -> int:
-    """How many forward modes of torch.func these tensors pass through.
-
-    An autograd function serves one alone: PyTorch runs its ``jvp`` with all of them switched off, and what
-    the others would add is zero without a word.
-    """
-    stack, levels = get_interpreter_stack() or [], set()
-    for tensor in arguments[:-2]:
-        while tensor is not None and is_functorch_wrapped_tensor(tensor):
-            level = maybe_get_level(tensor)
-            if 0 < level <= len(stack) and stack[level - 1].key() == TransformType.Jvp:
-                levels.add(level)
-            tensor = get_unwrapped(tensor)
-    return len(levels)
 
 
 def _state_like(gate_logits, values, initial_state, cu_seqlens) -> Tensor:
@@ -323,8 +265,8 @@ def _state_like(gate_logits, values, initial_state, cu_seqlens) -> Tensor:
         states = cu_seqlens.shape[0] - 1
     else:
         states = values.shape[0]
-    wide = torch.promote_types(values.dtype, torch.float32)
-    return values.new_empty((states, gate_logits.shape[-2] - 1, values.shape[-1]), dtype=wide)
+    shape = (states, gate_logits.shape[-2] - 1, values.shape[-1])
+    return values.new_empty(shape, dtype=state_dtype(values.dtype))
 
 
 def _empty_forward(gate_logits, values, initial_state, cu_seqlens):
@@ -357,41 +299,3 @@ def _place(grads: tuple[Tensor, ...], saved: tuple[Tensor | None, ...]) -> tuple
     """Gradients put back into the places of all arguments, None elsewhere."""
     found = dict(zip(_float_places(saved), grads, strict=True))
     return tuple(found.get(i) for i in range(len(saved)))
-
-
-_GATES, _BATCH = "gates", "batch"
-
-
-def _vmap(apply: Callable[..., Any], info: Any, in_dims: tuple, arguments: tuple, outputs: tuple) -> tuple:
-    """Fold the mapped dimension into the batch, run once, unfold.
-
-    Packed sequences have no batch to fold into, and gates that are mapped while the batch is
-    broadcast would have to be copied along it: both run one call for each index.
-    """
-    tensors, dims = arguments[:-2], in_dims[:-2]
-    moved: list[Any] = [t if d is None else t.movedim(d, 0) for t, d in zip(tensors, dims, strict=True)]
-    mapped = [d is not None for d in dims]
-    gates, values, _, cu_seqlens = moved[:4]
-    batch = values.shape[1] if mapped[1] else values.shape[0]
-    gate_batch = gates.shape[1] if mapped[0] else gates.shape[0]
-    broadcast_gates = gate_batch == 1 and batch != 1
-    if cu_seqlens is not None or (broadcast_gates and (mapped[0] or _GATES in outputs)):
-        results = [
-            apply(*(t[i] if m else t for t, m in zip(moved, mapped, strict=True)), *arguments[-2:])
-            for i in range(info.batch_size)
-        ]
-        return tuple(torch.stack(column) for column in zip(*results, strict=True)), (0,) * len(outputs)
-
-    def fold(tensor: Tensor | None, is_mapped: bool, keep: bool) -> Tensor | None:
-        if tensor is None or (keep and not is_mapped):
-            return tensor
-        if not is_mapped:
-            tensor = tensor.expand(info.batch_size, *tensor.shape)
-        return tensor.flatten(0, 1)
-
-    folded = [
-        fold(t, m, keep=i == 0 and broadcast_gates)
-        for i, (t, m) in enumerate(zip(moved, mapped, strict=True))
-    ]
-    results = apply(*folded, *arguments[-2:])
-    return tuple(r.unflatten(0, (info.batch_size, -1)) for r in results), (0,) * len(outputs)

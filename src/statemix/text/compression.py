@@ -32,7 +32,16 @@ def unigram_bits_per_byte(train: np.ndarray, text: np.ndarray) -> float:
 
 
 def baselines(corpus: Corpus) -> dict[str, float]:
-    """Bits per byte of the held-out files by name of the compressor, worst first as a rule."""
+    """Bits per byte of the held-out files by name of the compressor, worst first as a rule.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from statemix.text import text_files
+        >>> _ = Path("a.txt").write_text("to be or not to be " * 1000)
+        >>> found = baselines(text_files("a.txt"))
+        >>> found["xz"] < found["unigram"]
+        True
+    """
     return {
         "unigram": unigram_bits_per_byte(corpus.train, corpus.held_out),
         "gzip": gzip_bits_per_byte(corpus.held_out),

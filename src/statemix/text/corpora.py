@@ -59,6 +59,11 @@ def standard_library() -> Corpus:
 
     Raises:
         SourceError: this Python carries its library without source.
+
+    Examples:
+        >>> corpus = standard_library()
+        >>> corpus.license, "this.py" in corpus.files
+        ('PSF-2.0', True)
     """
     return _standard_library(sysconfig.get_path("stdlib"))
 
@@ -81,7 +86,14 @@ def text_files(path: str | Path, pattern: str = "*") -> Corpus:
 
     Raises:
         FileNotFoundError: nothing there.
-        SourceError: an empty file, zero bytes (a binary file) or bytes that are not UTF-8, with the path.
+        SourceError: an empty file, zero bytes (a binary file) or bytes that are not UTF-8, with the path;
+            a folder of fewer than two files.
+
+    Examples:
+        >>> _ = Path("a.txt").write_text("to be or not to be " * 10)
+        >>> corpus = text_files("a.txt")
+        >>> len(corpus.train), len(corpus.held_out)  # with the zero byte that ends a file
+        (181, 11)
     """
     root = Path(path).expanduser()
     if root.is_file():
@@ -101,7 +113,16 @@ def text_files(path: str | Path, pattern: str = "*") -> Corpus:
 
 
 def open_corpus(name: str) -> Corpus:
-    """The corpus called "stdlib", or the text at that path."""
+    """The corpus called "stdlib", or the text at that path.
+
+    Raises:
+        FileNotFoundError: neither.
+        SourceError: as of :func:`standard_library` and :func:`text_files`.
+
+    Examples:
+        >>> open_corpus("stdlib").name
+        'Python standard library'
+    """
     if name == "stdlib":
         return standard_library()
     try:

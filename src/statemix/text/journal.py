@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from .documents import Part
 from .lock import is_occupied
@@ -14,6 +15,29 @@ from .shards import ShardError
 from .tokenizers import TOKENIZER_FILE
 
 JOURNAL = "preparing.json"
+
+
+class LeftOut(TypedDict):
+    """What is no document: how many were empty or no text, and the errors of the first of these."""
+
+    empty: int
+    not_text: int
+    named: list[str]
+
+
+class Journal(TypedDict):
+    """How far a preparation has come.
+
+    made_from: what decides the bytes, as :func:`identity` gives it. position: the part that is read and how
+    many of its documents are done. parts_before: digest of the parts up to there. splits: for each split
+    what its writer goes back to.
+    """
+
+    made_from: dict[str, Any]
+    position: Sequence[int]
+    parts_before: str
+    left_out: LeftOut
+    splits: dict[str, dict[str, Any]]
 
 
 def identity(sources: list[str], options: dict[str, Any], parts: list[Part]) -> dict[str, Any]:
@@ -25,7 +49,7 @@ def identity(sources: list[str], options: dict[str, Any], parts: list[Part]) -> 
     return json.loads(json.dumps(found))
 
 
-def check_same(folder: Path, journal: dict[str, Any], identity: dict[str, Any], parts: list[Part]) -> None:
+def check_same(folder: Path, journal: Journal, identity: dict[str, Any], parts: list[Part]) -> None:
     """Raise unless a journal's preparation can go on: what is done must still come first."""
     before, now = _flat(journal["made_from"]), _flat(identity)
     # These only matter for what is still to come; the parts before it are compared by themselves.
@@ -61,7 +85,7 @@ def check_free(folder: Path) -> None:
         raise ShardError(f"shards {folder}: it is not empty and holds no shards; choose another --out")
 
 
-def read_journal(folder: Path) -> dict[str, Any] | None:
+def read_journal(folder: Path) -> Journal | None:
     """How far a preparation had come; None where there is none."""
     file = folder / JOURNAL
     try:
@@ -70,7 +94,7 @@ def read_journal(folder: Path) -> dict[str, Any] | None:
         raise ShardError(f"shards {file}: it is damaged: {error}; choose another --out") from None
 
 
-def nothing_done(journal: dict[str, Any]) -> bool:
+def nothing_done(journal: Journal) -> bool:
     """Whether a preparation stands before its first document: it may begin anew, and otherwise."""
     return journal["position"] == [0, 0]
 

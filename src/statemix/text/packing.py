@@ -73,6 +73,9 @@ def permuted(places: np.ndarray, size: int, key: int) -> np.ndarray:
     Nothing of length ``size`` is made, so that the windows of a corpus of any size can be shuffled, and any
     step of a run finds its own without those before it.
 
+    Raises:
+        ValueError: a place that is not below ``size``.
+
     Examples:
         >>> sorted(permuted(np.arange(10), 10, key=3).tolist()) == list(range(10))
         True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 import time
@@ -16,6 +15,8 @@ import numpy as np
 from .documents import Part, ReadOptions, SourceError, list_parts, names_of, read_part
 from .journal import (
     JOURNAL,
+    Journal,
+    LeftOut,
     check_free,
     check_same,
     digest_of_parts,
@@ -26,6 +27,7 @@ from .journal import (
 )
 from .lock import LOCK, locked
 from .shards import FORMAT, INDEX, SPLITS, ShardError, TokenShards, digest, read_index, sha256_of
+from .splitting import Splitter
 from .tokenizers import TOKENIZER_FILE, ByteTokenizer, FileTokenizer, Tokenizer, train_bpe
 from .writing import SplitWriter
 
@@ -160,30 +162,13 @@ class _Job:
         made_from: dict[str, Any],
         say: Callable[[str], None],
     ) -> None:
-        self.folder, self.parts, self.options, self.made_from, self.say = (
-            folder,
-            parts,
-            options,
-            made_from,
-            say,
-        )
-        journal = read_journal(folder)
-        if (
-            journal is not None
-            and nothing_done(journal)
-            and (journal["made_from"] != made_from or _tokenizer_differs(folder, options))
-        ):
-            journal = None
-            if options.tokenizer == "bytes":
-                (folder / TOKENIZER_FILE).unlink(missing_ok=True)
-        elif journal is not None:
-            check_same(folder, journal, made_from, parts)
-            if _tokenizer_differs(folder, options):
-                raise _other_tokenizer(folder, options)
-        self.aside = _file_aside(parts, options)
+        self.folder, self.parts, self.options = folder, parts, options
+        self.made_from, self.say = made_from, say
+        journal = _journal_of_the_same(folder, parts, options, made_from)
+        self.splitter = Splitter(parts, options.validation_share, options.read.separator)
         # The part that is read and how many of its documents are done.
         self.position: tuple[int, int] = (0, 0)
-        self.left_out = _nothing_left_out()
+        self.left_out: LeftOut = _nothing_left_out()
         self.tokenizer = self._make_tokenizer(anew=journal is None)
         self.writers = {
             name: SplitWriter(folder, name, self.tokenizer.dtype, options.shard_tokens) for name in SPLITS
@@ -232,30 +217,22 @@ class _Job:
             start = done if number == first else 0
             try:
                 for index, found in enumerate(read_part(part, self.options.read, start), start + 1):
-                    yield self._sides(part, found), (number, index)
+                    yield self._split(part, found), (number, index)
             except SourceError as error:
                 self._leave_out(error)
             yield [], (number + 1, 0)
 
-    def _sides(self, part: Part, found: bytes | SourceError) -> list[tuple[bytes, str]]:
-        share = self.options.validation_share
-        whole_file = part.kind == "text" and not self.options.read.separator
+    def _split(self, part: Part, found: bytes | SourceError) -> list[tuple[bytes, str]]:
+        """What was found, with the split that it falls into; nothing for what is left out."""
         if isinstance(found, SourceError):
             self._leave_out(found)
             return []
         if not found:
-            if part.given and whole_file:
+            if part.given and self.splitter.is_whole_file(part):
                 raise SourceError(f"text: {part.name} is empty; leave it out")
             self.left_out["empty"] += 1
             return []
-        if whole_file and len(self.parts) == 1 and share:
-            # One file is one document: its end is held out.
-            cut = _cut(found, share)
-            return [
-                (data, split) for data, split in zip((found[:cut], found[cut:]), SPLITS, strict=True) if data
-            ]
-        held_out = part.name == self.aside or _hash_share(found) < share
-        return [(found, SPLITS[held_out])]
+        return self.splitter.split(part, found)
 
     def _leave_out(self, error: SourceError) -> None:
         if not self.options.read.skip_errors:
@@ -278,16 +255,14 @@ class _Job:
 
     def _write_journal(self) -> None:
         part, document = self.position
-        write_json(
-            self.folder / JOURNAL,
-            {
-                "made_from": self.made_from,
-                "position": self.position,
-                "parts_before": digest_of_parts(self.parts[: part + (document > 0)]),
-                "left_out": self.left_out,
-                "splits": {name: writer.sync() for name, writer in self.writers.items()},
-            },
-        )
+        journal: Journal = {
+            "made_from": self.made_from,
+            "position": self.position,
+            "parts_before": digest_of_parts(self.parts[: part + (document > 0)]),
+            "left_out": self.left_out,
+            "splits": {name: writer.sync() for name, writer in self.writers.items()},
+        }
+        write_json(self.folder / JOURNAL, journal)
         self._journaled = time.monotonic()
 
     def _finish(self) -> None:
@@ -359,6 +334,27 @@ class _Job:
         )
 
 
+def _journal_of_the_same(
+    folder: Path, parts: list[Part], options: PrepareOptions, made_from: dict[str, Any]
+) -> Journal | None:
+    """The journal of a preparation to go on with; None where one begins, also in place of one without text.
+
+    Raises:
+        ShardError: a preparation that has some text already was begun otherwise.
+    """
+    journal = read_journal(folder)
+    if journal is None:
+        return None
+    if nothing_done(journal) and (journal["made_from"] != made_from or _tokenizer_differs(folder, options)):
+        if options.tokenizer == "bytes":
+            (folder / TOKENIZER_FILE).unlink(missing_ok=True)
+        return None
+    check_same(folder, journal, made_from, parts)
+    if _tokenizer_differs(folder, options):
+        raise _other_tokenizer(folder, options)
+    return journal
+
+
 def _tokenizer_differs(folder: Path, options: PrepareOptions) -> bool:
     """Whether the file that is named as the tokenizer makes other tokens now than the one that is kept."""
     if options.tokenizer in ("bytes", "train-bpe") or not Path(options.tokenizer).expanduser().exists():
@@ -377,32 +373,8 @@ def _other_tokenizer(folder: Path, options: PrepareOptions) -> ShardError:
     )
 
 
-def _nothing_left_out() -> dict[str, Any]:
+def _nothing_left_out() -> LeftOut:
     return {"empty": 0, "not_text": 0, "named": []}
-
-
-def _file_aside(parts: list[Part], options: PrepareOptions) -> str | None:
-    """Of so few files that none may fall into validation, the one that does, by the hash of its name."""
-    share = options.validation_share
-    if not share or len(parts) < 2 or len(parts) >= 5 / share or any(part.kind != "text" for part in parts):
-        return None
-    return min((part.name for part in parts), key=lambda name: hashlib.sha256(name.encode()).digest())
-
-
-def _hash_share(data: bytes) -> float:
-    """A number in [0, 1) that the content decides, so that copies of a document fall on one side."""
-    return int.from_bytes(hashlib.sha256(data).digest()[:8], "big") / 2**64
-
-
-def _cut(text: bytes, share: float) -> int:
-    """Where the last ``share`` of a text begins: at a line if one begins near, never inside a character."""
-    cut = int(len(text) * (1 - share))
-    line = text.find(b"\n", cut, cut + (len(text) - cut) // 2)
-    if line >= 0:
-        return line + 1
-    while cut < len(text) and text[cut] & 0xC0 == 0x80:
-        cut += 1
-    return cut
 
 
 def _outside(folder: Path, parts: list[Part]) -> list[Part]:

@@ -112,6 +112,14 @@ class TokenShards:
 
     Raises:
         ShardError: nothing prepared there, not finished, or a damaged file, which is named.
+
+    Examples:
+        >>> from statemix.text import prepare
+        >>> _ = Path("a.txt").write_text("to be or not to be")
+        >>> _ = prepare(["a.txt"], "shards", progress=False)
+        >>> shards = TokenShards("shards")
+        >>> shards.vocab_size, len(shards.split("train"))
+        (256, 18)
     """
 
     def __init__(self, folder: str | Path, *, verify: bool | None = None) -> None:
@@ -129,6 +137,7 @@ class TokenShards:
         """ "train" or "validation".
 
         Raises:
+            ValueError: another name.
             ShardError: it holds nothing.
         """
         if name not in SPLITS:

@@ -96,6 +96,7 @@ class FileTokenizer(Tokenizer):
     Args:
         definition: what the file holds.
         end_token: the token that ends a document, or its number. Default: the first usual name that it knows.
+        where: what errors call the file.
 
     Raises:
         SourceError: no tokenizer, or none of the usual names is in its vocabulary.
@@ -199,6 +200,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> FileTokenizer:
 
     Raises:
         ValueError: a vocabulary below 257.
+        ModuleNotFoundError: ``tokenizers`` is not installed.
 
     Source: Sennrich et al. 2016, arXiv 1508.07909; bytes as in GPT-2.
     """

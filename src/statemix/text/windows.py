@@ -39,6 +39,9 @@ def parallel_rows(text: np.ndarray, rows: int, tokens: int | None = None) -> tup
         (B, T) int64 each. Without ``tokens`` the stretches are neighbours and fewer than B tokens at the
         end of the text are left out.
 
+    Raises:
+        ValueError: the text is too short for so many stretches.
+
     Examples:
         >>> inputs, targets = parallel_rows(np.arange(9, dtype=np.uint8), 2)
         >>> inputs.tolist(), targets.tolist()

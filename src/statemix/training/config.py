@@ -140,7 +140,12 @@ class RunConfig:
 
 
 def to_json(config: RunConfig) -> dict[str, Any]:
-    """Plain values that :func:`from_json` reads back; a task and a kind of data carry their names."""
+    """Plain values that :func:`from_json` reads back; a task and a kind of data carry their names.
+
+    Examples:
+        >>> to_json(RunConfig(steps=7))["steps"]
+        7
+    """
     return _encode(config)
 
 

@@ -115,6 +115,11 @@ class TaskData:
         return self.test_lengths or (() if self.test_bins else (self.task.length,))
 
     @property
+    def trained_length(self) -> int:
+        """Tokens of the longest sequences that are trained on."""
+        return self.task.length
+
+    @property
     def longest(self) -> int:
         """Tokens of the longest sequences, trained or tested."""
         return max([self.task.length, *self.tested_lengths, *(last for _, last in self.test_bins)])
@@ -173,6 +178,11 @@ class TextData:
     def __post_init__(self) -> None:
         for name in ("length", "evaluation_bytes"):
             check_size("data", name, getattr(self, name))
+
+    @property
+    def trained_length(self) -> int:
+        """Tokens of the sequences that are trained on."""
+        return self.length
 
     @property
     def vocab_size(self) -> int:
@@ -250,7 +260,18 @@ Source = TaskSource | TextSource | ShardSource
 
 
 def open_source(config: DataConfig) -> Source:
-    """The batches that a config asks for; text is read now."""
+    """The batches that a config asks for; text is read now.
+
+    Raises:
+        FileNotFoundError: no text or shards there.
+        SourceError, ShardError: text that cannot be read, or shards that are unfinished or damaged.
+
+    Examples:
+        >>> from statemix.tasks import make
+        >>> source = open_source(TaskData(task=make("parity", length=8)))
+        >>> source.batch(0, batch_size=4, seed=0, steps=1).inputs.shape
+        torch.Size([4, 8])
+    """
     if isinstance(config, TaskData):
         return TaskSource(config)
     return TextSource(config) if isinstance(config, TextData) else ShardSource(config)

@@ -29,7 +29,17 @@ def evaluate(model: LanguageModel, source: Source, split: str = "test") -> dict[
     """Scores by name: ``accuracy_at_<length>``, ``accuracy_<first>_to_<last>``; ``bits_per_byte`` for a text.
 
     Args:
+        model: it is read in evaluation mode, and left in the mode that it came in.
+        source: what :func:`open_source` opened.
         split: "validation" or "test"; for a text both are the held-out files.
+
+    Examples:
+        >>> from statemix.models import ModelConfig
+        >>> from statemix.tasks import make
+        >>> from statemix.training import open_source
+        >>> data = TaskData(task=make("parity"), test_lengths=(16, 64), test_examples=8)
+        >>> evaluate(LanguageModel(ModelConfig(vocab_size=2, d_model=8)), open_source(data)).keys()
+        dict_keys(['accuracy_at_16', 'accuracy_at_64'])
     """
     training = model.training
     model.eval()
@@ -99,7 +109,21 @@ def task_accuracy(model: nn.Module, task: Task, examples: int, split: str = "tes
 def bits_per_token(model: LanguageModel, inputs: Tensor, targets: Tensor, *, window: int) -> float:
     """Mean code length of ``targets`` in bits, read in windows with the state carried from one to the next.
 
-    Shapes: inputs, targets (B, T). A mixer whose state grows with the text starts each window afresh.
+    A mixer whose state grows with the text starts each window afresh.
+
+    Shapes: inputs, targets (B, T).
+
+    Args:
+        model: it is read as it is: in evaluation mode, unless a training mode is what is asked about.
+        inputs, targets: tokens, and those that follow them.
+        window: tokens of a row that are read at once; the memory that is needed grows with it.
+
+    Examples:
+        >>> from statemix.models import ModelConfig
+        >>> model = LanguageModel(ModelConfig(vocab_size=256, d_model=8)).eval()
+        >>> text = torch.randint(256, (2, 101))
+        >>> 7.5 < bits_per_token(model, text[:, :-1], text[:, 1:], window=32) < 8.5
+        True
     """
     device = next(model.parameters()).device
     carried = not any(getattr(block.mixer, "state_grows", False) for block in model.blocks)

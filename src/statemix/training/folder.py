@@ -106,6 +106,13 @@ def read_config(path: str | Path) -> RunConfig:
 
     Raises:
         RunFolderError: there is none, or it cannot be read.
+
+    Examples:
+        >>> from statemix.training import TaskData, train
+        >>> config = RunConfig(steps=1, data=TaskData(test_lengths=(8,), test_examples=8))
+        >>> _ = train(config, out="run", progress=False)
+        >>> read_config("run").steps
+        1
     """
     file = Path(path) / CONFIG
     if not file.is_file():
@@ -117,7 +124,15 @@ def read_config(path: str | Path) -> RunConfig:
 
 
 def read_result(path: str | Path) -> dict[str, Any] | None:
-    """How the run in a folder ended; None while it has not, and where that cannot be read."""
+    """How the run in a folder ended; None while it has not, and where that cannot be read.
+
+    Examples:
+        >>> from statemix.training import TaskData, train
+        >>> config = RunConfig(steps=1, data=TaskData(test_lengths=(8,), test_examples=8))
+        >>> _ = train(config, out="finished-run", progress=False)
+        >>> read_result("finished-run")["status"]
+        'finished'
+    """
     try:
         found = json.loads((Path(path) / RESULT).read_bytes())
     except (OSError, ValueError):

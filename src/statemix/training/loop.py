@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
-
-import torch
+from typing import Literal, cast
 
 from statemix.models import LanguageModel, make_model
 from statemix.nn import sharpen_gates
@@ -17,10 +15,11 @@ from statemix.nn import sharpen_gates
 from .batches import ahead, batches_of_step, check_batch_size
 from .checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
 from .config import RunConfig
-from .data import open_source
+from .data import Source, open_source
+from .devices import choose_device, cpu_threads, own_random_numbers
 from .evaluation import evaluate
 from .folder import CHECKPOINTS, END_TOKEN_FILE, RESULT, prepared_folder, read_config, read_result, write_json
-from .metrics import CsvMetrics, Observer, Row, TensorBoardMetrics, is_finite
+from .metrics import CsvMetrics, Observer, Row, TensorBoardMetrics, is_finite, scores_in
 from .optimizer import make_optimizer
 from .progress import make_progress
 from .run import Run, wants_bfloat16
@@ -90,10 +89,12 @@ def train(
 
     Examples:
         >>> from statemix.models import MixerConfig, ModelConfig
+        >>> from statemix.training import TaskData
         >>> model = ModelConfig(d_model=8, mixer=MixerConfig(name="gru"))
-        >>> result = train(RunConfig(model=model, steps=2), progress=False)
+        >>> data = TaskData(test_lengths=(32, 128), test_examples=16)
+        >>> result = train(RunConfig(model=model, data=data, steps=2), progress=False)
         >>> result.status, result.step, sorted(result.scores)
-        ('finished', 2, ['accuracy_at_128', 'accuracy_at_32', 'accuracy_at_512'])
+        ('finished', 2, ['accuracy_at_128', 'accuracy_at_32'])
     """
     with contextlib.ExitStack() as stack:
         workers, name = stack.enter_context(join_workers(config.device))
@@ -107,12 +108,8 @@ def train(
             workers.wait()
         check_batch_size(config, workers.size)
         folder = None if out is None else Path(out)
-        cuda = [device.index or 0] if device.type == "cuda" else []
-        stack.enter_context(torch.random.fork_rng(devices=cuda))
-        torch.manual_seed(config.seed)
-        if config.threads:
-            stack.callback(torch.set_num_threads, torch.get_num_threads())
-            torch.set_num_threads(config.threads)
+        stack.enter_context(own_random_numbers(config.seed, device))
+        stack.enter_context(cpu_threads(config.threads))
         model = cast(LanguageModel, make_model(config.model)).to(device)
         run = Run(config, model, make_optimizer(model, config.optimizer), device, workers)
         stack.callback(run.gate_noise.close)
@@ -188,8 +185,21 @@ def train(
 def load_run(path: str | Path, *, device: str = "cpu") -> LanguageModel:
     """The model of a run folder with the weights of its newest good checkpoint, ready to be used.
 
+    Args:
+        path: the run folder.
+        device: where the model is to lie; "auto" for a GPU where there is one.
+
     Raises:
-        RunFolderError: no run there. CheckpointError: no usable checkpoint.
+        RunFolderError: no run there.
+        FileNotFoundError: a run without a checkpoint yet.
+        CheckpointError: no checkpoint there can be used.
+
+    Examples:
+        >>> from statemix.training import TaskData
+        >>> data = TaskData(test_lengths=(8,), test_examples=8)
+        >>> _ = train(RunConfig(steps=1, data=data), out="run", progress=False)
+        >>> load_run("run").training
+        False
     """
     folder = Path(path)
     model = cast(LanguageModel, make_model(read_config(folder).model))
@@ -198,27 +208,6 @@ def load_run(path: str | Path, *, device: str = "cpu") -> LanguageModel:
         raise FileNotFoundError(f"run folder {folder}: it has no checkpoint yet")
     load_checkpoint(checkpoint, model)
     return model.to(choose_device(device)).eval()
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of that name; "auto" takes the first GPU, else the CPU.
-
-    Raises:
-        ValueError: there is no such device here.
-
-    Examples:
-        >>> choose_device("cpu")
-        device(type='cpu')
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"device {name!r}: there is no such kind; give auto, cpu, cuda or cuda:1") from None
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device {name!r}: this machine has {torch.cuda.device_count()} GPUs; give cpu")
-    return device
 
 
 def _result(
@@ -232,7 +221,7 @@ def _result(
 
 def _listeners(
     run: Run, folder: Path | None, observers: Sequence[Observer], progress: bool
-) -> Iterator[Observer] | list[Observer]:
+) -> list[Observer]:
     listeners: list[Observer] = []
     if folder is not None:
         files = CsvMetrics(folder, run.step)
@@ -245,7 +234,7 @@ def _listeners(
     return [*listeners, *observers]
 
 
-def _sharpen(run: Run, source: Any, listeners: Any) -> None:
+def _sharpen(run: Run, source: Source, listeners: Sequence[Observer]) -> None:
     """Make gates as sharp as validation data call for; the first worker looks, all of them do it."""
     chosen, tried = 0, []
     if run.workers.first:
@@ -258,22 +247,23 @@ def _sharpen(run: Run, source: Any, listeners: Any) -> None:
     if chosen and not run.workers.first:
         sharpen_gates(run.model, run.config.sharpen_gates[chosen - 1])
     for one in tried:
-        row = {"step": run.step, "split": one.split, **one.scores}
-        run.evaluations.append(row)
-        for listener in listeners:
-            listener.evaluated(row)
+        _keep_scores(run, one.split, one.scores, listeners)
 
 
-def _evaluate(run: Run, source: Any, split: str, listeners: Any) -> dict[str, float]:
+def _evaluate(run: Run, source: Source, split: str, listeners: Sequence[Observer]) -> dict[str, float]:
     if not run.workers.first:
         return {}
     for row in run.evaluations:  # of a run that was stopped behind it
         if row["step"] == run.step and row["split"] == split:
-            return {name: score for name, score in row.items() if name not in ("step", "split")}
+            return scores_in(row)
     with run.precision():
         scores = evaluate(cast(LanguageModel, run.model), source, split)
+    _keep_scores(run, split, scores, listeners)
+    return scores
+
+
+def _keep_scores(run: Run, split: str, scores: dict[str, float], listeners: Sequence[Observer]) -> None:
     row = {"step": run.step, "split": split, **scores}
     run.evaluations.append(row)
     for listener in listeners:
         listener.evaluated(row)
-    return scores

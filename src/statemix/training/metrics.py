@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +14,51 @@ from .config import RunConfig
 if TYPE_CHECKING:
     from .loop import TrainResult
 
+METRICS, EVALUATIONS = "metrics.csv", "evaluations.csv"
+
 Row = dict[str, Any]
 
 COLUMNS = (
     "step", "loss", "accuracy", "learning_rate", "gradient_norm", "length", "tokens_per_second", "seconds",
 )  # fmt: skip
+
+
+def metrics_row(
+    step: int,
+    sums: Sequence[float],
+    *,
+    steps: int,
+    learning_rate: float,
+    length: int,
+    tokens_per_second: float,
+    seconds: float,
+) -> Row:
+    """A row of metrics after ``step`` updates, in the order of :data:`COLUMNS`.
+
+    Args:
+        sums: loss, right answers, answers asked and gradient norm, summed over ``steps`` updates.
+    """
+    loss, right, asked, norm = sums
+    return {
+        "step": step,
+        "loss": loss / steps,
+        "accuracy": right / max(asked, 1),
+        "learning_rate": learning_rate,
+        "gradient_norm": norm / steps,
+        "length": length,
+        "tokens_per_second": tokens_per_second,
+        "seconds": seconds,
+    }
+
+
+def scores_in(row: Row) -> dict[str, float]:
+    """The scores of a row of evaluations, without the step and the split that they are of.
+
+    Examples:
+        >>> scores_in({"step": 8, "split": "test", "bits_per_byte": 2.5})
+        {'bits_per_byte': 2.5}
+    """
+    return {name: score for name, score in row.items() if name not in ("step", "split")}
 
 
 class Observer:
@@ -46,8 +87,8 @@ class CsvMetrics(Observer):
     """
 
     def __init__(self, folder: Path, step: int) -> None:
-        self._metrics = CsvTable(folder / "metrics.csv", step)
-        self._evaluations = CsvTable(folder / "evaluations.csv", step)
+        self._metrics = CsvTable(folder / METRICS, step)
+        self._evaluations = CsvTable(folder / EVALUATIONS, step)
 
     @property
     def history(self) -> list[Row]:
@@ -127,9 +168,8 @@ class TensorBoardMetrics(Observer):
         self._writer.flush()
 
     def evaluated(self, row: Row) -> None:
-        for name, value in row.items():
-            if name not in ("step", "split"):
-                self._writer.add_scalar(f"{row['split']}/{name}", value, row["step"])
+        for name, score in scores_in(row).items():
+            self._writer.add_scalar(f"{row['split']}/{name}", score, row["step"])
         self._writer.flush()
 
     def close(self) -> None:
@@ -146,5 +186,5 @@ def _parse(text: str) -> Any:
 
 
 def is_finite(row: Row) -> bool:
-    """Whether loss and gradient are numbers: a run whose are not has diverged."""
+    """Whether loss and gradient are numbers; a run in which they are not has diverged."""
     return math.isfinite(row["loss"]) and math.isfinite(row["gradient_norm"])

@@ -62,10 +62,8 @@ class _Chunks(Dataset):
     def __init__(self, configs: Sequence[RunConfig]) -> None:
         self.configs = list(configs)
         config = configs[0]
-        longest = getattr(config.data, "length", None) or config.data.task.length  # type: ignore[union-attr]
-        self.steps = max(
-            1, min(_MOST_STEPS_IN_CHUNK, _TOKENS_IN_CHUNK // (len(configs) * config.batch_size * longest))
-        )
+        tokens_in_step = len(configs) * config.batch_size * config.data.trained_length
+        self.steps = max(1, min(_MOST_STEPS_IN_CHUNK, _TOKENS_IN_CHUNK // tokens_in_step))
         self._source: Source | None = None
 
     def __getitem__(self, number: int) -> tuple[list[tuple[int, ...]], Tensor]:

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from .config import RunConfig
-from .metrics import Observer, Row
+from .metrics import Observer, Row, scores_in
 
 if TYPE_CHECKING:
     from .loop import TrainResult
@@ -31,9 +31,7 @@ def describe_scores(row: Row) -> str:
         'accuracy at 32 99.5 %, bits per byte 2.500'
     """
     parts = []
-    for name, value in row.items():
-        if name in ("step", "split"):
-            continue
+    for name, value in scores_in(row).items():
         words = name.replace("_", " ")
         number = f"{100 * value:.1f} %" if "accuracy" in name else f"{value:.3f}"
         parts.append(f"{words} {number}")

@@ -20,7 +20,7 @@ from .checkpoint import CheckpointError, load_checkpoint, newest_checkpoint
 from .config import RunConfig
 from .folder import CHECKPOINTS
 from .gate_noise import GateNoise
-from .metrics import Row
+from .metrics import Row, metrics_row
 from .schedule import rate_at
 from .workers import Workers
 
@@ -99,18 +99,17 @@ class Run:
     def take_row(self) -> Row:
         """The means since the last row, which start anew."""
         began = time.perf_counter()
-        loss, right, asked, norm = self.workers.sum(self.sums).tolist()
+        sums = self.workers.sum(self.sums).tolist()
         self.seconds += time.perf_counter() - began
-        row = {
-            "step": self.step,
-            "loss": loss / self.summed_steps,
-            "accuracy": right / max(asked, 1),
-            "learning_rate": self.rate,
-            "gradient_norm": norm / self.summed_steps,
-            "length": self.length,
-            "tokens_per_second": self.tokens / max(self.seconds - self.row_began, 1e-9),
-            "seconds": self.seconds,
-        }
+        row = metrics_row(
+            self.step,
+            sums,
+            steps=self.summed_steps,
+            learning_rate=self.rate,
+            length=self.length,
+            tokens_per_second=self.tokens / max(self.seconds - self.row_began, 1e-9),
+            seconds=self.seconds,
+        )
         self.sums.zero_()
         self.summed_steps = self.tokens = 0
         self.row_began = self.seconds

@@ -41,6 +41,11 @@ class ShardData:
             check_size("data", name, getattr(self, name))
 
     @property
+    def trained_length(self) -> int:
+        """Tokens of the sequences that are trained on."""
+        return self.length
+
+    @property
     def vocab_size(self) -> int:
         return 256 if self.path == "stdlib" else open_shards(self.path).vocab_size
 

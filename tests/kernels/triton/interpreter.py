@@ -1,11 +1,14 @@
-"""What tests of Triton kernels share: where they run, and that a machine without a GPU interprets them."""
+"""What tests of Triton kernels share: where they run, that a machine without a GPU interprets them, and
+that it compiles them for GPUs which it does not have."""
 
 import importlib.metadata
 import importlib.util
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -41,3 +44,38 @@ def interpret(*files: str) -> None:
     )
     assert run.returncode == 0, run.stdout[-6000:] + run.stderr[-2000:]
     assert " passed" in run.stdout
+
+
+def for_each_vendor(test: Callable[..., None]) -> Callable[..., None]:
+    """Run a test for a GPU of NVIDIA's and one of AMD's: the target, and the name of the code made for it."""
+    for mark in (
+        pytest.mark.skipif(INTERPRETED, reason="the interpreter compiles nothing"),
+        pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION:UserWarning"),  # of Triton 3.9
+        pytest.mark.parametrize(
+            ("target", "binary"),
+            [(("cuda", 90, 32), "cubin"), (("hip", "gfx942", 64), "hsaco")],
+            ids=["cuda", "hip"],
+        ),
+    ):
+        test = mark(test)
+    return test
+
+
+def compiled_code(
+    kernel: Any,
+    signature: Mapping[str, str],
+    constants: Mapping[str, Any],
+    target: tuple[str, int | str, int],
+    binary: str,
+    *,
+    warps: int,
+) -> bytes:
+    """The machine code of a kernel whose arguments have these types, or are constants."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    types = {name: "constexpr" if name in constants else signature[name] for name in kernel.arg_names}
+    places = {(kernel.arg_names.index(name),): value for name, value in constants.items()}
+    source = ASTSource(kernel, types, places)
+    return triton.compile(source, target=GPUTarget(*target), options={"num_warps": warps}).asm[binary]

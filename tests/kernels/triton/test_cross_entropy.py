@@ -4,9 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.kernels.triton.interpreter import DEVICE, INTERPRETED, runs
+from tests.kernels.triton.interpreter import DEVICE, compiled_code, for_each_vendor, runs
 
-triton = pytest.importorskip("triton")
+pytest.importorskip("triton")
 
 
 def case(rows, vocabulary, dtype):
@@ -74,23 +74,14 @@ def test_the_loss_in_pieces_takes_it(monkeypatch):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.skipif(INTERPRETED, reason="the interpreter compiles nothing")
-@pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION:UserWarning")  # of Triton 3.9
-@pytest.mark.parametrize(
-    ("target", "binary"), [(("cuda", 90, 32), "cubin"), (("hip", "gfx942", 64), "hsaco")], ids=["cuda", "hip"]
-)
+@for_each_vendor
 def test_the_kernel_compiles(target, binary, monkeypatch, tmp_path):
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
     from statemix.kernels.triton.cross_entropy import _cross_entropy
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     signature = {
         "logits_pointer": "*bf16", "targets_pointer": "*i64", "losses_pointer": "*fp32",
         "right_pointer": "*i32", "vocabulary": "i32", "row_stride": "i32", "ignore_index": "i32",
-        "BLOCK": "constexpr", "GRADIENT": "constexpr",
     }  # fmt: skip
-    source = ASTSource(_cross_entropy, signature, {(7,): 8192, (8,): True})
-    compiled = triton.compile(source, target=GPUTarget(*target), options={"num_warps": 8})
-    assert len(compiled.asm[binary]) > 1000
+    constants = {"BLOCK": 8192, "GRADIENT": True}
+    assert len(compiled_code(_cross_entropy, signature, constants, target, binary, warps=8)) > 1000

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from tests.kernels.triton.interpreter import DEVICE, INTERPRETED, runs
+from tests.kernels.triton.interpreter import DEVICE, compiled_code, for_each_vendor, runs
 
-triton = pytest.importorskip("triton")
+pytest.importorskip("triton")
 
 
 def norm_and_input(shape):
@@ -19,7 +19,7 @@ def norm_and_input(shape):
 @runs
 @pytest.mark.parametrize("shape", [(5, 1), (2, 3, 7), (3, 64), (2, 1000), (0, 8)], ids=str)
 @pytest.mark.parametrize("half", [False, True], ids=["float32", "autocast"])
-def test_values_and_gradients(shape, half, monkeypatch):
+def test_values_and_gradients_are_those_of_the_formula(shape, half, monkeypatch):
     from statemix.models import normalization as module
 
     monkeypatch.setattr(module, "_fuses", lambda norm, x: True)
@@ -61,23 +61,13 @@ def test_more_rows_than_programs_and_a_second_derivative(monkeypatch):
     torch.testing.assert_close(seconds[0], seconds[1], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.skipif(INTERPRETED, reason="the interpreter compiles nothing")
-@pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION:UserWarning")  # of Triton 3.9
+@for_each_vendor
 @pytest.mark.parametrize("name", ["_forward", "_backward"])
-@pytest.mark.parametrize(
-    ("target", "binary"), [(("cuda", 90, 32), "cubin"), (("hip", "gfx942", 64), "hsaco")], ids=["cuda", "hip"]
-)
 def test_the_kernels_compile(name, target, binary, monkeypatch, tmp_path):
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
     from statemix.kernels.triton import rms_norm
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     kernel = getattr(rms_norm, name)
-    kinds = {"width": "i32", "rows": "i32", "eps": "fp32", "BLOCK": "constexpr"}
-    kinds |= {"y_pointer": "*bf16", "gradient_pointer": "*bf16"}
-    signature = {argument: kinds.get(argument, "*fp32") for argument in kernel.arg_names}
-    source = ASTSource(kernel, signature, {(len(signature) - 1,): 1024})
-    compiled = triton.compile(source, target=GPUTarget(*target), options={"num_warps": 4})
-    assert len(compiled.asm[binary]) > 1000
+    signature = dict.fromkeys(kernel.arg_names, "*fp32") | {"width": "i32", "rows": "i32", "eps": "fp32"}
+    signature |= {"y_pointer": "*bf16", "gradient_pointer": "*bf16"}
+    assert len(compiled_code(kernel, signature, {"BLOCK": 1024}, target, binary, warps=4)) > 1000

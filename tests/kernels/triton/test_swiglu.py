@@ -3,15 +3,15 @@
 import pytest
 import torch
 
-from tests.kernels.triton.interpreter import DEVICE, INTERPRETED, runs
+from tests.kernels.triton.interpreter import DEVICE, compiled_code, for_each_vendor, runs
 
-triton = pytest.importorskip("triton")
+pytest.importorskip("triton")
 
 
 @runs
 @pytest.mark.parametrize("shape", [(3, 2), (2, 3, 14), (2, 2 * 1024), (3, 2 * 1500), (0, 8)], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_values_and_gradients(shape, dtype, monkeypatch):
+def test_values_and_gradients_are_those_of_the_formula(shape, dtype, monkeypatch):
     from statemix.models import swiglu as module
 
     monkeypatch.setattr(module, "_fuses", lambda hidden: True)
@@ -47,22 +47,12 @@ def test_it_can_be_differentiated_again_and_saves_the_hidden_vector_alone(monkey
     torch.testing.assert_close(second, torch.autograd.grad(first.square().sum(), hidden)[0])
 
 
-@pytest.mark.skipif(INTERPRETED, reason="the interpreter compiles nothing")
-@pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION:UserWarning")  # of Triton 3.9
+@for_each_vendor
 @pytest.mark.parametrize("name", ["_forward", "_backward"])
-@pytest.mark.parametrize(
-    ("target", "binary"), [(("cuda", 90, 32), "cubin"), (("hip", "gfx942", 64), "hsaco")], ids=["cuda", "hip"]
-)
 def test_the_kernels_compile(name, target, binary, monkeypatch, tmp_path):
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
     from statemix.kernels.triton import swiglu
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     kernel = getattr(swiglu, name)
-    kinds = {"width": "i32", "BLOCK": "constexpr"}
-    signature = {argument: kinds.get(argument, "*bf16") for argument in kernel.arg_names}
-    source = ASTSource(kernel, signature, {(len(signature) - 1,): 1024})
-    compiled = triton.compile(source, target=GPUTarget(*target), options={"num_warps": 4})
-    assert len(compiled.asm[binary]) > 1000
+    signature = dict.fromkeys(kernel.arg_names, "*bf16") | {"width": "i32"}
+    assert len(compiled_code(kernel, signature, {"BLOCK": 1024}, target, binary, warps=4)) > 1000

@@ -59,7 +59,7 @@ def test_kernels_compile_and_a_lane_holds_its_block_whole(
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(scan, "_warp_size", lambda device: target.warp_size)
     tile = scan.standing_tile if name == "_gate_gradient" else scan.walking_tile
-    constants = scan._constants(tile(family, 3, 1000, torch.device("cuda")), 3, "tanh")
+    constants = scan.constants(tile(family, 3, 1000, torch.device("cuda")), 3, "tanh")
     warps = constants.pop("num_warps")
     kernel = getattr(importlib.import_module(f"statemix.kernels.triton.{family}"), name)
     compiled = triton.compile(source(kernel, constants, absent), target=target, options={"num_warps": warps})

@@ -24,7 +24,7 @@ def same(got, wanted):
     torch.testing.assert_close(got, torch.stack(wanted, 1), rtol=1e-9, atol=1e-10)
 
 
-def test_lru():
+def test_an_lru_is_its_published_recurrence():
     layer, x, y = outputs(LRU(WIDTH, hidden_size=5))
     eigenvalue = torch.exp(torch.complex(-layer.log_rate.exp(), layer.phase))
     B_real, B_imaginary = layer.value.weight.chunk(2)
@@ -49,7 +49,7 @@ def test_an_lru_starts_on_its_ring_with_inputs_scaled_to_it():
     assert abs((size**2).mean() - (0.81 + 0.998) / 2) < 0.01
 
 
-def test_selective_lru():
+def test_a_selective_lru_is_its_published_recurrence():
     layer, x, y = outputs(SelectiveLRU(WIDTH, hidden_size=5))
     log_eigenvalue = torch.complex(-layer.log_rate.exp(), layer.phase)
     B = torch.complex(*layer.value.weight.chunk(2))
@@ -78,7 +78,7 @@ def test_a_selective_lru_at_half_open_gates_decays_as_the_lru():
 
 
 @pytest.mark.parametrize("published", [True, False])
-def test_rg_lru(published):
+def test_rg_lru_is_its_published_recurrence(published):
     layer, x, y = outputs(RGLRU(WIDTH, hidden_size=5, convolution=published, output_gate=published))
     u = layer.value(x)
     if published:
@@ -112,7 +112,7 @@ def test_gates_that_close_fully_keep_gradients_finite(kind):
         assert torch.isfinite(tensor.grad).all()
 
 
-def test_mingru():
+def test_mingru_is_its_published_recurrence():
     layer, x, y = outputs(MinGRU(WIDTH, hidden_size=5))
     h, wanted = torch.zeros(2, 5, dtype=x.dtype), []
     for t in range(70):
@@ -123,7 +123,7 @@ def test_mingru():
 
 
 @pytest.mark.parametrize("published", [True, False])
-def test_mamba(published):
+def test_mamba_is_its_published_recurrence(published):
     layer, x, y = outputs(Mamba(WIDTH, state_size=3, convolution=published, output_gate=published))
     u = layer.value(x)
     u = convolved(u, layer.convolution) if published else F.silu(u)
@@ -139,7 +139,7 @@ def test_mamba(published):
 
 
 @pytest.mark.parametrize("published", [True, False])
-def test_mamba2(published):
+def test_mamba2_is_its_published_recurrence(published):
     made = Mamba2(WIDTH, state_size=3, head_dim=8, convolution=published, output_gate=published)
     layer, x, y = outputs(made)
     mixed = layer.selection(x)
@@ -158,7 +158,7 @@ def test_mamba2(published):
 
 
 @pytest.mark.parametrize("gated", [True, False])
-def test_mlstm(gated):
+def test_mlstm_is_its_published_recurrence(gated):
     layer, x, y = outputs(MLSTM(WIDTH, num_heads=2, output_gate=gated))
     C, n = torch.zeros(2, 2, 6, 6, dtype=x.dtype), torch.zeros(2, 2, 6, dtype=x.dtype)
     wanted = []
@@ -187,7 +187,7 @@ def test_the_range_that_mlstm_takes_out_keeps_float32_finite():
     assert (exponent > 14.9).all()
 
 
-def test_rwkv7():
+def test_rwkv7_is_its_published_recurrence():
     layer, x, y = outputs(RWKV7(WIDTH, num_heads=2))
     S, wanted, before = torch.zeros(2, 2, 6, 6, dtype=x.dtype), [], torch.zeros(2, WIDTH, dtype=x.dtype)
     heads = lambda z: z.view(2, 2, 6)  # noqa: E731
@@ -212,7 +212,7 @@ def test_rwkv7():
     same(y, wanted)
 
 
-def test_pd_ssm():
+def test_pd_ssm_is_its_published_recurrence():
     layer, x, y = outputs(PDSSM(WIDTH, hidden_size=5, dictionary_size=3))
     h = torch.zeros(2, 5, dtype=torch.complex128)
     h[:, 0] = 1

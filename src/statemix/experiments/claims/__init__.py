@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
+from statemix.ops.checks import unknown_name
 
 from . import (
     compression_efficiency,
@@ -40,6 +40,5 @@ def find_claim(name: str) -> Claim:
         'share of right answers at four times the trained length'
     """
     if name not in CLAIMS:
-        near = difflib.get_close_matches(name, CLAIMS, n=3, cutoff=0.3) or list(CLAIMS)
-        raise ValueError(f"no claim {name!r}; nearest: {', '.join(near)}; all: {', '.join(CLAIMS)}")
+        raise unknown_name("claim", name, CLAIMS)
     return CLAIMS[name]

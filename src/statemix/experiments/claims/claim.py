@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from statemix.bench.environment import commit, device_name, versions
+from statemix.training.devices import choose_device
 from statemix.training.folder import write_json
-from statemix.training.loop import choose_device
 
 from ..sweep import Launch, SweepFolder, SweepFolderError, Trial, run_sweep
 from .statistics import Interval, difference_interval, mean_interval
@@ -69,7 +69,13 @@ def at_most(values: Values, model: str, most: float) -> Comparison:
 
 
 def verdict_of(comparisons: Sequence[Comparison]) -> Answer:
-    """All hold: holds. One is refuted: does not hold. Else the data do not decide."""
+    """All hold: holds. One is refuted: does not hold. Else the data do not decide.
+
+    Examples:
+        >>> values = {"long": [0.9, 0.91, 0.92], "short": [0.5, 0.52, 0.51]}
+        >>> verdict_of([exceeds(values, "long", "short"), at_least(values, "long", 0.8)])
+        'holds'
+    """
     answers = [comparison.answer for comparison in comparisons]
     if "does not hold" in answers:
         return "does not hold"
@@ -144,14 +150,13 @@ class TrainedClaim(Claim):
         rows: dict[str, dict[str, Any]] = {}
         for trial in self.trials(budget):
             config = trial.config
-            length = getattr(config.data, "length", None) or config.data.task.length  # type: ignore[union-attr]
             row = rows.setdefault(
                 trial.settings["model"],
                 {"model": trial.settings["model"], "trials": 0, "steps": 0, "tokens": 0},
             )
             row["trials"] += 1
             row["steps"] += config.steps
-            row["tokens"] += config.steps * config.batch_size * length
+            row["tokens"] += config.steps * config.batch_size * config.data.trained_length
         return list(rows.values())
 
     def facts(self, folder: Path) -> Facts:

@@ -7,10 +7,11 @@ from dataclasses import replace
 from statemix.models.sizing import fit
 from statemix.training import ScheduleConfig
 
+from ..changes import with_data
 from ..mad import mad_recipe
 from ..sweep import Trial
 from .claim import Budget, Comparison, TrainedClaim, Values, exceeds
-from .trials import having, trials_of, with_data
+from .trials import having, trials_of
 
 HIGHER = "H-LRU m=4"
 

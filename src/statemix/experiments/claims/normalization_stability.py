@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from statemix.kernels.reference.normalization import NORMALIZATIONS
+
+from ..changes import with_data
 from ..recipes import recipe
 from ..sweep import Trial
 from .claim import Budget, Comparison, TrainedClaim, Values, exceeds
-from .trials import trials_of, with_data
-
-NORMALIZATIONS = ("softmax", "sigmoid", "relu", "tanh", "linear", "none")
+from .trials import trials_of
 
 
 def trials(budget: Budget) -> list[Trial]:

@@ -6,10 +6,11 @@ from dataclasses import replace
 
 from statemix.models import MixerConfig
 
+from ..changes import with_data, with_mixer
 from ..recipes import recipe
 from ..sweep import Trial
 from .claim import Budget, Comparison, TrainedClaim, Values, at_least, at_most, exceeds
-from .trials import trials_of, with_data, with_mixer
+from .trials import trials_of
 
 BLOCKS, DIAGONAL = "BD-LRU m=n", "BD-LRU m=1"
 

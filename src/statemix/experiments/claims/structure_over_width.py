@@ -9,10 +9,11 @@ from statemix.models import ModelConfig
 from statemix.models.sizing import count_mixer_parameters, fit
 from statemix.training import RunConfig
 
+from ..changes import with_data
 from ..recipes import recipe
 from ..sweep import Trial
 from .claim import Budget, Comparison, TrainedClaim, Values, exceeds
-from .trials import trials_of, with_data
+from .trials import trials_of
 
 MIXING = "blocks"
 _DIAGONAL = {

@@ -6,10 +6,11 @@ from dataclasses import replace
 
 from statemix.training import RunConfig
 
+from ..changes import with_data, with_mixer
 from ..mad import LEARNING_RATES, TASKS, WEIGHT_DECAYS, mad_recipe
 from ..sweep import Trial
 from .claim import Budget, Comparison, TrainedClaim, Values, exceeds
-from .trials import having, trials_of, with_data, with_mixer
+from .trials import having, trials_of
 
 OURS = "BD-LRU m=4"
 MARGIN = 0.02

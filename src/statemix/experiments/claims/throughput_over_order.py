@@ -9,7 +9,7 @@ import torch
 from statemix.bench.timing import milliseconds
 from statemix.models import MixerConfig, ModelConfig, make_mixer
 from statemix.models.sizing import fit
-from statemix.training.loop import choose_device
+from statemix.training.devices import choose_device
 
 from .claim import Budget, Comparison, MeasuredClaim, Tell, Values, at_least, exceeds
 

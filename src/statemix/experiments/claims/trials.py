@@ -41,14 +41,6 @@ def trials_of(
     ]
 
 
-def with_mixer(config: RunConfig, mixer: MixerConfig) -> RunConfig:
-    return replace(config, model=replace(config.model, mixer=mixer))
-
-
-def with_data(config: RunConfig, **changes: Any) -> RunConfig:
-    return replace(config, data=replace(config.data, **changes))
-
-
 def having(models: dict[str, tuple[str, dict[str, Any]]]) -> dict[str, MixerConfig]:
     """The mixers, by what tables call them, whose kind of layer this version has."""
     return {

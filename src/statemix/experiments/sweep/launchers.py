@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import torch
 
-from statemix.training.loop import choose_device
+from statemix.training.devices import choose_device
 from statemix.training.signals import StopRequests
 
 from .runner import run_group

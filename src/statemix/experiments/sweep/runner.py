@@ -13,8 +13,8 @@ import torch
 from statemix.bench.environment import device_name
 from statemix.text.lock import LOCK, locked
 from statemix.training import CheckpointError, RunConfig, read_config, train_replicas
-from statemix.training.loop import choose_device
-from statemix.training.replicas import REPLICAS
+from statemix.training.devices import choose_device
+from statemix.training.replica_group import REPLICAS
 
 from .store import SweepFolder
 

@@ -26,6 +26,7 @@ from statemix.bench.environment import commit, versions
 from statemix.text.lock import is_occupied, locked
 from statemix.training import TrainResult, from_json, to_json
 from statemix.training.folder import write_json
+from statemix.training.metrics import scores_in
 
 from .trials import MOST_REPLICAS, Trial, check_models, check_trials, group_id, groups, short_names
 
@@ -224,7 +225,7 @@ class SweepFolder:
                     "steps": result.step,
                     "parameters": sum(p.numel() for p in result.model.parameters()),
                     "scores": result.scores,
-                    "validation": {k: v for k, v in last.items() if k not in ("step", "split")},
+                    "validation": scores_in(last),
                     "seconds": result.seconds,
                     "device": device,
                 },

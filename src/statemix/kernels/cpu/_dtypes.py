@@ -11,8 +11,3 @@ TAGS = {
     torch.bfloat16: np.uint16(0),  # numba has neither half precision: a tag of the same size stands for it
     torch.float16: np.int16(0),
 }
-
-
-def state_dtype(dtype: torch.dtype) -> torch.dtype:
-    """What states and sums are kept in: float32, or float64 for float64 inputs."""
-    return torch.float64 if dtype == torch.float64 else torch.float32

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ._dtypes import state_dtype
+from ..precision import state_dtype
 from ._memory import new_tensor
 from ._plan import SUMS
 

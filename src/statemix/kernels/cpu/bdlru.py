@@ -10,8 +10,9 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
+from ..precision import state_dtype
 from ._compile import kernel
-from ._dtypes import TAGS, state_dtype
+from ._dtypes import TAGS
 from ._layout import as_rows, byte_strides, gate_gradient, rows_or_zeros, state_strides, unrolled
 from ._memory import new_tensor
 from ._normalization import CODES, mix, mix_backward

@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..precision import state_dtype
+
 
 class Segment(NamedTuple):
     """One stretch of time that starts from a state of its own."""
@@ -53,11 +55,6 @@ def start_state(initial_state: Tensor | None, values: Tensor, cu_seqlens: Tensor
     states = values.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
     wide = state_dtype(values.dtype)
     return torch.zeros(states, rows, values.shape[-1], dtype=wide, device=values.device)
-
-
-def state_dtype(dtype: torch.dtype) -> torch.dtype:
-    """float32, or float64 for float64 inputs."""
-    return torch.promote_types(dtype, torch.float32)
 
 
 def run_segments_backward(

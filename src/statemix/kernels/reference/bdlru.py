@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._loop import run_segments, run_segments_backward, segments, start_state, state_dtype
+from ..precision import wide
+from ._loop import run_segments, run_segments_backward, segments, start_state
 from .normalization import normalize, row_gradient, sum_to_shape
 
 
@@ -23,11 +24,10 @@ def forward(
     Source: arXiv 2602.12021, block diagonal LRU.
     """
     _, time, block_size, _ = values.shape
-    wide = state_dtype(values.dtype)
     coefficients = normalize(gate_logits, 3, normalization)
     # unbind, never [:, t]: the backward of an index writes a whole tensor of zeros for each step.
     transition = coefficients[:, :, :, :block_size].expand(-1, time, -1, -1, -1).unbind(1)
-    driven = (coefficients[:, :, :, block_size] * values.to(wide)).unbind(1)
+    driven = (coefficients[:, :, :, block_size] * wide(values)).unbind(1)
 
     def step(t: int, state: Tensor) -> tuple[Tensor, Tensor]:
         state = (transition[t] * state[:, None]).sum(2) + driven[t]
@@ -53,10 +53,9 @@ def backward(
     row is computed again from the stored states, since h_t rounded to half precision would cancel.
     """
     _, time, block_size, _ = values.shape
-    wide = state_dtype(values.dtype)
     coefficients = normalize(gate_logits, 3, normalization)
     transition = coefficients[:, :, :, :block_size].expand(-1, time, -1, -1, -1).unbind(1)
-    gradients = None if grad_hidden is None else grad_hidden.to(wide).unbind(1)
+    gradients = None if grad_hidden is None else wide(grad_hidden).unbind(1)
     start = start_state(initial_state, values, cu_seqlens, block_size)
 
     def step(t: int, carry: Tensor) -> tuple[Tensor, Tensor]:
@@ -66,12 +65,12 @@ def backward(
     final = torch.zeros_like(start) if grad_final_state is None else grad_final_state
     u, grad_initial = run_segments_backward(step, final, cu_seqlens, time)
 
-    previous = hidden.to(wide).roll(1, 1)
+    previous = wide(hidden).roll(1, 1)
     for index, first, stop in segments(cu_seqlens, time):
         if stop > first:
             previous[:, first] = start if cu_seqlens is None else start[index]
     mixed = torch.cat(
-        [previous[:, :, None].expand(-1, -1, block_size, -1, -1), values.to(wide)[:, :, :, None]], 3
+        [previous[:, :, None].expand(-1, -1, block_size, -1, -1), wide(values)[:, :, :, None]], 3
     )
     out = (coefficients * mixed).sum(3, keepdim=True)
     grad_logits = row_gradient(gate_logits, mixed, out, u[:, :, :, None], 3, normalization)

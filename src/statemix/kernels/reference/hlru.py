@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._loop import run_segments, run_segments_backward, segments, start_state, state_dtype
+from ..precision import wide
+from ._loop import run_segments, run_segments_backward, segments, start_state
 from .normalization import normalize, row_gradient, sum_to_shape
 
 
@@ -24,10 +25,9 @@ def forward(
     """
     time = values.shape[1]
     order = gate_logits.shape[2] - 1
-    wide = state_dtype(values.dtype)
     coefficients = normalize(gate_logits, 2, normalization)
     lags = coefficients[:, :, :order].expand(-1, time, -1, -1).unbind(1)
-    driven = (coefficients[:, :, order] * values.to(wide)).unbind(1)
+    driven = (coefficients[:, :, order] * wide(values)).unbind(1)
 
     def step(t: int, window: Tensor) -> tuple[Tensor, Tensor]:
         newest = (lags[t] * window).sum(1) + driven[t]
@@ -54,10 +54,9 @@ def backward(
     """
     time = values.shape[1]
     order = gate_logits.shape[2] - 1
-    wide = state_dtype(values.dtype)
     coefficients = normalize(gate_logits, 2, normalization)
     lags = coefficients[:, :, :order].expand(-1, time, -1, -1).unbind(1)
-    gradients = None if grad_hidden is None else grad_hidden.to(wide).unbind(1)
+    gradients = None if grad_hidden is None else wide(grad_hidden).unbind(1)
     start = start_state(initial_state, values, cu_seqlens, order)
 
     def step(t: int, carry: Tensor) -> tuple[Tensor, Tensor]:
@@ -73,8 +72,8 @@ def backward(
         window = start if cu_seqlens is None else start[index : index + 1]
         for t in range(first, stop):
             windows.append(window)
-            window = torch.cat([hidden[:, t, None].to(wide), window[:, :-1]], 1)
-    mixed = torch.cat([torch.stack(windows, 1), values.to(wide)[:, :, None]], 2)
+            window = torch.cat([wide(hidden[:, t, None]), window[:, :-1]], 1)
+    mixed = torch.cat([torch.stack(windows, 1), wide(values)[:, :, None]], 2)
     out = (coefficients * mixed).sum(2, keepdim=True)
     grad_logits = row_gradient(gate_logits, mixed, out, u[:, :, None], 2, normalization)
     grad_values = u * coefficients[:, :, order]

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..precision import wide
+
 NORMALIZATIONS = ("softmax", "sigmoid", "relu", "tanh", "linear", "none")
 
 RELU_EPSILON = 1e-3
@@ -25,7 +27,7 @@ def normalize(gate_logits: Tensor, dim: int, normalization: str) -> Tensor:
         >>> normalize(torch.tensor([1.0, -3.0]), 0, "linear")
         tensor([ 0.2500, -0.7500])
     """
-    z = gate_logits.to(torch.promote_types(gate_logits.dtype, torch.float32))
+    z = wide(gate_logits)
     if normalization == "softmax":
         return torch.softmax(z, dim)
     if normalization == "sigmoid":
@@ -54,7 +56,7 @@ def row_gradient(
 
     Shapes: ``out`` and ``grad_out`` are those of ``gate_logits`` and ``mixed`` with size 1 along ``dim``.
     """
-    z = gate_logits.to(torch.promote_types(gate_logits.dtype, torch.float32))
+    z = wide(gate_logits)
     if normalization == "none":
         return grad_out * mixed.expand(torch.broadcast_shapes(z.shape, mixed.shape))
     if normalization in ("softmax", "sigmoid"):

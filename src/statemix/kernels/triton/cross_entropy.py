@@ -6,13 +6,14 @@ bfloat16 a logit in all, where PyTorch's own operations move twenty.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from .launch import on_device, power_of_two
 
 
 def cross_entropy_(
@@ -30,11 +31,11 @@ def cross_entropy_(
     rows, vocabulary = logits.shape
     losses = torch.empty(rows, dtype=torch.float32, device=logits.device)
     right = torch.empty(rows, dtype=torch.int32, device=logits.device)
-    block = min(8192, triton.next_power_of_2(vocabulary))
+    block = min(8192, power_of_two(vocabulary))
     # Elements of a lane stay in its registers: 32 of them, 64 at the most.
     warps = max(1, min(8, block // 1024))
     kernel: Any = _cross_entropy
-    with torch.cuda.device(logits.device) if logits.is_cuda else nullcontext():
+    with on_device(logits.device):
         kernel[(rows,)](
             logits, targets, losses, right, vocabulary, logits.stride(0), ignore_index,
             BLOCK=block, GRADIENT=gradient, num_warps=warps,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from .launch import on_device, power_of_two
 
 # Programs of backward: each sums the gradient of the weight over its rows, always in the same order.
 _PROGRAMS = 512
@@ -22,8 +23,8 @@ def forward(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> tuple[
     scale = torch.empty(x.shape[:-1], dtype=torch.float32, device=x.device)
     if x.numel():
         kernel: Any = _forward
-        block = 1 << (width - 1).bit_length()
-        with _current(x):
+        block = power_of_two(width)
+        with on_device(x.device):
             kernel[(x.numel() // width,)](
                 x, weight, y, scale, width, eps, BLOCK=block, num_warps=_warps(block)
             )
@@ -40,8 +41,8 @@ def backward(x: Tensor, weight: Tensor, scale: Tensor, gradient: Tensor) -> tupl
     parts = torch.zeros(programs, width, dtype=torch.float32, device=x.device)
     if rows:
         kernel: Any = _backward
-        block = 1 << (width - 1).bit_length()
-        with _current(x):
+        block = power_of_two(width)
+        with on_device(x.device):
             kernel[(programs,)](
                 x, weight, scale, gradient, of_x, parts, rows, width, BLOCK=block, num_warps=_warps(block)
             )
@@ -50,10 +51,6 @@ def backward(x: Tensor, weight: Tensor, scale: Tensor, gradient: Tensor) -> tupl
 
 def _warps(block: int) -> int:
     return max(1, min(8, block // 256))
-
-
-def _current(tensor: Tensor) -> Any:
-    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
 
 
 @triton.jit

@@ -7,13 +7,14 @@ batch rows share them, in a fixed order; for shared logits no tensor of the size
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from .launch import ceil_div, on_device, power_of_two
 
 Kernel = Any  # what triton.jit returns; its interpreter returns another type
 
@@ -33,11 +34,11 @@ def forward(
     hidden = torch.empty(values.shape, dtype=values.dtype, device=values.device)
     final = torch.empty((states, size, width), dtype=torch.float32, device=values.device)
     tile = walking_tile(family, size, width, values.device)
-    with _current(values.device):
-        kernel[(states, _tiles(width, tile.lanes))](
+    with on_device(values.device):
+        kernel[(states, ceil_div(width, tile.lanes))](
             gate_logits, values, _contiguous(initial_state), _contiguous(cu_seqlens), hidden, final,
             values.shape[1], width, *_logit_strides(gate_logits), *values.stride(), *hidden.stride(),
-            **_constants(tile, size, normalization),
+            **constants(tile, size, normalization),
         )  # fmt: skip
     return hidden, final
 
@@ -62,7 +63,7 @@ def backward(
     bounds = _contiguous(cu_seqlens)
     walking, standing = (tile(family, size, width, device) for tile in (walking_tile, standing_tile))
     rows_of_logits = gate_logits.shape[0] * gate_logits.shape[1]
-    parts = _parts(rows_of_logits, batch * steps // rows_of_logits, _tiles(width, standing.lanes))
+    parts = _parts(rows_of_logits, batch * steps // rows_of_logits, ceil_div(width, standing.lanes))
     grad_values = torch.empty(values.shape, dtype=values.dtype, device=device)
     grad_initial = torch.empty((states, size, width), dtype=torch.float32, device=device)
     carried = torch.empty(values.shape, dtype=torch.float32, device=device)  # u = dL/dh
@@ -70,19 +71,19 @@ def backward(
         (parts, *gate_logits.shape), dtype=gate_logits.dtype if parts == 1 else torch.float32, device=device
     )
     gradient_strides = (0,) * values.dim() if grad_hidden is None else grad_hidden.stride()
-    with _current(device):
-        carry_kernel[(states, _tiles(width, walking.lanes))](
+    with on_device(device):
+        carry_kernel[(states, ceil_div(width, walking.lanes))](
             gate_logits, grad_hidden, _contiguous(grad_final_state), bounds,
             carried, grad_values, grad_initial, steps, width,
             *_logit_strides(gate_logits), *gradient_strides, *carried.stride(),
-            **_constants(walking, size, normalization),
+            **constants(walking, size, normalization),
         )  # fmt: skip
-        gradient_kernel[(parts * rows_of_logits, _tiles(width, standing.lanes))](
+        gradient_kernel[(parts * rows_of_logits, ceil_div(width, standing.lanes))](
             gate_logits, values, _contiguous(initial_state), bounds, _sequence_of_steps(bounds, steps),
             hidden, carried, grad_logits,
             batch, steps, width, gate_logits.shape[0], gate_logits.shape[1], parts,
             *gate_logits.stride(), *values.stride(), *hidden.stride(), *carried.stride(),
-            **_constants(standing, size, normalization),
+            **constants(standing, size, normalization),
         )  # fmt: skip
     total = grad_logits[0] if parts == 1 else grad_logits.sum(0).to(gate_logits.dtype)
     return total, grad_values, grad_initial
@@ -110,9 +111,9 @@ def walking_tile(family: str, size: int, width: int, device: torch.device) -> Ti
     A step costs its latency, which more programs hide and wider ones do not. What is too large for a lane is
     spread over several, and then over several warps.
     """
-    rows, held, warp = _power_of_two(size), _held(family, size), _warp_size(device)
+    rows, held, warp = power_of_two(size), _held(family, size), _warp_size(device)
     if device.type == "cpu":
-        return Tile(rows, _power_of_two(width), 1)
+        return Tile(rows, power_of_two(width), 1)
     if held <= _HELD:
         return Tile(rows, _wide_enough(warp, width), 1)
     return Tile(rows, _wide_enough(8, width), max(1, min(8, held // (2 * warp))))
@@ -120,9 +121,9 @@ def walking_tile(family: str, size: int, width: int, device: torch.device) -> Ti
 
 def standing_tile(family: str, size: int, width: int, device: torch.device) -> Tile:
     """The tile of a program that waits for no other step: as wide as thread blocks commonly are."""
-    rows, held, warp = _power_of_two(size), _held(family, size), _warp_size(device)
+    rows, held, warp = power_of_two(size), _held(family, size), _warp_size(device)
     if device.type == "cpu":
-        return Tile(rows, _power_of_two(width), 1)
+        return Tile(rows, power_of_two(width), 1)
     room = 4 * warp * _HELD // 2  # gradients stand beside what they are of
     lanes = max(8, min(4 * warp, room // held))
     return Tile(rows, _wide_enough(lanes, width), 4 if held * lanes <= room else 8)
@@ -130,12 +131,12 @@ def standing_tile(family: str, size: int, width: int, device: torch.device) -> T
 
 def _wide_enough(lanes: int, width: int) -> int:
     """A grid has at most 65,535 programs along its second axis."""
-    return max(lanes, _power_of_two(_tiles(width, 65_535)))
+    return max(lanes, power_of_two(ceil_div(width, 65_535)))
 
 
 def _held(family: str, size: int) -> int:
     """Numbers of a block's or channel's tile."""
-    rows = _power_of_two(size)
+    rows = power_of_two(size)
     return rows * rows if family == "bdlru" else rows
 
 
@@ -153,10 +154,10 @@ _TERMS = 16
 
 def _parts(results: int, terms: int, tiles: int) -> int:
     """Into how many parts a sum of ``terms`` is cut, by shapes alone; 1 where nothing is shared."""
-    return max(1, min(_tiles(_PROGRAMS, results * tiles), terms // _TERMS))
+    return max(1, min(ceil_div(_PROGRAMS, results * tiles), terms // _TERMS))
 
 
-def _constants(tile: Tile, size: int, normalization: str) -> dict[str, Any]:
+def constants(tile: Tile, size: int, normalization: str) -> dict[str, Any]:
     """What a kernel is compiled for. A logit of ABSENT weighs exactly nothing: it fills up the tile."""
     absent = float("-inf") if normalization in ("softmax", "sigmoid") else 0.0
     return {
@@ -183,18 +184,5 @@ def _sequence_of_steps(cu_seqlens: Tensor | None, steps: int) -> Tensor | None:
     return torch.searchsorted(cu_seqlens[1:], time, right=True, out_int32=True)
 
 
-def _tiles(width: int, lanes: int) -> int:
-    return -(-width // lanes)
-
-
-def _power_of_two(size: int) -> int:
-    return 1 << (size - 1).bit_length()
-
-
 def _contiguous(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.contiguous()
-
-
-def _current(device: torch.device) -> AbstractContextManager[object]:
-    """Triton launches on the current device: make it the tensors'."""
-    return nullcontext() if device.type == "cpu" else torch.get_device_module(device).device(device)

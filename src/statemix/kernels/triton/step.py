@@ -12,6 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from . import scan
+from .launch import ceil_div, on_device
 from .normalization import mix, weigh
 from .walk import kernel
 
@@ -41,12 +42,12 @@ def advance(
     tile = scan.walking_tile(family, size, width, values.device)
     window = family == "hlru"
     gate_logits, values, state = gate_logits.contiguous(), values.contiguous(), dense_rows(state)
-    with scan._current(values.device):
-        _advance[(values.shape[0], scan._tiles(width, tile.lanes))](
+    with on_device(values.device):
+        _advance[(values.shape[0], ceil_div(width, tile.lanes))](
             gate_logits, values, state, new_state, read, width,
             0 if gate_logits.shape[0] == 1 else gate_logits.stride(0),
             0 if state is None else state.stride(0),
-            WINDOW=window, KEPT=read.shape[1], **scan._constants(tile, size, normalization),
+            WINDOW=window, KEPT=read.shape[1], **scan.constants(tile, size, normalization),
         )  # fmt: skip
 
 

@@ -27,7 +27,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from . import scan
+from .launch import ceil_div, on_device, power_of_two
 from .normalization import mix, weigh
 from .step import dense_rows
 
@@ -84,8 +84,8 @@ def project(
     rows = 1 if window else size
     tile = tile_for(x.shape[0], _groups(size), rows * width, x)
     state = dense_rows(state)
-    with scan._current(x.device):
-        _project[(scan._tiles(width, tile.lanes), rows)](
+    with on_device(x.device):
+        _project[(ceil_div(width, tile.lanes), rows)](
             x, norm_weight, gate_weight, gate_bias, value_weight, state, new_state, read,
             x.shape[0], width, x.stride(0), 0 if state is None else state.stride(0), eps,
             NORMALIZATION=normalization, ABSENT=float("-inf") if normalization in _SMOOTH else 0.0,
@@ -122,8 +122,8 @@ def product(
     groups = 2 if activation == "swiglu" else 1
     tile = tile_for(x.shape[0], groups, out.shape[1], x)
     source, target = carry or (None, None)
-    with scan._current(x.device):
-        _product[(scan._tiles(out.shape[1], tile.lanes),)](
+    with on_device(x.device):
+        _product[(ceil_div(out.shape[1], tile.lanes),)](
             x, norm_weight, weight, out, source, target, 0 if source is None else source.numel(),
             x.shape[0], out.shape[1], x.stride(0), out.stride(0), eps,
             ACTIVATION=activation, ADD=add, COPIED=128, **_constants(tile, x, early),
@@ -155,7 +155,7 @@ class Tile:
 
 def tile_for(batch: int, groups: int, outputs: int, x: Tensor) -> Tile:
     """Tiles large enough to keep memory busy, and programs enough to fill a GPU."""
-    columns = scan._power_of_two(x.shape[1])
+    columns = power_of_two(x.shape[1])
     if batch == 1:
         room, programs, least, widest, split, warps = 2**14 // x.element_size(), 256, 1, 2048, 1, 4
     else:
@@ -176,7 +176,7 @@ def _floor(number: int) -> int:
 
 def _groups(size: int) -> int:
     """Rows of logits and of the value, as a power of two."""
-    return scan._power_of_two(size + 2)
+    return power_of_two(size + 2)
 
 
 def _constants(tile: Tile, x: Tensor, early: bool) -> dict[str, Any]:

@@ -6,13 +6,14 @@ these move eight.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from .launch import ceil_div, on_device
 
 _BLOCK = 1024
 
@@ -24,7 +25,7 @@ def forward(hidden: Tensor) -> Tensor:
     output = hidden.new_empty(*hidden.shape[:-1], width)
     if output.numel():
         kernel: Any = _forward
-        with _current(hidden):
+        with on_device(hidden.device):
             kernel[_grid(output, width)](hidden, output, width, BLOCK=_BLOCK, num_warps=4)
     return output
 
@@ -36,17 +37,13 @@ def backward(hidden: Tensor, gradient: Tensor) -> Tensor:
     of_hidden = torch.empty_like(hidden)
     if gradient.numel():
         kernel: Any = _backward
-        with _current(hidden):
+        with on_device(hidden.device):
             kernel[_grid(gradient, width)](hidden, gradient, of_hidden, width, BLOCK=_BLOCK, num_warps=4)
     return of_hidden
 
 
 def _grid(output: Tensor, width: int) -> tuple[int, int]:
-    return output.numel() // width, -(-width // _BLOCK)
-
-
-def _current(tensor: Tensor) -> Any:
-    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
+    return output.numel() // width, ceil_div(width, _BLOCK)
 
 
 @triton.jit

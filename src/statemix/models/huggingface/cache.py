@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from transformers import Cache
 
+from statemix.models.states import map_tensors, tensors_in
+
 
 class StatemixCache(Cache):
     """The state of each layer and how many tokens made it; its size does not depend on their number.
@@ -79,10 +81,8 @@ class StatemixCache(Cache):
     @property
     def batch_size(self) -> int:
         """Sequences; -1 while it is empty."""
-        for state in self.states or ():
-            for tensor in _tensors(state):
-                return tensor.shape[0]
-        return -1
+        tensors = tensors_in(self.states)
+        return tensors[0].shape[0] if tensors else -1
 
     @property
     def is_compileable(self) -> bool:
@@ -108,7 +108,7 @@ class StatemixCache(Cache):
         made = memo[id(self)] = type(self).__new__(type(self))
         for name, value in vars(self).items():
             setattr(made, name, None if name == "states" else copy.deepcopy(value, memo))
-        made.states = _mapped(torch.Tensor.clone, self.states)
+        made.states = map_tensors(torch.Tensor.clone, self.states)
         return made
 
     def __len__(self) -> int:
@@ -141,17 +141,4 @@ class StatemixCache(Cache):
         self._each(lambda t: t.repeat_interleave(repeats, 0))
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> None:
-        if self.states is not None:
-            self.states = tuple(_mapped(change, state) for state in self.states)
-
-
-def _tensors(state: Any) -> list[Tensor]:
-    if isinstance(state, Tensor):
-        return [state]
-    return [tensor for part in state or () for tensor in _tensors(part)]
-
-
-def _mapped(change: Callable[[Tensor], Tensor], state: Any) -> Any:
-    if state is None:
-        return None
-    return change(state) if isinstance(state, Tensor) else tuple(_mapped(change, part) for part in state)
+        self.states = map_tensors(change, self.states)

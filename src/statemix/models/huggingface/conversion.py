@@ -38,6 +38,13 @@ def from_huggingface(model: StatemixForCausalLM) -> LanguageModel:
 
     Raises:
         ValueError: mixers with sizes or options of their own, which a run's config cannot hold.
+
+    Examples:
+        >>> from statemix.models import ModelConfig
+        >>> model = LanguageModel(ModelConfig(vocab_size=11, d_model=8))
+        >>> tokens = torch.randint(11, (1, 5))
+        >>> torch.equal(from_huggingface(to_huggingface(model))(tokens), model(tokens))
+        True
     """
     our_config(model.config)
     return language_model(model)

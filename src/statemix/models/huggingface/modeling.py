@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from transformers import GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
-from statemix.models.block import MLP, Block, Blocks, embedded
-from statemix.models.language_model import INITIAL_STD
-from statemix.models.mixers import make_mixer
+from statemix.models.block import INITIAL_STD, MLP, Block, embedded
+from statemix.models.language_model import make_blocks
 
 from .cache import StatemixCache
 from .configuration import StatemixConfig
@@ -102,18 +101,11 @@ class StatemixModel(StatemixPreTrainedModel):
 
     def __init__(self, config: StatemixConfig) -> None:
         super().__init__(config)
-        width, eps = config.hidden_size, config.rms_norm_eps
-        self.embedding = nn.Embedding(config.vocab_size, width)
-
-        def mlp() -> MLP | None:
-            if config.mlp == "none":
-                return None
-            return MLP(width, kind=config.mlp, ratio=config.mlp_ratio, init=config.mlp_init)
-
+        self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
         mixers = config.mixers()
         self.mixers = tuple(mixer.name for mixer in mixers)
-        self.blocks = Blocks(Block(width, make_mixer(mixer, width), mlp(), eps=eps) for mixer in mixers)
-        self.norm = nn.RMSNorm(width, eps=eps)
+        self.blocks = make_blocks(config.model_config(), mixers)
+        self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Embedding:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from statemix.ops.checks import check_choice
 
-from ..convolution import ShortConvolution
+from ..convolution import ShortConvolution, convolved_or_activated
 from ._delta_rule import delta_rule
 from ._fla import BACKENDS
 from ._heads import HeadNorm, decay_parameters, heads_for, log_decay, reset_decay
@@ -75,7 +75,7 @@ class DeltaRuleLayer(Baseline):
         self.output = nn.Linear(inner, d_model, bias=False)
         self.recurrent_shapes = ((self.num_heads, self.head_dim, self.head_dim),)
         if self.convolution is not None:
-            self.window_shapes = ((self.convolution.kernel - 1, sum(self._widths)),)
+            self.window_shapes = (self.convolution.past_shape,)
         self._complete()
 
     def reset_parameters(self) -> None:
@@ -86,13 +86,7 @@ class DeltaRuleLayer(Baseline):
     def _mix(
         self, x: Tensor, state: tuple[Tensor, ...], real: Tensor | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        mixed = self.query_key_value(x)
-        windows = ()
-        if self.convolution is None:
-            mixed = F.silu(mixed)
-        else:
-            mixed, window = self.convolution(mixed, state[1], real)
-            windows = (window,)
+        mixed, windows = convolved_or_activated(self.convolution, self.query_key_value(x), state[1:], real)
         query, key, value = mixed.split(self._widths, -1)
         query = _unit(query.unflatten(-1, (self.num_heads, -1))) * self.head_dim**-0.5
         key, value = _unit(self._factors(key)), self._factors(value)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from statemix.kernels.precision import wide
+
+from ..transforms import without_autocast
 from ._fla import kernel, takes_fla
 from ._linear_attention import CHUNK, chunks, decays, steps
-from .base import wide, without_autocast
 
 
 def delta_rule(

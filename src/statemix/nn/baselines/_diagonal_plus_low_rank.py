@@ -5,9 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from statemix.kernels.precision import wide
+
+from ..transforms import without_autocast
 from ._fla import kernel, takes_fla
 from ._linear_attention import chunks, steps
-from .base import wide, without_autocast
 
 # exp(-sum of log decays) must stay in range within a chunk: RWKV-7's are at least -0.607, so e^19 at most.
 CHUNK = 32

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from statemix.ops.counters import count
 
-from .base import is_transformed
+from ..transforms import is_transformed
 
 BACKENDS = ("auto", "torch", "fla")
 SHORTEST = 16

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import check_sizes, wide
+from statemix.kernels.precision import wide
+
+from ._steps import draw_step_bias_
+from .base import check_sizes
 
 WIDEST_HEAD = 64
 
@@ -44,9 +45,7 @@ def reset_decay(rate: Tensor, bias: Tensor) -> None:
     """A uniform in [1, 16], and steps softplus(c) log-uniform in [0.001, 0.1], as Mamba-2 starts."""
     with torch.no_grad():
         rate.uniform_(1, 16).log_()
-        bias.uniform_(math.log(1e-3), math.log(1e-1)).exp_()
-        # The inverse of softplus.
-        bias.add_(torch.log(-torch.expm1(-bias)))
+    draw_step_bias_(bias)
 
 
 def log_decay(z: Tensor, rate: Tensor, bias: Tensor) -> Tensor:

@@ -6,8 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from statemix.kernels.precision import wide
+
+from ..transforms import without_autocast
 from ._fla import kernel, takes_fla
-from .base import wide, without_autocast
 
 CHUNK = 64
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from .base import is_transformed
+from ..transforms import is_transformed
 
 State = tuple[Tensor, Tensor, Tensor]
 

@@ -8,9 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from statemix.kernels.precision import state_dtype
+
+from ..transforms import is_transformed
 from ._heads import heads_for
 from ._room import appended
-from .base import Baseline, is_transformed
+from .base import Baseline
 
 
 class CausalAttention(Baseline):
@@ -27,6 +30,9 @@ class CausalAttention(Baseline):
         head_dim: width of a head. Default: D / num_heads.
         initial_state: "learned" puts one learned key and value a head before every sequence.
         rotary: rotate queries and keys by their places, so that scores depend on distances.
+
+    Raises:
+        ValueError: heads that do not divide D, or ``rotary`` with an odd width of a head.
 
     Examples:
         >>> layer = CausalAttention(8, num_heads=2)
@@ -106,7 +112,7 @@ def _rotated(x: Tensor, place: Tensor) -> Tensor:
     """x (B, heads, T, C) with each pair of numbers turned by its own speed times ``place`` (B, T)."""
     half = x.shape[3] // 2
     speed = 10_000.0 ** (-torch.arange(half, device=x.device) / half)
-    angle = (place[:, None, :, None] * speed).to(torch.promote_types(x.dtype, torch.float32))
+    angle = (place[:, None, :, None] * speed).to(state_dtype(x.dtype))
     cosine, sine = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
     first, second = x[..., :half], x[..., half:]
     return torch.cat([first * cosine - second * sine, second * cosine + first * sine], 3)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from statemix.kernels.precision import state_dtype
 from statemix.ops.checks import check_boundaries, check_choice, check_size
 from statemix.shapes import Boundaries, Mask, Sequence, Token
 
-from ..checks import check_input
+from ..checks import check_input, check_mask
 from ..plain import is_plain
 
 INITIAL_STATES = ("zeros", "learned")
@@ -114,12 +114,12 @@ class Baseline(nn.Module):
             ValueError, TypeError: inputs that do not fit, or ``mask`` and ``cu_seqlens`` together.
         """
         self._check_input(x, 3, "(B, T, D)")
-        if cu_seqlens is not None:
-            self._check_packing(x, cu_seqlens, mask)
-            y, state = self._packed(x, state, cu_seqlens)
-        elif mask is not None:
-            self._check_mask(x, mask)
+        if mask is not None:
+            check_mask(type(self).__name__, x, mask, cu_seqlens)
             y, state = self._padded(x, state, mask)
+        elif cu_seqlens is not None:
+            check_boundaries(type(self).__name__, cu_seqlens, x)
+            y, state = self._packed(x, state, cu_seqlens)
         else:
             y, state = self._run(x, state, None)
         return (y, state) if return_state else y
@@ -141,12 +141,12 @@ class Baseline(nn.Module):
 
     def _start(self, batch: int, like: Tensor) -> tuple[Tensor, ...]:
         """The state before the first step, of the device and, widened, the dtype of ``like``."""
-        wide = torch.promote_types(like.dtype, torch.float32)
+        dtype = state_dtype(like.dtype)
         if self.initial_state is None:
-            first = tuple(like.new_zeros(batch, *s, dtype=wide) for s in self.recurrent_shapes)
+            first = tuple(like.new_zeros(batch, *s, dtype=dtype) for s in self.recurrent_shapes)
         else:
-            first = tuple(s.to(wide).expand(batch, *s.shape) for s in self.initial_state)
-        return first + tuple(like.new_zeros(batch, *s, dtype=wide) for s in self.window_shapes)
+            first = tuple(s.to(dtype).expand(batch, *s.shape) for s in self.initial_state)
+        return first + tuple(like.new_zeros(batch, *s, dtype=dtype) for s in self.window_shapes)
 
     @abstractmethod
     def _mix(
@@ -195,7 +195,7 @@ class Baseline(nn.Module):
         """The tensors of a state that a caller gave, where they are what a layer returns."""
         shapes = [(x.shape[0], *shape) for shape in (*self.recurrent_shapes, *self.window_shapes)]
         tensors = self._tensors_of(state, len(shapes))
-        dtype = torch.promote_types(self._like(x).dtype, torch.float32)
+        dtype = state_dtype(self._like(x).dtype)
         for tensor, shape in zip(tensors, shapes, strict=True):
             self._check_state(tensor, shape, x, dtype)
         return tensors
@@ -231,28 +231,6 @@ class Baseline(nn.Module):
                 f"{name}: state must be on {x.device} as x is; got {tensor.device}: move it with .to()"
             )
 
-    def _check_packing(self, x: Tensor, cu_seqlens: Tensor, mask: Tensor | None) -> None:
-        name = type(self).__name__
-        if mask is not None:
-            raise ValueError(
-                f"{name}: mask and cu_seqlens cannot be given together: pack the real steps, or pad them"
-            )
-        check_boundaries(name, cu_seqlens, x)
-
-    def _check_mask(self, x: Tensor, mask: Tensor) -> None:
-        name = type(self).__name__
-        if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
-            raise TypeError(
-                f"{name}: mask must be a bool tensor, True where a step is real; got "
-                f"{getattr(mask, 'dtype', type(mask).__name__)}: cast with .bool()"
-            )
-        if mask.shape != x.shape[:2]:
-            raise ValueError(f"{name}: mask must be (B, T) = {tuple(x.shape[:2])}; got {tuple(mask.shape)}")
-        if mask.device != x.device:
-            raise ValueError(
-                f"{name}: mask must be on {x.device} as x is; got {mask.device}: move it with .to()"
-            )
-
 
 def _bare(state: tuple[Tensor, ...]) -> Any:
     return state[0] if len(state) == 1 else state
@@ -262,24 +240,3 @@ def check_sizes(layer: str, **sizes: int) -> None:
     """Refuse sizes that are no integers, or below one."""
     for what, size in sizes.items():
         check_size(layer, what, size)
-
-
-def is_transformed() -> bool:
-    """Whether a torch.func transform runs, for which PyTorch's fused kernels may have no rule.
-
-    Always False while torch.compile traces: there a caller chooses the backend.
-    """
-    transforms: Any = getattr(torch._C, "_functorch")  # noqa: B009  not in torch's type stubs
-    return not torch.compiler.is_compiling() and transforms.peek_interpreter_stack() is not None
-
-
-def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
-    """A context in which products keep the dtype of what they are given: recurrences need float32."""
-    if x.is_meta:  # autocast knows no such device
-        return nullcontext()
-    return torch.autocast(x.device.type, enabled=False)
-
-
-def wide(x: Tensor) -> Tensor:
-    """x in the dtype of states: float32, or float64 where it already is."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -7,11 +7,12 @@ import math
 import torch
 from torch import Tensor, nn
 
+from statemix.kernels.precision import wide
 from statemix.ops.checks import check_choice
 from statemix.ops.dispatch import BACKENDS
 
 from ._diagonal import input_scale, turning_scan
-from .base import Baseline, check_sizes, wide
+from .base import Baseline, check_sizes
 
 
 class LRU(Baseline):

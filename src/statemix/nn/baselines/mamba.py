@@ -8,12 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from statemix.kernels.precision import wide
 from statemix.ops.checks import check_choice
 from statemix.ops.dispatch import BACKENDS
 
-from ..convolution import ShortConvolution
+from ..convolution import ShortConvolution, convolved_or_activated
+from ..transforms import without_autocast
 from ._diagonal import decaying_scan
-from .base import Baseline, check_sizes, wide, without_autocast
+from ._steps import draw_step_bias_
+from .base import Baseline, check_sizes
 
 
 class Mamba(Baseline):
@@ -65,7 +68,7 @@ class Mamba(Baseline):
         self.output_gate = nn.Linear(d_model, inner, bias=False) if output_gate else None
         self.convolution = ShortConvolution(inner, bias=True) if convolution else None
         if self.convolution is not None:
-            self.window_shapes = ((self.convolution.kernel - 1, inner),)
+            self.window_shapes = (self.convolution.past_shape,)
         self.selection = nn.Linear(inner, self.rank + 2 * state_size, bias=False)
         self.step_size = nn.Linear(self.rank, inner)
         self.log_rate = nn.Parameter(torch.empty(inner, state_size))
@@ -81,19 +84,12 @@ class Mamba(Baseline):
         with torch.no_grad():
             rates = torch.arange(1, self.state_size + 1, dtype=torch.float32, device=self.log_rate.device)
             self.log_rate.copy_(rates.log().expand_as(self.log_rate))
-            bias = self.step_size.bias.uniform_(math.log(1e-3), math.log(1e-1)).exp_()
-            # The inverse of softplus.
-            bias.add_(torch.log(-torch.expm1(-bias)))
+        draw_step_bias_(self.step_size.bias)
 
     def _mix(
         self, x: Tensor, state: tuple[Tensor, ...], real: Tensor | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        u, windows = self.value(x), ()
-        if self.convolution is None:
-            u = F.silu(u)
-        else:
-            u, window = self.convolution(u, state[1], real)
-            windows = (window,)
+        u, windows = convolved_or_activated(self.convolution, self.value(x), state[1:], real)
         low, entering, reading = self.selection(u).split([self.rank, self.state_size, self.state_size], -1)
         step = F.softplus(wide(self.step_size(low)))
         decay = (step[..., None] * -wide(self.log_rate).exp()).exp().flatten(2)

@@ -6,13 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from statemix.kernels.precision import wide
 from statemix.ops.checks import check_choice
 
-from ..convolution import ShortConvolution
+from ..convolution import ShortConvolution, convolved_or_activated
 from ._fla import BACKENDS
 from ._heads import RMSNorm, decay_parameters, heads_for, reset_decay
 from ._linear_attention import linear_attention
-from .base import Baseline, check_sizes, wide
+from .base import Baseline, check_sizes
 
 
 class Mamba2(Baseline):
@@ -34,6 +35,9 @@ class Mamba2(Baseline):
             else "torch"; "fla" raises where they cannot run.
 
     State: S (B, heads, n, P), and with a convolution its past inputs (B, 3, expand D + 2 n).
+
+    Raises:
+        ValueError: heads that do not divide the inner width, sizes below one, or an unknown choice.
 
     Examples:
         >>> layer = Mamba2(16, state_size=8, head_dim=8)
@@ -73,7 +77,7 @@ class Mamba2(Baseline):
         self.selection = nn.Linear(d_model, sum(self._widths), bias=False)
         self.convolution = ShortConvolution(sum(self._widths), bias=True) if convolution else None
         if self.convolution is not None:
-            self.window_shapes = ((self.convolution.kernel - 1, sum(self._widths)),)
+            self.window_shapes = (self.convolution.past_shape,)
         self.decay = nn.Linear(d_model, self.num_heads, bias=False)
         self.decay_rate, self.decay_bias = decay_parameters(self.num_heads)
         self.skip = nn.Parameter(torch.empty(self.num_heads))
@@ -90,12 +94,7 @@ class Mamba2(Baseline):
     def _mix(
         self, x: Tensor, state: tuple[Tensor, ...], real: Tensor | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        mixed, windows = self.selection(x), ()
-        if self.convolution is None:
-            mixed = F.silu(mixed)
-        else:
-            mixed, window = self.convolution(mixed, state[1], real)
-            windows = (window,)
+        mixed, windows = convolved_or_activated(self.convolution, self.selection(x), state[1:], real)
         u, entering, reading = mixed.split(self._widths, -1)
         u = u.unflatten(-1, (self.num_heads, -1))
         step = F.softplus(wide(self.decay(x)) + self.decay_bias)

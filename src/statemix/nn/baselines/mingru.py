@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from statemix.kernels.precision import wide
 from statemix.ops import hlru_scan
 from statemix.ops.checks import check_choice
 from statemix.ops.dispatch import BACKENDS
 
-from .base import Baseline, check_sizes, wide
+from .base import Baseline, check_sizes
 
 
 class MinGRU(Baseline):

@@ -6,9 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from statemix.kernels.precision import wide
+
+from ..transforms import without_autocast
 from ._heads import HeadLayerNorm, heads_for
 from ._linear_attention import CHUNK, chunks, steps
-from .base import Baseline, wide, without_autocast
+from .base import Baseline
 
 GATE_CAP = 15.0
 

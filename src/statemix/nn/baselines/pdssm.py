@@ -7,7 +7,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-from .base import Baseline, check_sizes, wide, without_autocast
+from statemix.kernels.precision import wide
+
+from ..transforms import without_autocast
+from .base import Baseline, check_sizes
 
 
 class PDSSM(Baseline):

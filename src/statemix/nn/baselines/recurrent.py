@@ -11,7 +11,8 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from statemix.ops.checks import check_choice
 
-from .base import Baseline, check_sizes, is_transformed
+from ..transforms import is_transformed
+from .base import Baseline, check_sizes
 
 CELLS: dict[str, type[nn.LSTM] | type[nn.GRU]] = {"lstm": nn.LSTM, "gru": nn.GRU}
 GATES = {"lstm": 4, "gru": 3}

@@ -6,12 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from statemix.kernels.precision import wide
 from statemix.ops.checks import check_choice
 from statemix.ops.dispatch import BACKENDS
 
 from ..convolution import ShortConvolution
 from ._diagonal import decaying_scan, input_scale
-from .base import Baseline, check_sizes, wide
+from .base import Baseline, check_sizes
 
 SHARPNESS = 8.0
 
@@ -60,8 +61,7 @@ class RGLRU(Baseline):
         self.convolution = None
         if convolution:
             self.convolution = ShortConvolution(hidden_size, bias=True, activation=False)
-        if self.convolution is not None:
-            self.window_shapes = ((self.convolution.kernel - 1, hidden_size),)
+            self.window_shapes = (self.convolution.past_shape,)
         self.gates = nn.Linear(hidden_size, 2 * hidden_size)
         self.retention = nn.Parameter(torch.empty(hidden_size))
         self.output_gate = nn.Linear(d_model, hidden_size, bias=False) if output_gate else None

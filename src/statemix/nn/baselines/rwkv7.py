@@ -8,13 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from statemix.kernels.precision import wide
 from statemix.ops.checks import check_choice
 
 from ..convolution import last_steps
 from ._diagonal_plus_low_rank import diagonal_plus_low_rank
 from ._fla import BACKENDS
 from ._heads import HeadLayerNorm, heads_for
-from .base import Baseline, wide
+from .base import Baseline
 
 
 class LowRank(nn.Module):
