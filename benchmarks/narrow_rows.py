@@ -2,10 +2,10 @@
 
     python benchmarks/narrow_rows.py --csv narrow_rows.csv
 
-Loads and stores of a BD-LRU forward with blocks of 4 (B = 1, T = 65,536, N = 256, bfloat16) without its
-arithmetic and without a state: every warp copies the rows of its steps into shared memory, looks at some of
-them and stores as many rows as there are hidden states. A tile's warps keep within two turns of each other,
-as a state makes them do. Share is the bytes over the time, in parts of a device copy in the same run.
+Loads and stores of a BD-LRU forward with blocks of 4 (B = 1, T = 65,536, bfloat16) without its arithmetic
+and without a state: every warp copies the rows of its steps into shared memory, looks at some of them and
+stores as many rows as there are hidden states. A tile's warps keep within two turns of each other, as a
+state makes them do. Share is the bytes over the time, in parts of a device copy in the same run.
 """
 
 from __future__ import annotations
@@ -21,7 +21,18 @@ from statemix.bench.environment import describe, write_csv
 from statemix.bench.timing import copy_gb_s
 from statemix.kernels.cuda import launch
 
-STEPS, WIDTH, WARPS, ROWS = 65536, 256, 8, 24  # 20 rows of logits and 4 of values a step
+STEPS, WARPS, ROWS = 65536, 8, 24  # 20 rows of logits and 4 of values a step
+
+# Which tile a thread block has, and its place there; and whether those of a tile are a cluster.
+ORDERS = {
+    "of a tile": ("blockIdx.x / K", "blockIdx.x % K", False),
+    "neighbouring tiles": ("blockIdx.x % TILES", "blockIdx.x / TILES", False),
+    "clusters": ("blockIdx.x / K", "blockIdx.x % K", True),
+    # Hardware deals clusters to the eight parts of the chip in turn.
+    "clusters, neighbours in a part": (
+        "cluster % 8 * (TILES / 8) + min(cluster % 8, TILES % 8) + cluster / 8", "blockIdx.x % K", True
+    ),
+}  # fmt: skip
 
 SOURCE = """
 #include "stage.cuh"
@@ -31,9 +42,8 @@ extern "C" __global__ void {dimensions}__launch_bounds__(32 * {warps}, 1) statem
     constexpr int TILES = PITCH / ROW, STAGE = {rows} * S * ROW, ALL = K * {warps}, PIECES = ROW / 16, R = 32 / PIECES;
     extern __shared__ __align__(128) char shared[];
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    constexpr int ABREAST = {abreast};
-    const int tile = blockIdx.x / (K * ABREAST) * ABREAST + blockIdx.x % ABREAST;
-    const int rank = blockIdx.x % (K * ABREAST) / ABREAST;
+    [[maybe_unused]] const int cluster = blockIdx.x / K;
+    const int tile = {tile}, rank = {rank};
     char* const stages = shared + warp * D * STAGE;
     const int chunks = (int)(problem.steps / S), row0 = lane / PIECES, place = lane % PIECES * 16;
     auto copy = [&](int chunk, int stage) {{
@@ -84,24 +94,25 @@ extern "C" __global__ void {dimensions}__launch_bounds__(32 * {warps}, 1) statem
 """  # noqa: E501
 
 
-def source(row: int, cluster: int, stages: int, prefetch: int, abreast: int, clusters: bool) -> str:
+def source(width: int, row: int, cluster: int, stages: int, prefetch: int, order: str) -> str:
     """The kernel whose tiles are `row` bytes wide; a warp always has as many bytes under way."""
-    dimensions = f"__cluster_dims__({cluster * abreast}, 1, 1) " if clusters else ""
+    tile, rank, clusters = ORDERS[order]
     return SOURCE.format(
-        row=row, cluster=cluster, stages=stages, steps=512 // row, prefetch=prefetch, dimensions=dimensions,
-        abreast=abreast, warps=WARPS, rows=ROWS, width=WIDTH, unused=len(launch.ARGUMENT_FIELDS) - 5,
+        row=row, cluster=cluster, stages=stages, steps=512 // row, prefetch=prefetch, tile=tile, rank=rank,
+        dimensions=f"__cluster_dims__({cluster}, 1, 1) " if clusters else "", warps=WARPS, rows=ROWS,
+        width=width, unused=len(launch.ARGUMENT_FIELDS) - 5,
     )  # fmt: skip
 
 
-def milliseconds(row: int, cluster: int, stages: int, prefetch: int, abreast: int, clusters: bool) -> float:
+def milliseconds(width: int, row: int, cluster: int, stages: int, prefetch: int, order: str) -> float:
     """The median time of a launch."""
     shared = WARPS * stages * ROWS * 512
-    text = source(row, cluster, stages, prefetch, abreast, clusters)
+    text = source(width, row, cluster, stages, prefetch, order)
     kernel = launch.Kernel(text, 0, threads=32 * WARPS, shared_bytes=shared)
-    logits = torch.randn(STEPS, 20, WIDTH, device="cuda").bfloat16()
-    values = torch.randn(STEPS, 4, WIDTH, device="cuda").bfloat16()
+    logits = torch.randn(STEPS, 20, width, device="cuda").bfloat16()
+    values = torch.randn(STEPS, 4, width, device="cuda").bfloat16()
     hidden = torch.empty_like(values)
-    progress = torch.zeros(32 * WIDTH, dtype=torch.int32, device="cuda")
+    progress = torch.zeros(32 * width, dtype=torch.int32, device="cuda")
     arguments = tuple(tensor.data_ptr() for tensor in (logits, values, hidden, progress))
     arguments += (STEPS, *[0] * (len(launch.ARGUMENT_FIELDS) - 5))
     times = []
@@ -109,7 +120,7 @@ def milliseconds(row: int, cluster: int, stages: int, prefetch: int, abreast: in
         progress.zero_()
         start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
-        kernel.launch(2 * WIDTH // row * cluster, arguments)
+        kernel.launch(2 * width // row * cluster, arguments)
         stop.record()
         torch.cuda.synchronize()
         times.append(start.elapsed_time(stop))
@@ -125,19 +136,25 @@ def main() -> None:
     if not torch.cuda.is_available():
         parser.error("rows need a CUDA device, and there is none here")
     device = torch.device("cuda", torch.cuda.current_device())
-    copy, moved = copy_gb_s(device), 2 * STEPS * WIDTH * (ROWS + 4)
-    rows = []
-    for (row, blocks), stages, prefetch, neighbours in itertools.product(
-        ((32, 96), (32, 128), (64, 96), (64, 128), (128, 96), (128, 128)), (1, 2), (0, 128), (False, True)
+    copy, rows = copy_gb_s(device), []
+    for (width, row, blocks), stages, order in itertools.product(
+        ((256, 32, 96), (256, 32, 128), (512, 32, 96), (512, 32, 128), (256, 64, 96), (256, 128, 96)),
+        (1, 2),
+        ORDERS,
     ):
-        ms = milliseconds(row, blocks * row // (2 * WIDTH), stages, prefetch, neighbours)
+        cluster, prefetch = blocks * row // (2 * width), 0 if row == 128 else 128
+        if cluster > 8 and ORDERS[order][2]:
+            continue  # more than every device can hold in a cluster
+        ms = milliseconds(width, row, cluster, stages, prefetch, order)
+        moved = 2 * STEPS * width * (ROWS + 4)
         rows.append(
             {
+                "N": width,
                 "row_bytes": row,
                 "thread_blocks": blocks,
+                "of_a_tile": cluster,
                 "stages": stages,
-                "prefetch_bytes": prefetch,
-                "neighbours": "tiles" if neighbours else "of a tile",
+                "order": order,
                 "ms": ms,
                 "share_of_copy": moved / ms / 1e6 / copy,
             }
