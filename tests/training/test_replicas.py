@@ -202,6 +202,15 @@ def test_a_limit_counts_the_time_of_evaluations(tmp_path, monkeypatch):
     assert max(r.seconds for r in stopped) < 0.5  # which the time of training leaves out
 
 
+def test_a_row_counts_the_time_in_which_a_device_is_waited_for(monkeypatch):
+    take = StackedModels.take_sums
+    monkeypatch.setattr(StackedModels, "take_sums", lambda stack: time.sleep(0.2) or take(stack))
+    results = train_replicas(unlike(steps=2, log_every=1), progress=False)
+    for result in results:
+        first, last = (row["seconds"] for row in result.history)
+        assert first >= 0.2 and last >= first + 0.2 and result.seconds == last
+
+
 def test_an_occupied_folder_and_another_group_are_refused(tmp_path):
     configs = unlike(steps=2)
     train_replicas(configs, out=tmp_path, progress=False)

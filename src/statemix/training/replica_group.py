@@ -108,10 +108,12 @@ class ReplicaGroup:
                 self.summed_steps += 1
                 self.length = inputs.shape[-1]
                 last = self.step == config.steps
+                logs = self.step % config.log_every == 0 or last
+                # Waits for the device, which belongs to the time of the row: not at every step.
+                sums = self.state.take_sums().tolist() if logs else []
                 self.seconds = before + time.perf_counter() - began
-                if self.step % config.log_every == 0 or last:
-                    # What asks the device waits for it: once a row, not at every step.
-                    self._log(observers)
+                if logs:
+                    self._log(sums, observers)
                     if not self.state.alive.any():
                         return "diverged"
                 if config.evaluate_every and self.step % config.evaluate_every == 0 and not last:
@@ -164,20 +166,20 @@ class ReplicaGroup:
             observer.finished(results[0])
         return results
 
-    def _log(self, observers: Sequence[Observer]) -> None:
-        """A row for each replica that is alive, and their mean for the observers."""
+    def _log(self, sums: Sequence[Sequence[float]], observers: Sequence[Observer]) -> None:
+        """A row for each replica that is alive, of its ``sums``, and their mean for the observers."""
         rates = self.state.rates_at(self.step - 1)
         rows = [
             metrics_row(
                 self.step,
-                sums,
+                own,
                 steps=self.summed_steps,
                 learning_rate=rates[i],
                 length=self.length,
                 tokens_per_second=self.tokens / max(self.seconds - self.row_began, 1e-9),
                 seconds=self.seconds,
             )
-            for i, sums in enumerate(self.state.take_sums().tolist())
+            for i, own in enumerate(sums)
         ]
         self.tokens = self.summed_steps = 0
         self.row_began = self.seconds
