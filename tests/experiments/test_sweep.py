@@ -421,6 +421,20 @@ def test_a_job_that_outlived_its_sweep_is_waited_for_and_counts_as_no_crash(tmp_
     assert not folder.failures(group)
 
 
+def test_a_signal_ends_the_wait_for_a_job_that_outlived_its_sweep(tmp_path):
+    folder = SweepFolder.begin(tmp_path, trials(steps=4), "statemix sweep")
+    (group, *_) = folder.groups
+    assert run_group(tmp_path, group, time_limit=1e-9) == "interrupted"
+    stopping = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+    with locked(folder.run_folder(group) / LOCK, AssertionError()):  # as such a job does
+        began = time.monotonic()
+        stopping.start()
+        outcome = run_sweep(folder, replace(INLINE, minutes_at_most=0.5))
+    assert time.monotonic() - began < 15  # the limit is 30 s
+    assert outcome.signal == signal.SIGINT and outcome.pending == 2
+    assert not folder.failures(group)
+
+
 class _Busy:
     """A Ray whose tasks wait half a second for a place, one after the other."""
 

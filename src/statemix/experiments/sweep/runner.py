@@ -15,6 +15,7 @@ from statemix.text.lock import LOCK, locked
 from statemix.training import CheckpointError, RunConfig, read_config, train_replicas
 from statemix.training.devices import choose_device
 from statemix.training.replica_group import REPLICAS
+from statemix.training.signals import StopRequests
 
 from .store import SweepFolder
 
@@ -67,16 +68,20 @@ def run_group(
 
 
 def _alone(out: Path, time_limit: float | None) -> bool:
-    """Wait for who trains there, such as a job that outlived its sweep; False where that was in vain."""
+    """Wait for who trains there, such as a job that outlived its sweep; False where that was in vain.
+
+    A signal ends the wait, as it ends the training that would follow.
+    """
     end = math.inf if time_limit is None else time.monotonic() + time_limit
-    while True:
-        try:
-            with locked(out / LOCK, BlockingIOError()):
-                return True
-        except BlockingIOError:
-            if time.monotonic() >= end:
-                return False
-            time.sleep(min(_SECONDS_BETWEEN_LOOKS, max(0.0, end - time.monotonic())))
+    with StopRequests() as stop:
+        while True:
+            try:
+                with locked(out / LOCK, BlockingIOError()):
+                    return stop.signal is None
+            except BlockingIOError:
+                if stop.signal is not None or time.monotonic() >= end:
+                    return False
+                time.sleep(min(_SECONDS_BETWEEN_LOOKS, max(0.0, end - time.monotonic())))
 
 
 def _can_go_on(out: Path, config: RunConfig) -> bool:
