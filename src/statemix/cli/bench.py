@@ -20,7 +20,7 @@ from statemix.bench.timing import warm_up
 from statemix.ops import backend_for
 from statemix.ops.checks import check_number, check_size
 from statemix.ops.dispatch import unavailable_reason
-from statemix.training.loop import choose_device
+from statemix.training.devices import choose_device
 
 from ._tables import check_table
 
