@@ -70,8 +70,9 @@ struct Tile {
     DEVICE explicit Tile(const Arguments& arguments) {
         // Neighbouring tiles read the same lines of memory, the faster the nearer they are to each other on the chip: with
         // rows of 32 bytes that makes 85 % of a copy out of 38. Thread blocks without clusters fill one part (GPC) of the
-        // chip after the other, so tiles go with their numbers; clusters go round the parts, so neighbours in a part are
-        // PARTS numbers apart.
+        // chip after the other, so tiles go with their numbers where maps are gathered; clusters go round the parts, so
+        // neighbours in a part are PARTS numbers apart. A ring inside one thread block (K = 1, on devices without clusters)
+        // is numbered as clusters are: that was not measured.
         constexpr int PARTS = 8, FEW = 16;
         const int all = gridDim.x / C::K, tiles = (int)((arguments.N + BLOCKS - 1) / BLOCKS);
         number = C::G ? blockIdx.x % all : blockIdx.x / C::K;
