@@ -367,6 +367,12 @@ def test_shards_within_the_folder_of_their_sources_are_none_of_them(tmp_path, mo
         assert contents(tmp_path / "text" / "shards") == before
 
 
+def test_sources_within_the_folder_of_the_shards_are_read_where_they_are_named(tmp_path):
+    wanted = write_folder(tmp_path / "shards" / ".sources")  # hidden files occupy no folder
+    shards = quiet([tmp_path / "shards" / ".sources"], tmp_path / "shards")
+    assert sorted(d.tobytes() for d in documents(shards)) == sorted(wanted)
+
+
 @pytest.mark.parametrize("kind", ["parquet", "disk", "hub"])
 def test_a_source_that_is_damaged_inside_is_named(tmp_path, kind, monkeypatch):
     parquet, datasets = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("datasets")

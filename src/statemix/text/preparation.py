@@ -109,7 +109,7 @@ def prepare(
     options = options or PrepareOptions()
     folder = Path(out)
     names = names_of(sources)
-    parts = _outside(folder, list_parts(names, options.read))
+    parts = _outside(folder, names, list_parts(names, options.read))
     made_from = identity(names, asdict(options), parts)
     if (folder / INDEX).is_file():
         return _already(folder, options, made_from, say)
@@ -377,9 +377,11 @@ def _nothing_left_out() -> LeftOut:
     return {"empty": 0, "not_text": 0, "named": []}
 
 
-def _outside(folder: Path, parts: list[Part]) -> list[Part]:
+def _outside(folder: Path, names: list[str], parts: list[Part]) -> list[Part]:
     """The parts without what lies in the folder of the shards, where that is within a folder of sources."""
     inside = os.path.join(os.path.abspath(folder), "")
+    if any(os.path.abspath(os.path.expanduser(name)).startswith(inside) for name in names):
+        return parts  # it was asked for by its own name
     return [part for part in parts if part.given or not os.path.abspath(part.name).startswith(inside)]
 
 
