@@ -70,13 +70,12 @@ struct Tile {
     DEVICE explicit Tile(const Arguments& arguments) {
         // Neighbouring tiles read the same lines of memory, the faster the nearer they are to each other on the chip: with
         // rows of 32 bytes that makes 85 % of a copy out of 38. Thread blocks without clusters fill one part (GPC) of the
-        // chip after the other, so tiles go with their numbers where maps are gathered; clusters go round the parts, so
-        // neighbours in a part are PARTS numbers apart. A ring inside one thread block (K = 1, on devices without clusters)
-        // is numbered as clusters are: that was not measured.
+        // chip after the other, so tiles go with their numbers; clusters go round the parts, so neighbours in a part are
+        // PARTS numbers apart.
         constexpr int PARTS = 8, FEW = 16;
         const int all = gridDim.x / C::K, tiles = (int)((arguments.N + BLOCKS - 1) / BLOCKS);
         number = C::G ? blockIdx.x % all : blockIdx.x / C::K;
-        if (C::CH > 1 && C::G == 0 && all > FEW) {
+        if (C::CH > 1 && C::G == 0 && C::K > 1 && all > FEW) {
             const int part = number % PARTS;
             number = part * (all / PARTS) + min(part, all % PARTS) + number / PARTS;
         }
