@@ -1,5 +1,7 @@
 """Bad input is refused with the operation, what is required, what came, and what to do."""
 
+import re
+
 import pytest
 import torch
 
@@ -27,6 +29,35 @@ def test_a_wrong_row_of_logits_is_named_with_the_size_that_it_needs():
     with pytest.raises(ValueError, match=r"bdlru_scan: gate_logits must be \(B, T, M, M\+1, N\); got "
                        r"\(2, 16, 3, 3, 8\): the fourth size must be 4"):  # fmt: skip
         bad("bdlru", gate_logits=lambda z: z[:, :, :, :3])()
+
+
+def assert_whole(message, name):
+    """Who refuses, what is required, what came, and what to do."""
+    assert re.match(rf"{name}: [^;]*must[^;]*; got [^:]*: \w", message), message
+
+
+@each_family
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"gate_logits": lambda z: z[0]}, r"a batch of one is gate_logits\[None\]"),
+        ({"gate_logits": lambda z: z[0, 0]}, "give it [45] sizes"),
+        ({"values": lambda v: v[0]}, r"a batch of one is values\[None\]"),
+        ({"values": lambda v: v[..., None]}, "give it [34] sizes"),
+        ({"values": lambda v: v[:, :5]}, "give both the same, or one for all"),
+        ({"values": lambda v: v[..., :7]}, "give both the same"),
+        ({"values": [1.0]}, "make it one with torch.as_tensor"),
+        ({"initial_state": lambda s: s[:1]}, "as a call returns it, one for each sequence"),
+        ({"initial_state": 0.0}, "make it one with torch.as_tensor"),
+        ({"normalization": "sofmax"}, "nearest: softmax"),
+        ({"backend": "cup"}, "nearest: cpu"),
+        ({"shape": Shape(1, 4, 3, 0)}, "leave the call out"),
+    ],
+)
+def test_a_refusal_says_what_to_do(family, changes, says):
+    with pytest.raises((ValueError, TypeError), match=says) as refused:
+        bad(family, **changes)()
+    assert_whole(str(refused.value), f"{family}_scan")
 
 
 @each_family
@@ -76,8 +107,9 @@ def test_bad_tensors_and_options_are_refused(family, changes, error, says):
 )
 def test_bad_boundaries_are_refused(family, bounds, error, says):
     call = bad(family, shape=Shape(1, 16, 3, 8), initial_state=None, cu_seqlens=bounds)
-    with pytest.raises(error, match=f"{family}_scan: cu_seqlens.*{says}"):
+    with pytest.raises(error, match=f"{family}_scan: cu_seqlens.*{says}") as refused:
         call()
+    assert_whole(str(refused.value), f"{family}_scan")
 
 
 @each_family

@@ -105,6 +105,28 @@ def test_vmap_over_any_argument_equals_a_loop(family, backend, gates):
 
 @each_family
 @each_backend
+@pytest.mark.parametrize("empty", ["batch", "time"])
+@pytest.mark.parametrize("gates", [(False, False), (True, True)])
+def test_a_jacobian_of_no_outputs_has_its_shape(family, backend, empty, gates):
+    shape = Shape(0, 3, 2, 2, None, gates) if empty == "batch" else Shape(2, 0, 2, 2, None, gates)
+    given = inputs(family, shape)
+    run = operator(family, backend)
+    jacobians = torch.func.jacrev(lambda *tensors: run(*tensors)[0], (0, 1, 2))(*given)
+    assert [j.shape for j in jacobians] == [(*given[1].shape, *g.shape) for g in given]
+
+
+@each_family
+@each_backend
+@each_shape
+def test_nothing_to_map_over_gives_nothing_of_the_right_shape(family, backend, shape):
+    given = inputs(family, shape)
+    run = operator(family, backend, cu_seqlens=shape.cu_seqlens)
+    got = torch.func.vmap(run)(*(g.expand(0, *g.shape) for g in given))
+    assert [g.shape for g in got] == [(0, *w.shape) for w in run(*given)]
+
+
+@each_family
+@each_backend
 def test_a_hessian_is_the_same_forward_over_reverse_and_reverse_over_reverse(family, backend):
     logits, values, initial = inputs(family, Shape(1, 3, 2, 2))
     loss = loss_of(family, backend)

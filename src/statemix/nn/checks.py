@@ -7,7 +7,7 @@ from math import inf
 import torch
 from torch import Tensor
 
-from statemix.ops.checks import check_number
+from statemix.ops.checks import check_number, check_rank
 
 from .transforms import is_autocast
 
@@ -18,7 +18,9 @@ _CAST = (torch.float32, torch.bfloat16, torch.float16)
 def check_input(layer: str, x: Tensor, dims: int, shape: str, width: int, weight: Tensor | None) -> None:
     """Raise ValueError or TypeError unless x has this rank and width, and fits the weights of the layer."""
     if not isinstance(x, Tensor):
-        raise TypeError(f"{layer}: x must be a torch.Tensor; got {type(x).__name__}")
+        raise TypeError(
+            f"{layer}: x must be a torch.Tensor; got {type(x).__name__}: make it one with torch.as_tensor"
+        )
     if x.is_nested:
         raise TypeError(
             f"{layer}: x must be {shape}, one dense tensor; got a nested one: give x.values()[None] and "
@@ -27,7 +29,12 @@ def check_input(layer: str, x: Tensor, dims: int, shape: str, width: int, weight
     if x.layout is not torch.strided:
         raise TypeError(f"{layer}: x must be a dense tensor; got {x.layout}: call .to_dense()")
     if x.dim() != dims or x.shape[-1] != width:
-        raise ValueError(f"{layer}: x must be {shape} with D = d_model = {width}; got {tuple(x.shape)}")
+        wanted = f"{shape} with D = d_model = {width}"
+        check_rank(layer, "x", x, dims, wanted)
+        raise ValueError(
+            f"{layer}: x must be {wanted}; got {tuple(x.shape)}: project it to that width, or make the layer "
+            f"with d_model={x.shape[-1]}"
+        )
     if weight is None:
         return
     if x.dtype != weight.dtype and not (x.dtype in _CAST and weight.dtype in _CAST and is_autocast(x.device)):
@@ -53,7 +60,10 @@ def check_mask(layer: str, x: Tensor, mask: Tensor, cu_seqlens: Tensor | None) -
             f"{getattr(mask, 'dtype', type(mask).__name__)}: cast with .bool()"
         )
     if mask.shape != x.shape[:2]:
-        raise ValueError(f"{layer}: mask must be (B, T) = {tuple(x.shape[:2])}; got {tuple(mask.shape)}")
+        raise ValueError(
+            f"{layer}: mask must be (B, T) = {tuple(x.shape[:2])}; got {tuple(mask.shape)}: give one entry "
+            f"for each step of x"
+        )
     if mask.device != x.device:
         raise ValueError(
             f"{layer}: mask must be on {x.device} as x is; got {mask.device}: move it with .to()"

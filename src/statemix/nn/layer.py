@@ -87,6 +87,8 @@ class RecurrentLayer(nn.Module):
             ("gate_init", gate_init, GATE_INITIALIZATIONS),
             ("weight_init", weight_init, WEIGHT_INITIALIZATIONS),
             ("backend", backend, BACKENDS),
+            ("selective", selective, (True, False)),
+            ("recompute_gates", recompute_gates, (True, False)),
         ):
             check_choice(name, what, value, choices)
         d_model = check_size(name, "d_model", d_model)

@@ -27,6 +27,9 @@ def fold_into_batch(
     tensors, dims = arguments[:-2], in_dims[:-2]
     moved: list[Any] = [t if d is None else t.movedim(d, 0) for t, d in zip(tensors, dims, strict=True)]
     mapped = [d is not None for d in dims]
+    if info.batch_size == 0:  # no call to make, but its outputs have shapes
+        shown = (t.new_zeros(t.shape[1:]) if m else t for t, m in zip(moved, mapped, strict=True))
+        return tuple(r[None][:0] for r in apply(*shown, *arguments[-2:])), (0,) * len(outputs)
     gates, values, _, cu_seqlens = moved[:4]
     batch = values.shape[1] if mapped[1] else values.shape[0]
     gate_batch = gates.shape[1] if mapped[0] else gates.shape[0]

@@ -23,6 +23,7 @@ from statemix.kernels.reference.normalization import NORMALIZATIONS
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
+_CUMULATIVE = "it holds the cumulative lengths, e.g. torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)"
 _checked_boundaries = WeakTensorKeyDictionary()
 _passed: set[tuple] = set()
 
@@ -50,8 +51,7 @@ def check_scan(
         _check_dense(operation, "initial_state", initial_state)
     _check_shapes(operation, gate_logits, values, in_blocks)
     _check_dtypes(operation, gate_logits, values)
-    if normalization not in NORMALIZATIONS:
-        raise ValueError(f"{operation}: normalization must be one of {NORMALIZATIONS}; got {normalization!r}")
+    check_choice(operation, "normalization", normalization, NORMALIZATIONS)
     states = values.shape[0]
     if cu_seqlens is not None:
         check_boundaries(operation, cu_seqlens, values)
@@ -65,9 +65,16 @@ def check_scan(
         _passed.add(signature)
 
 
-def _check_dense(operation: str, name: str, tensor: Tensor) -> None:
+def _check_tensor(operation: str, name: str, tensor: Tensor) -> None:
     if not isinstance(tensor, Tensor):
-        raise TypeError(f"{operation}: {name} must be a torch.Tensor; got {type(tensor).__name__}")
+        raise TypeError(
+            f"{operation}: {name} must be a torch.Tensor; got {type(tensor).__name__}: make it one with "
+            f"torch.as_tensor"
+        )
+
+
+def _check_dense(operation: str, name: str, tensor: Tensor) -> None:
+    _check_tensor(operation, name, tensor)
     if tensor.layout is not torch.strided or tensor.is_nested:
         layout = "a nested one" if tensor.is_nested else str(tensor.layout)
         raise TypeError(
@@ -76,13 +83,18 @@ def _check_dense(operation: str, name: str, tensor: Tensor) -> None:
         )
 
 
+def check_rank(operation: str, name: str, tensor: Tensor, sizes: int, wanted: str) -> None:
+    """Raise ValueError unless a tensor has as many sizes as ``wanted`` has letters."""
+    if tensor.dim() != sizes:
+        remedy = f"a batch of one is {name}[None]" if tensor.dim() == sizes - 1 else f"give it {sizes} sizes"
+        raise ValueError(f"{operation}: {name} must be {wanted}; got {tuple(tensor.shape)}: {remedy}")
+
+
 def _check_shapes(operation: str, gate_logits: Tensor, values: Tensor, in_blocks: bool) -> None:
     wants_logits = "(B, T, M, M+1, N)" if in_blocks else "(B, T, M+1, N)"
     wants_values = "(B, T, M, N)" if in_blocks else "(B, T, N)"
-    if gate_logits.dim() != (5 if in_blocks else 4):
-        raise ValueError(f"{operation}: gate_logits must be {wants_logits}; got {tuple(gate_logits.shape)}")
-    if values.dim() != (4 if in_blocks else 3):
-        raise ValueError(f"{operation}: values must be {wants_values}; got {tuple(values.shape)}")
+    check_rank(operation, "gate_logits", gate_logits, 5 if in_blocks else 4, wants_logits)
+    check_rank(operation, "values", values, 4 if in_blocks else 3, wants_values)
     size = gate_logits.shape[-2] - 1
     if in_blocks and gate_logits.shape[2] != size:
         raise ValueError(
@@ -92,21 +104,23 @@ def _check_shapes(operation: str, gate_logits: Tensor, values: Tensor, in_blocks
     if size < 1 or values.shape[-1] < 1:
         raise ValueError(
             f"{operation}: M and N must be at least 1; got gate_logits {wants_logits} = "
-            f"{tuple(gate_logits.shape)}, values {tuple(values.shape)}"
+            f"{tuple(gate_logits.shape)}, values {tuple(values.shape)}: there is nothing to mix, leave the "
+            f"call out"
         )
     batch, time = values.shape[:2]
     wanted = (batch, time, *((size,) if in_blocks else ()), gate_logits.shape[-1])
     if tuple(values.shape) != wanted:
         raise ValueError(
             f"{operation}: values must be {wants_values} = {wanted} to fit gate_logits "
-            f"{tuple(gate_logits.shape)}; got {tuple(values.shape)}"
+            f"{tuple(gate_logits.shape)}; got {tuple(values.shape)}: give both the same sizes"
         )
     for axis, name, want in ((0, "batch", batch), (1, "time", time)):
         # Compared one by one: compilers follow that through symbolic sizes, and not `in`.
         if gate_logits.shape[axis] != want and gate_logits.shape[axis] != 1:
             raise ValueError(
                 f"{operation}: gate_logits must have {name} size {want} as values {tuple(values.shape)} "
-                f"have, or 1 to be broadcast; got {tuple(gate_logits.shape)}"
+                f"have, or 1 to be broadcast; got {tuple(gate_logits.shape)}: give both the same, or one for "
+                f"all"
             )
 
 
@@ -157,11 +171,13 @@ def check_state(
     name: str = "initial_state",
 ) -> None:
     """Raise unless a state has this shape, the device of ``like`` and the dtype of states."""
-    if not isinstance(state, Tensor):
-        raise TypeError(f"{operation}: {name} must be a torch.Tensor; got {type(state).__name__}")
+    _check_tensor(operation, name, state)
     if tuple(state.shape) != shape:
         letters = "(num_sequences, M, N)" if packed else "(B, M, N)"
-        raise ValueError(f"{operation}: {name} must be {letters} = {shape}; got {tuple(state.shape)}")
+        raise ValueError(
+            f"{operation}: {name} must be {letters} = {shape}; got {tuple(state.shape)}: give it as a call "
+            f"returns it, one for each sequence"
+        )
     wide = state_dtype(like.dtype)
     if state.dtype != wide:
         raise TypeError(
@@ -182,7 +198,9 @@ def check_boundaries(operation: str, cu_seqlens: Tensor, values: Tensor) -> None
     under a compiler, a transform or a graph capture, where reading is impossible.
     """
     if not isinstance(cu_seqlens, Tensor):
-        raise TypeError(f"{operation}: cu_seqlens must be a torch.Tensor; got {type(cu_seqlens).__name__}")
+        raise TypeError(
+            f"{operation}: cu_seqlens must be a torch.Tensor; got {type(cu_seqlens).__name__}: {_CUMULATIVE}"
+        )
     batch, time = values.shape[:2]
     if cu_seqlens.dtype != torch.int32:
         raise TypeError(
@@ -190,7 +208,8 @@ def check_boundaries(operation: str, cu_seqlens: Tensor, values: Tensor) -> None
         )
     if cu_seqlens.dim() != 1 or cu_seqlens.shape[0] < 1:
         raise ValueError(
-            f"{operation}: cu_seqlens must be (num_sequences + 1,); got {tuple(cu_seqlens.shape)}"
+            f"{operation}: cu_seqlens must be (num_sequences + 1,); got {tuple(cu_seqlens.shape)}: "
+            f"{_CUMULATIVE}"
         )
     if cu_seqlens.device != values.device:
         raise ValueError(
@@ -212,7 +231,7 @@ def check_boundaries(operation: str, cu_seqlens: Tensor, values: Tensor) -> None
         shown = bounds if len(bounds) <= 10 else [*bounds[:5], "...", *bounds[-3:]]
         raise ValueError(
             f"{operation}: cu_seqlens must start with 0, never fall, and end with T = {time}; got {shown}: "
-            f"it holds the cumulative lengths, e.g. torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)"
+            f"{_CUMULATIVE}"
         )
     remember_boundaries(cu_seqlens, time)
 

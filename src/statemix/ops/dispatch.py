@@ -12,7 +12,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from .checks import DTYPES, check_device, check_size
+from .checks import DTYPES, check_choice, check_device, check_size
 
 FAMILIES = ("bdlru", "hlru")
 BACKENDS = ("auto", "reference", "cpu", "cuda", "triton")
@@ -45,8 +45,7 @@ def backend_for(
         >>> backend_for("cpu")
         'cpu'
     """
-    if family not in FAMILIES:
-        raise ValueError(f"backend_for: family must be one of {FAMILIES}; got {family!r}")
+    check_choice("backend_for", "family", family, FAMILIES)
     size = check_size("backend_for", "order_or_block_size", order_or_block_size)
     if isinstance(tensor_or_device, Tensor):
         device = tensor_or_device.device
@@ -86,8 +85,7 @@ def _resolve(
             slow = _SLOWER.get(name, "slow reference")
             warn_once(f"{operation}: backend='auto' takes the {slow} on {device_type}: {why_slow}")
         return name
-    if backend not in BACKENDS:
-        raise ValueError(f"{operation}: backend must be one of {BACKENDS}; got {backend!r}")
+    check_choice(operation, "backend", backend, BACKENDS)
     reason = _reason(backend, device_type, device_index, family, size, dtype)
     if reason is not None:
         raise ValueError(f"{operation}: backend={backend!r} cannot run here: {reason}")
