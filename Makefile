@@ -23,8 +23,10 @@ reproduce: OUT ?= reproduce/minutes
 reproduce: $(INSTALLED)
 	$(BIN)/statemix reproduce --budget minutes --out $(OUT)
 
+# Two at once, on as many cores: most tests keep one busy.
+test: WORKERS ?= 2
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
