@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from statemix.nn.baselines import LRU, MLSTM, PDSSM, RGLRU, RWKV7, Mamba, Mamba2, MinGRU, SelectiveLRU
+from statemix.nn.baselines import LRU, MLSTM, PDSSM, RGLRU, RWKV7, Mamba, Mamba2, MinGRU, SelectiveLRU, pdssm
 
 from .published import convolved, drawn
 
@@ -242,3 +242,17 @@ def test_pd_ssm_learns_through_the_softmax_of_its_columns():
     soft = torch.einsum("btk,kmn->btmn", shares, layer.dictionary).softmax(-1)
     (wanted,) = torch.autograd.grad((soft * weights).sum(), [layer.dictionary])
     torch.testing.assert_close(gradient, wanted)
+
+
+@pytest.mark.parametrize("at_once", [1, 100, 250])
+def test_pd_ssm_without_gradients_makes_its_matrices_piece_by_piece(at_once, monkeypatch):
+    monkeypatch.setattr(pdssm, "_MATRICES_AT_ONCE", at_once)
+    layer, x, _ = outputs(PDSSM(WIDTH, hidden_size=5, dictionary_size=3))
+    mask = torch.arange(70) < torch.tensor([[70], [33]])
+    wanted = layer(x, return_state=True, mask=mask)
+    made, whole = [], layer._one_hot
+    monkeypatch.setattr(layer, "_one_hot", lambda share: made.append(share.shape[1]) or whole(share))
+    with torch.no_grad():
+        y, state = layer(x, return_state=True, mask=mask)
+    torch.testing.assert_close((y, state), wanted)
+    assert sum(made) == 70 and max(made) == max(1, at_once // 50)

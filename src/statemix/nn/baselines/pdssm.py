@@ -12,6 +12,9 @@ from statemix.kernels.precision import wide
 from ..transforms import without_autocast
 from .base import Baseline, check_sizes
 
+# Numbers in the matrices of the steps that are computed together, where nothing has to be kept: a gibibyte.
+_MATRICES_AT_ONCE = 2**28
+
 
 class PDSSM(Baseline):
     """h_t = P_t D_t h_{t-1} + B x_t with complex h; every column of P_t is one-hot, D_t diagonal, |D_t| < 1.
@@ -22,7 +25,8 @@ class PDSSM(Baseline):
 
     Args:
         d_model: D.
-        hidden_size: N, complex states. Memory is B T N^2 numbers and time is one step after the other.
+        hidden_size: N, complex states. Time is one step after the other; memory is B T N^2 numbers where
+            something is to be learned, else that of as many steps as fit a gibibyte.
         dictionary_size: matrices M_k.
         initial_state: "zeros" stands for the published first basis vector, since a permutation of
             zeros is zero; or "learned".
@@ -72,7 +76,7 @@ class PDSSM(Baseline):
         if self.initial_state is not None:
             return (state,)
         first = state.new_zeros(state.shape[1:])
-        first[0, 0] = 1
+        first[0, 0].fill_(1)  # not = 1, which copies from the host and cannot be captured
         return (first.expand_as(state),)
 
     def _mix(
@@ -83,9 +87,23 @@ class PDSSM(Baseline):
         diagonal = torch.stack([wide(size * angle.cos()), wide(size * angle.sin())], 2)
         inputs = wide(self.value(x)).unflatten(-1, (2, -1))
         with without_autocast(x):
-            hidden, h = _scan(self._one_hot(share), diagonal, inputs, state[0], real)
+            hidden, h = self._scan(share, diagonal, inputs, state[0], real)
         read = hidden.flatten(2).to(x.dtype)
         return self.norm(self.output(read) + self.skip * x), (h,)
+
+    def _scan(
+        self, share: Tensor, diagonal: Tensor, inputs: Tensor, h: Tensor, real: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Every state (B, T, 2, N), and the last."""
+        # Backward needs the matrices of all steps; without it those of a piece are gone with it.
+        steps = max(1, _MATRICES_AT_ONCE // max(1, share.shape[0] * self.hidden_size**2))
+        steps = share.shape[1] if torch.is_grad_enabled() else steps
+        hidden = []
+        given = (share, diagonal, inputs) if real is None else (share, diagonal, inputs, real)
+        for chosen, *rest in zip(*(tensor.split(steps, 1) for tensor in given), strict=True):
+            states, h = _run(self._one_hot(chosen), h, *rest)
+            hidden += states
+        return torch.stack(hidden, 1), h
 
     def _one_hot(self, share: Tensor) -> Tensor:
         """P_t transposed, (B, T, N, N): the row of a state says where it goes.
@@ -100,17 +118,17 @@ class PDSSM(Baseline):
         return hard + (soft - soft.detach())
 
 
-def _scan(
-    one_hot: Tensor, diagonal: Tensor, inputs: Tensor, h: Tensor, real: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Every state (B, T, 2, N), and the last."""
+def _run(
+    one_hot: Tensor, h: Tensor, diagonal: Tensor, inputs: Tensor, real: Tensor | None = None
+) -> tuple[list[Tensor], Tensor]:
+    """The states (B, 2, N) of all steps, and the last."""
     hidden = []
     # Unbound once: a slice a step would make backward write whole tensors a step.
     for t, (P, D, u) in enumerate(zip(one_hot.unbind(1), diagonal.unbind(1), inputs.unbind(1), strict=True)):
         after = _times(D, h) @ P + u
         h = after if real is None else torch.where(real[:, t, None, None], after, h)
         hidden.append(h)
-    return torch.stack(hidden, 1), h
+    return hidden, h
 
 
 def _times(diagonal: Tensor, h: Tensor) -> Tensor:
