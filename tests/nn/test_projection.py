@@ -1,25 +1,28 @@
 """Two products of one input: what two linear layers give, with one gradient of the input."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from statemix.nn.projection import two_products
 
 size = st.integers(1, 7)
 
 
-@given(st.tuples(size, size, size, size, size), st.booleans())
-def test_values_and_gradients_equal_those_of_two_linear_layers(sizes, with_bias):
+@given(st.tuples(size, size, size, size, size), st.booleans(), st.booleans())
+def test_values_and_gradients_equal_those_of_two_linear_layers(sizes, with_bias, joined):
     batch, time, width, one, other = sizes
     torch.manual_seed(0)
     shapes = [(batch, time, width), (one, width), (one,), (other, width)]
     inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
     x, first, bias, second = inputs
     given_bias = bias if with_bias else None
-    found = two_products(x, first, given_bias, second)
+    found = two_products(x, first, given_bias, second, joined=joined)
     truth = F.linear(x, first, given_bias), F.linear(x, second)
     weights = [torch.randn_like(y) for y in truth]
 
@@ -35,21 +38,56 @@ def test_values_and_gradients_equal_those_of_two_linear_layers(sizes, with_bias)
             torch.testing.assert_close(a, b)
 
 
-def test_it_can_be_differentiated_twice():
+@pytest.mark.parametrize("joined", [False, True])
+def test_it_can_be_differentiated_twice(joined):
     torch.manual_seed(0)
     shapes = [(2, 3, 4), (5, 4), (5,), (3, 4)]
     inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
-    assert torch.autograd.gradcheck(two_products, inputs)
-    assert torch.autograd.gradgradcheck(two_products, inputs)
+    products = partial(two_products, joined=joined)
+    assert torch.autograd.gradcheck(products, inputs)
+    assert torch.autograd.gradgradcheck(products, inputs)
 
 
+class Products(TorchDispatchMode):
+    """The shapes of all matrix products."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        if func.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.addmm_):
+            self.shapes.append(tuple(found.shape))
+        return found
+
+
+@pytest.mark.parametrize("lie_together", [False, True])
+def test_joined_products_have_one_gradient_of_both_weights_where_gradients_lie_together(lie_together):
+    torch.manual_seed(0)
+    shapes = [(2, 3, 4), (5, 4), (5,), (6, 4)]
+    inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+    one, other = two_products(*inputs, joined=True)
+    assert one.stride() == other.stride() == (33, 11, 1)
+    assert other.data_ptr() == one.data_ptr() + 5 * one.element_size()
+    cotangents = torch.randn(2, 3, 11, dtype=torch.float64).split((5, 6), 2)
+    if not lie_together:
+        cotangents = [part.contiguous() for part in cotangents]
+    with Products() as products:
+        found = torch.autograd.grad((one, other), inputs, cotangents)
+    assert products.shapes == ([(6, 4), (11, 4)] if lie_together else [(6, 4), (6, 4), (5, 4), (6, 4)])
+    wanted = torch.autograd.grad(two_products(*inputs), inputs, cotangents)
+    torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize("joined", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_autocast_makes_both_products_in_its_format_and_keeps_gradients_of_weights_wide(dtype):
+def test_autocast_makes_both_products_in_its_format_and_keeps_gradients_of_weights_wide(dtype, joined):
     torch.manual_seed(0)
     x = torch.randn(2, 3, 4, dtype=dtype)
     weights = [torch.randn(shape, requires_grad=True) for shape in ((5, 4), (5,), (3, 4))]
     with torch.autocast("cpu", torch.bfloat16):
-        found = two_products(x, *weights)
+        found = two_products(x, *weights, joined=joined)
         truth = F.linear(x, *weights[:2]), F.linear(x, weights[2])
     assert all(torch.equal(a, b) and a.dtype == torch.bfloat16 for a, b in zip(found, truth, strict=True))
     gradients = torch.autograd.grad(sum(y.float().square().sum() for y in found), weights)

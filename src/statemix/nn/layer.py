@@ -349,6 +349,8 @@ class RecurrentLayer(nn.Module):
                 padded(self.gate.weight, self._gate_shape, extra),
                 padded(self.gate.bias, self._gate_shape, extra),
                 padded(self.value.weight, self._value_shape, extra),
+                # Logits that are to be computed again would stay with the values.
+                joined=x.is_cuda and not self.recompute_gates,
             )
             return logits.unflatten(2, gates), entering.unflatten(2, values)
         if extra:  # the gates are constants, and the projection is its weight

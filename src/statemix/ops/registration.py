@@ -105,6 +105,11 @@ def register_scan(family: str, formulas: Formulas) -> Callable[..., tuple[Tensor
             grad_initial = _state_like(gate_logits, values, initial_state, cu_seqlens).zero_()
         return grad_logits, grad_values, grad_initial
 
+    def run_backward_contiguous(*arguments):
+        # A compiler plans with the strides that the fake kernel has; called directly, gradients may lie as
+        # what they are gradients of does.
+        return tuple(gradient.contiguous() for gradient in run_backward(*arguments))
+
     def fake_forward(gate_logits, values, initial_state, cu_seqlens, normalization, backend):
         return values.new_empty(values.shape), _state_like(gate_logits, values, initial_state, cu_seqlens)
 
@@ -182,7 +187,7 @@ def register_scan(family: str, formulas: Formulas) -> Callable[..., tuple[Tensor
 
     for operator, run, fake, function, outputs in (
         (forward_operator, run_forward, fake_forward, ScanForward, _RESULTS),
-        (backward_operator, run_backward, fake_backward, ScanBackward, _GRADIENTS),
+        (backward_operator, run_backward_contiguous, fake_backward, ScanBackward, _GRADIENTS),
     ):
         name = operator.name().removeprefix("statemix::").removesuffix(".default")
         _LIBRARY.impl(name, run, "CompositeExplicitAutograd")

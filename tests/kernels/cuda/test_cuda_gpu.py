@@ -135,6 +135,28 @@ def test_logits_that_are_part_of_a_wider_projection_are_not_copied():
     assert not scan.copies
 
 
+@pytest.mark.parametrize("normalization", ["softmax", "linear"])  # that needs the logits again
+@pytest.mark.parametrize("family, m, batch, steps, width", [
+    ("bdlru", 1, 2, 50, 72), ("bdlru", 3, 3, 41, 40), ("bdlru", 4, 1, 700, 128), ("bdlru", 8, 2, 30, 64),
+    ("bdlru", 12, 2, 20, 24), ("hlru", 1, 2, 50, 72), ("hlru", 4, 3, 61, 136), ("hlru", 20, 2, 20, 40),
+])  # fmt: skip
+def test_gradients_of_parts_of_one_tensor_are_parts_of_one_tensor(
+    family, m, batch, steps, width, normalization
+):
+    logits, values, initial, _, _ = problem(family, m, batch, steps, width, normalization=normalization)
+    split = [x.flatten(2).shape[2] for x in (logits, values)]
+    together = torch.cat([logits.flatten(2), values.flatten(2)], 2).split(split, 2)
+    parts = [part.view(x.shape) for part, x in zip(together, (logits, values), strict=True)]
+    hidden = check_forward(family, (*parts, initial, None, normalization))
+    check_backward(family, (*parts, initial, None, normalization), hidden)
+    rest = (initial, None, hidden, torch.randn_like(values), None, normalization)
+    found = kernels(family).backward(*parts, *rest)
+    assert found[0].stride(1) == found[1].stride(1) == sum(split)
+    assert found[1].data_ptr() == found[0].data_ptr() + split[0] * values.element_size()
+    for one, other in zip(found, kernels(family).backward(logits, values, *rest), strict=True):
+        assert torch.equal(one, other)
+
+
 def test_logits_with_a_stride_along_n_are_copied_and_counted():
     scan.copies.clear()
     logits = torch.randn(2, 20, 3, 64, 2, device="cuda").bfloat16()[..., 0].contiguous()

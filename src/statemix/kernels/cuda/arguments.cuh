@@ -26,8 +26,8 @@ struct Arguments {
     const char* values;
     const char* hidden;            // backward: what forward returned, contiguous
     const char* grad_hidden;       // backward
-    char* output;                  // forward: hidden; backward: dL/dvalues; contiguous
-    char* grad_gates;              // backward: dL/dlogits in the element type, or dL/dh in float32; contiguous
+    char* output;                  // forward: hidden; backward: dL/dvalues; contiguous but for the next strides
+    char* grad_gates;              // backward: dL/dlogits in the element type, or dL/dh in float32; likewise
     const float* initial_state;    // null: zero
     const float* carry_in;         // forward: the initial state; backward: dL/dfinal_state; null: zero
     float* carry_out;              // forward: the final state; backward: dL/dinitial_state; may be null
@@ -37,6 +37,7 @@ struct Arguments {
     i64 values_batch, values_time, values_line;
     i64 grad_batch, grad_time, grad_line;
     i64 T, N;
+    i64 output_time, gates_time;   // backward of strided rows: how far the steps of its two results are apart
 };
 
 // Strides of one tensor between steps, rows (block rows of the logits) and lines (runs along N): below 2^31 bytes, so
@@ -44,6 +45,22 @@ struct Arguments {
 struct Strides {
     int time, row, line;
     DEVICE Strides(i64 time_, i64 row_, i64 line_) : time((int)time_), row((int)row_), line((int)line_) {}
+};
+
+// The lines that backward writes: ROWS rows of LINES lines a step, contiguous, or with steps that are `time` bytes apart
+// where what it reads is strided.
+template <class C, int ROWS, int LINES = 1>
+struct WrittenLines {
+    static constexpr bool APART = C::ROWS == Rows::strided && C::GATE_GRADIENT;
+    int pitch;
+    i64 time;
+    DEVICE i64 first(i64 step, int row) const {
+        return APART ? step * time + (i64)row * LINES * pitch : (step * ROWS + row) * LINES * pitch;
+    }
+    DEVICE i64 at(int s, int row, int line = 0) const {
+        return APART ? (i64)s * (int)time + (i64)(row * LINES + line) * pitch
+                     : (i64)((s * ROWS + row) * LINES + line) * pitch;
+    }
 };
 
 template <class C>

@@ -70,8 +70,10 @@ DEVICE void store_gradients(const Arguments& arguments, const Tile<C>& tile, con
     const i64 N = arguments.N, step = tile.first_step + (i64)chunk * S;
     const int pitch = (int)N * E::BYTES;
     const i64 place = (i64)(tile.n0 + lane.block) * E::BYTES;
-    char* const grad_values = fixed(arguments.output + (step * M + lane.share) * pitch + place);
-    char* const grad_logits = fixed(arguments.grad_gates + (step * M + lane.share) * (M + 1) * pitch + place);
+    const WrittenLines<C, M> value_lines = {pitch, arguments.output_time};
+    const WrittenLines<C, M, M + 1> logit_lines = {pitch, arguments.gates_time};
+    char* const grad_values = fixed(arguments.output + value_lines.first(step, lane.share) + place);
+    char* const grad_logits = fixed(arguments.grad_gates + logit_lines.first(step, lane.share) + place);
     char* grad_columns[R];
 #pragma unroll
     for (int partner = 0; partner < R; partner++)
@@ -122,13 +124,13 @@ DEVICE void store_gradients(const Arguments& arguments, const Tile<C>& tile, con
                                                        mean[n].difference(p[s][n][i][j], x[n][j]),
                                                        inverse_sum[s][n][i],
                                                        GradientNeeds<C::F>::logit ? logit[n] : 0.f);
-                const int line = (s * M + i * R) * (M + 1) + (j < MC ? j / R * R : M);
-                char* const to = (j < MC ? grad_columns[partner] : grad_logits) + (i64)line * pitch;
+                char* const to = (j < MC ? grad_columns[partner] : grad_logits) +
+                                 logit_lines.at(s, i * R, j < MC ? j / R * R : M);
                 if (MC == M || j == MC || column < M) store_elements<E, NB, APART>(to, gradient, lane.count);
             }
 #pragma unroll
             for (int n = 0; n < NB; n++) gradient[n] = u[s][n][i] * p[s][n][i][MC];
-            store_elements<E, NB, APART>(grad_values + (i64)(s * M + i * R) * pitch, gradient, lane.count);
+            store_elements<E, NB, APART>(grad_values + value_lines.at(s, i * R), gradient, lane.count);
         }
     }
 }

@@ -46,8 +46,10 @@ DEVICE void store_window_gradients(const Arguments& arguments, const Tile<C>& ti
     const i64 N = arguments.N, step = tile.first_step + (i64)chunk * S;
     const int pitch = (int)N * E::BYTES;
     const i64 place = (i64)(tile.n0 + lane.block) * E::BYTES;
-    char* const grad_values = fixed(arguments.output + step * pitch + place);
-    char* const grad_logits = fixed(arguments.grad_gates + step * (M + 1) * pitch + place);
+    const WrittenLines<C, 1> value_lines = {pitch, arguments.output_time};
+    const WrittenLines<C, 1, M + 1> logit_lines = {pitch, arguments.gates_time};
+    char* const grad_values = fixed(arguments.output + value_lines.first(step, 0) + place);
+    char* const grad_logits = fixed(arguments.grad_gates + logit_lines.first(step, 0) + place);
 
     float window[M][NB];  // newest first
     const int before = chunk * S;  // steps of the sequence before this chunk
@@ -80,11 +82,11 @@ DEVICE void store_window_gradients(const Arguments& arguments, const Tile<C>& ti
             for (int n = 0; n < NB; n++)
                 gradient[n] = logit_gradient<C::F>(u[s][n], p[s][n][j], mean[n].difference(p[s][n][j], x[n][j]),
                                                    inverse_sum[s][n], GradientNeeds<C::F>::logit ? logit[n] : 0.f);
-            store_elements<E, NB, APART>(grad_logits + (i64)(s * (M + 1) + j) * pitch, gradient, lane.count);
+            store_elements<E, NB, APART>(grad_logits + logit_lines.at(s, 0, j), gradient, lane.count);
         }
 #pragma unroll
         for (int n = 0; n < NB; n++) gradient[n] = u[s][n] * p[s][n][M];
-        store_elements<E, NB, APART>(grad_values + (i64)s * pitch, gradient, lane.count);
+        store_elements<E, NB, APART>(grad_values + value_lines.at(s, 0), gradient, lane.count);
         if (s + 1 < S) {
 #pragma unroll
             for (int j = M - 1; j > 0; j--)

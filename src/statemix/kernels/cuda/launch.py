@@ -22,7 +22,7 @@ ARGUMENT_FIELDS = (
     *("initial_state", "carry_in", "carry_out", "cu_seqlens", "exchange"),
     *("logits_batch", "logits_time", "logits_row", "logits_line"),
     *("values_batch", "values_time", "values_line"),
-    *("grad_batch", "grad_time", "grad_line", "T", "N"),
+    *("grad_batch", "grad_time", "grad_line", "T", "N", "output_time", "gates_time"),
 )
 GATE_GRADIENT_FIELDS = (
     *("gate_logits", "values", "hidden", "state_gradient", "partial", "initial_state", "cu_seqlens"),

@@ -229,7 +229,7 @@ def forward(
         (
             gate_logits.data_ptr(), values.data_ptr(), 0, 0, hidden.data_ptr(), 0,
             initial, initial, final_state.data_ptr(), _address(cu_seqlens), _address(exchange),
-            *plan.logits, *plan.values, 0, 0, 0, plan.steps, plan.width,
+            *plan.logits, *plan.values, 0, 0, 0, plan.steps, plan.width, 0, 0,
         ),
     )  # fmt: skip
     return hidden, final_state
@@ -285,11 +285,12 @@ def backward(
         grad_initial_state = torch.empty_like(initial_state)
 
     broadcast = gate_logits.shape[:2] != values.shape[:2]
-    grad_values = torch.empty_like(values, memory_format=torch.contiguous_format)
     if broadcast:
+        grad_values = torch.empty_like(values, memory_format=torch.contiguous_format)
         grad_gates = torch.empty(values.shape, dtype=torch.float32, device=device)
     else:
-        grad_gates = torch.empty_like(gate_logits, memory_format=torch.contiguous_format)
+        grad_gates, grad_values = _gradients_like(gate_logits, values)
+    apart = (values.element_size() * grad_values.stride(1), values.element_size() * grad_gates.stride(1))
     exchange = _exchange(plan, device)
     _launch(
         plan.kernel,
@@ -300,7 +301,7 @@ def backward(
             grad_values.data_ptr(), grad_gates.data_ptr(),
             _address(initial_state), _address(grad_final_state), _address(grad_initial_state),
             _address(cu_seqlens), _address(exchange),
-            *plan.logits, *plan.values, *plan.grads, plan.steps, plan.width,
+            *plan.logits, *plan.values, *plan.grads, plan.steps, plan.width, *apart,
         ),
     )  # fmt: skip
     if broadcast:
@@ -308,6 +309,24 @@ def backward(
             family, gate_logits, values, hidden, grad_gates, initial_state, cu_seqlens, normalization
         )
     return grad_gates, grad_values, grad_initial_state
+
+
+def _gradients_like(gate_logits: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Room for both gradients: parts of one tensor's rows if logits and values are, as of one product."""
+    batch, steps = values.shape[:2]
+    columns = gate_logits.numel() // (batch * steps), values.numel() // (batch * steps)
+    row = sum(columns)
+    if (
+        gate_logits.stride()[:2] == values.stride()[:2] == (steps * row, row)
+        and values.data_ptr() == gate_logits.data_ptr() + columns[0] * values.element_size()
+    ):
+        of_gates, of_values = values.new_empty(batch, steps, row).split(columns, 2)
+        return of_gates.view(gate_logits.shape), of_values.view(values.shape)
+    contiguous = torch.contiguous_format
+    return (
+        torch.empty_like(gate_logits, memory_format=contiguous),
+        torch.empty_like(values, memory_format=contiguous),
+    )
 
 
 def _broadcast_gate_gradient(
