@@ -24,7 +24,8 @@ def _sample():
     problem = ("bfloat16", "softmax", 8, 4096, 1024, device)
     chosen += [(choose("bdlru", "forward", 16, *problem), "sm_90")]
     chosen += [
-        (choose("bdlru", "backward", 2, *problem, rows=rows), "sm_90") for rows in ("strided", "unaligned")
+        (choose("bdlru", "backward", 2, *problem, rows=rows), "sm_90")
+        for rows in ("stepped", "strided", "unaligned")
     ]
     chosen += [(choose("hlru", "backward", 4, *problem, time_broadcast=True, gate_gradient=False), "sm_90")]
     chosen += [

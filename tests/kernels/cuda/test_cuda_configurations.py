@@ -25,7 +25,7 @@ H100 = check.DEVICES["sm_90"]
     batch=st.integers(1, 512),
     steps=st.integers(1, 100_000),
     width=st.integers(1, 8192),
-    rows=st.sampled_from(["packed", "strided", "unaligned"]),
+    rows=st.sampled_from(["packed", "stepped", "strided", "unaligned"]),
     time_broadcast=st.booleans(),
 )
 def test_every_problem_gets_a_configuration_that_fits_the_device(

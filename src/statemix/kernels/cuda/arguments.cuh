@@ -16,6 +16,7 @@
 
 enum class Rows {
     packed,    // consecutive rows of N elements, 16-byte aligned
+    stepped,   // the same within a step, the steps any distance apart: a part of the rows of a wider tensor
     strided,   // any strides between rows, 16-byte aligned
     unaligned  // consecutive rows of N elements that start anywhere
 };
@@ -37,7 +38,7 @@ struct Arguments {
     i64 values_batch, values_time, values_line;
     i64 grad_batch, grad_time, grad_line;
     i64 T, N;
-    i64 output_time, gates_time;   // backward of strided rows: how far the steps of its two results are apart
+    i64 output_time, gates_time;   // backward: how far the steps of its two results are apart, unless rows are consecutive
 };
 
 // Strides of one tensor between steps, rows (block rows of the logits) and lines (runs along N): below 2^31 bytes, so
@@ -47,11 +48,11 @@ struct Strides {
     DEVICE Strides(i64 time_, i64 row_, i64 line_) : time((int)time_), row((int)row_), line((int)line_) {}
 };
 
-// The lines that backward writes: ROWS rows of LINES lines a step, contiguous, or with steps that are `time` bytes apart
-// where what it reads is strided.
+// The lines that backward writes: ROWS rows of LINES lines a step, consecutive, or with steps that are `time` bytes apart
+// where those that it reads may be.
 template <class C, int ROWS, int LINES = 1>
 struct WrittenLines {
-    static constexpr bool APART = C::ROWS == Rows::strided && C::GATE_GRADIENT;
+    static constexpr bool APART = (C::ROWS == Rows::stepped || C::ROWS == Rows::strided) && C::GATE_GRADIENT;
     int pitch;
     i64 time;
     DEVICE i64 first(i64 step, int row) const {

@@ -65,7 +65,7 @@ def _variants(target: str, m: int) -> Iterator[tuple[str, str, dict]]:
         yield "float16", "softmax", {}
         for normalization in NORMALIZATIONS[1:]:
             yield "bfloat16", normalization, {}
-        for rows in ("strided", "unaligned"):
+        for rows in ("stepped", "strided", "unaligned"):
             yield "bfloat16", "softmax", {"rows": rows}
         yield "bfloat16", "softmax", {"time_broadcast": True}
 

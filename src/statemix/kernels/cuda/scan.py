@@ -32,13 +32,12 @@ def _strides(tensor: Tensor) -> tuple[int, ...]:
     return tuple(reversed(strides))
 
 
-def _is_packed(tensor: Tensor, strides: tuple[int, ...]) -> bool:
-    """Whether all rows of N elements of one batch element follow each other without gaps."""
-    expected = tensor.element_size()
-    for length, stride in zip(reversed(tensor.shape[1:]), reversed(strides[1:]), strict=True):
-        if stride != expected:
+def _follow(lengths: tuple[int, ...], strides: tuple[int, ...], size: int) -> bool:
+    """Whether elements of ``size`` bytes of axes of these lengths follow each other without gaps."""
+    for length, stride in zip(reversed(lengths), reversed(strides), strict=True):
+        if stride != size:
             return False
-        expected *= length
+        size *= length
     return True
 
 
@@ -58,17 +57,25 @@ def _readable(where: str, given: dict[str, Tensor]) -> tuple[dict[str, Tensor], 
     width = next(iter(tensors.values()))
     row_bytes = width.shape[-1] * width.element_size()
     strides = {name: _strides(tensor) for name, tensor in tensors.items()}
-    packed = {name: _is_packed(tensor, strides[name]) for name, tensor in tensors.items()}
+    packed, stepped = (  # all rows of a batch element, or those of a step
+        {
+            name: _follow(tensor.shape[first:], strides[name][first:], tensor.element_size())
+            for name, tensor in tensors.items()
+        }
+        for first in (1, 2)
+    )
     aligned = {name: _is_aligned(tensor, strides[name]) for name, tensor in tensors.items()}
     if row_bytes % 16 == 0:
         for name, tensor in tensors.items():
             if not aligned[name] and not packed[name]:
                 tensors[name] = tensor.contiguous()
                 copies[f"{where}.{name}"] += 1
-                packed[name] = True
+                packed[name] = stepped[name] = True
                 aligned[name] = tensors[name].data_ptr() % 16 == 0
         if all(aligned.values()):
-            return tensors, "packed" if all(packed.values()) else "strided"
+            if all(packed.values()):
+                return tensors, "packed"
+            return tensors, "stepped" if all(stepped.values()) else "strided"
     for name, tensor in tensors.items():
         if not packed[name]:
             tensors[name] = tensor.contiguous()

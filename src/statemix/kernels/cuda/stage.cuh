@@ -40,21 +40,22 @@ DEVICE void stage_rows(u32 to, const char* from, const Strides& strides, int row
         const int row0 = lane / PIECES, piece = lane % PIECES;
         const int limit = piece * 16 < valid * C::E::BYTES ? rows - row0 : 0;
         from += piece * 16;
-        if constexpr (C::ROWS == Rows::packed) from = fixed(from + (i64)row0 * strides.line);
+        const int line = C::ROWS == Rows::stepped && PER_STEP == 1 ? strides.time : strides.line;
+        const int gap = strides.time - PER_STEP * line;  // behind each step
+        if constexpr (C::ROWS != Rows::strided) from = fixed(from + (i64)row0 * line);
         to += lane * 16;
 #pragma unroll
         for (int first = 0; first < COUNT; first += STRIDE) {
             bool wanted = first < limit;
             if constexpr (SKIP) wanted = wanted && first + row0 >= skip;
             if (wanted) {
-                if constexpr (C::ROWS == Rows::packed) {
-                    copy_16_bytes<C::PREFETCH>(to + first * ROW, from + (i64)first * strides.line);
-                } else {
-                    const int row = first + row0, in_step = row % PER_STEP;
-                    copy_16_bytes<C::PREFETCH>(to + first * ROW, from + (i64)(row / PER_STEP) * strides.time +
-                                                                (i64)(in_step / INNER) * strides.row +
-                                                                (i64)(in_step % INNER) * strides.line);
-                }
+                const int row = first + row0, in_step = row % PER_STEP;
+                const char* place = from + (i64)first * line;
+                if constexpr (C::ROWS == Rows::stepped && PER_STEP > 1) place += (i64)(row / PER_STEP) * gap;
+                if constexpr (C::ROWS == Rows::strided)
+                    place = from + (i64)(row / PER_STEP) * strides.time + (i64)(in_step / INNER) * strides.row +
+                            (i64)(in_step % INNER) * strides.line;
+                copy_16_bytes<C::PREFETCH>(to + first * ROW, place);
             }
         }
     }
