@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from statemix.kernels import cuda
-from statemix.kernels.cuda import check
+from statemix.kernels.cuda import check, costs
 from statemix.kernels.cuda.configurations import ELEMENT_BYTES, LARGEST, NORMALIZATIONS, choose
 
 H100 = check.DEVICES["sm_90"]
@@ -60,6 +60,36 @@ def test_every_problem_gets_a_configuration_that_fits_the_device(
 def test_the_measured_shapes_get_what_was_measured_to_be_best(problem, kernel, tile, cluster):
     chosen = choose("bdlru", "forward", 4, "bfloat16", "softmax", *problem, H100)
     assert (chosen.kernel, chosen.tile, chosen.cluster) == (kernel, tile, cluster)
+
+
+@pytest.mark.parametrize(
+    "family, direction, m, problem, tile, cluster",
+    [
+        ("hlru", "forward", 4, (8, 4096, 304), 32, 1),  # one wave of few thread blocks with much in flight
+        ("hlru", "backward", 2, (8, 4096, 512), 32, 1),
+        ("bdlru", "forward", 2, (16, 2048, 512), 64, 1),
+        ("bdlru", "forward", 3, (16, 2048, 256), 32, 1),
+        ("bdlru", "backward", 4, (32, 1024, 96), 32, 1),  # where two thread blocks of a tile would be wide
+        ("hlru", "forward", 8, (16, 2048, 160), 32, 1),
+        ("bdlru", "backward", 2, (8, 4096, 208), 32, 2),
+        ("bdlru", "backward", 4, (8, 4096, 128), 32, 3),
+    ],
+)
+def test_training_shapes_get_what_was_measured_fastest(family, direction, m, problem, tile, cluster):
+    """Of benchmarks/results/tiles_training_shapes_h100_2026-11-26.csv."""
+    chosen = choose(family, direction, m, "bfloat16", "softmax", *problem, H100)
+    assert (chosen.kernel, chosen.tile, chosen.cluster) == (f"{family}_{direction}", tile, cluster)
+
+
+def test_thread_blocks_share_a_multiprocessor_only_with_few_registers_and_little_in_flight():
+    def at_once(family, m, *problem):
+        chosen = choose(family, "forward", m, "bfloat16", "softmax", *problem, H100)
+        assert chosen.tile == 32
+        return costs._thread_blocks_at_once(chosen, H100)
+
+    assert at_once("bdlru", 2, 16, 2048, 128) == 2
+    assert at_once("bdlru", 4, 8, 4096, 256) == 1  # registers
+    assert at_once("hlru", 4, 8, 4096, 304) == 1  # the registers of two, but two stages of shared memory
 
 
 @pytest.mark.parametrize("family, m", [("bdlru", 1), ("hlru", 1), ("hlru", 2), ("hlru", 4), ("hlru", 8)])

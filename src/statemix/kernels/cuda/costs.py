@@ -1,6 +1,11 @@
-"""What a step should take with a configuration: the larger of what memory and the way of the state cost.
+"""What a step should take with a configuration, good enough to order configurations.
 
-Fitted to an H100; good enough to order configurations, and checked against the measured tables.
+Three things limit a relay: memory, the chain of states, and the turn of a warp, which must load and compute
+a chunk before it can begin its next. Where maps are composed the turn has the chain in it. Thread blocks that
+do not fit the device at once run in waves, of which the last may be small.
+
+Constants are of an H100, fitted to tables in ``benchmarks/results``: those of the relay to
+tiles_training_shapes, those of composed maps to composed_maps and ring_order.
 """
 
 from __future__ import annotations
@@ -10,44 +15,110 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .configurations import Configuration, Device
 
+CLOCK = 1.98  # GHz
+REGISTERS = 65536  # of a multiprocessor
+
+#: Shared memory of thread blocks that run on a multiprocessor, each as fast as alone: fitted, as if one with
+#: more of it already asked memory for all that a multiprocessor can get. 84 KB is below, 103 KB above.
+IN_FLIGHT = 96 * 1024
+
 
 def step_nanoseconds(
     configuration: Configuration, batch: int, steps: int, width: int, device: Device
 ) -> float:
     """Nanoseconds that one step of all sequences should take."""
-    size = configuration.cluster
     tiles = batch * -(-width // configuration.tile)
+    moved = _bytes(configuration, batch, width)
+    if configuration.composes:
+        return _composed(configuration, tiles, steps, moved, device)
+    return _relay(configuration, tiles, steps, _row_cost(configuration, width) * moved, device)
+
+
+def _bytes(configuration: Configuration, batch: int, width: int) -> int:
+    """What a step of all sequences reads and writes."""
+    m = configuration.block_size
+    elements = (m + 3) * (1 if configuration.one_row else m) * batch * width
+    return elements * configuration.element_bytes * (2 if "backward" in configuration.kernel else 1)
+
+
+def _relay(configuration: Configuration, tiles: int, steps: int, moved: float, device: Device) -> float:
+    """One wave of thread blocks after the other."""
+    size = configuration.cluster
+    at_once = max(1, device.resident_clusters(size) * _thread_blocks_at_once(configuration, device))
+    # The 3.35 TB/s of the data sheet, on 132 multiprocessors: what keeps kernels below it is added later.
+    memory = moved / (25.4 * device.multiprocessors)
+    chain = _chain(configuration)
+    whole, rest = divmod(tiles, at_once)
+    time = 0.0
+    for waves, running in ((whole, at_once), (1, rest)):
+        if waves and running:
+            turn = _turn(configuration, -(-running * size // device.multiprocessors))
+            # A limit slows a kernel before it is reached, so limits are added, but as high powers.
+            limits = (memory * running / tiles, chain, turn)
+            # A wave takes six microseconds to start, to fill its rings and to empty them.
+            time += waves * (sum(limit**5 for limit in limits) ** 0.2 + 6400 / steps)
+    return time * (1 + 0.06 * (size - 1))  # thread blocks of a cluster start, wait and leave together
+
+
+def _thread_blocks_at_once(configuration: Configuration, device: Device) -> int:
+    """How many thread blocks a multiprocessor runs, each as fast as if it were alone."""
+    # Lines through what the compiler gives. Of 273 relays in resources.csv they place all but six as the
+    # compiler's own number would; logits of those six are the same at all times, which needs fewer registers.
+    first, each = (66, 1.5) if "backward" in configuration.kernel else (56, 1.1)
+    registers = 8 * -(-(first + each * configuration.coefficient_registers) // 8)
+    by_registers = REGISTERS // (registers * 32 * configuration.warps)
+    by_memory = min(IN_FLIGHT, device.shared_memory) // configuration.shared_bytes
+    return max(1, int(min(by_registers, by_memory)))
+
+
+def _row_cost(configuration: Configuration, width: int) -> float:
+    """What rows of a tile cost more than whole lines of 128 bytes do."""
+    row = configuration.tile * configuration.element_bytes
+    if row >= 128:
+        # Rows that begin inside a line lie in two, and neighbouring tiles want the other parts of both.
+        return 1.1 if width * configuration.element_bytes % 128 else 1.0
+    return 1.06 if row == 64 else 1.33
+
+
+def _turn(configuration: Configuration, neighbours: int) -> float:
+    """What a step costs of a warp's turn, with that many thread blocks on its multiprocessor."""
+    latency = 820 * (1.0 if configuration.stages == 1 else 0.34)  # most of it passes in the turn before
+    # Ten to thirty instructions for a coefficient, from each warp, on four schedulers.
+    work = (3.55 if "backward" in configuration.kernel else 1.37) * configuration.coefficient_registers
+    turn = latency + work * configuration.warps * neighbours
+    return turn / (configuration.steps * configuration.warps * configuration.cluster)
+
+
+def _chain(configuration: Configuration) -> float:
+    """What a step costs in the chain of states."""
+    m, lanes = configuration.block_size, configuration.lanes_per_block
+    rows = 1 if configuration.one_row else -(-m // lanes)
+    state = configuration.blocks_per_lane * (m if configuration.one_row else rows)
+    # In cycles. What H-LRU hands on backward are sums that are still to be added to.
+    hand_over = (124 if configuration.one_row and "backward" in configuration.kernel else 92) + 3.8 * state
+    step = configuration.blocks_per_lane * (2.6 + 0.81 * rows * m)
+    exchange = 13.7 if lanes > 1 else 0  # of the parts of a sum
+    return (hand_over / configuration.steps + step + exchange) / CLOCK
+
+
+def _composed(configuration: Configuration, tiles: int, steps: int, moved: int, device: Device) -> float:
+    """All tiles at once, or nearly: by memory, or by the turn that each warp waits for."""
+    size = configuration.cluster
     waves = 1 if configuration.gathers else -(-tiles // max(1, device.resident_clusters(size)))
     at_once = tiles * size / waves / device.multiprocessors
-    memory = _memory(configuration, batch, width, device, at_once)
-    if configuration.composes:
-        turn, start = _turn(configuration), (2250 if configuration.gathers else 4400)
-        waiting = turn / (2 * configuration.steps * configuration.warps * size)
-        start += turn / 2
+    # Each tile has a place of its own in time: rows of 32 bytes lose what L2 would keep for others.
+    if configuration.gathers:
+        row, share = 1.37, min(1.0, at_once / 0.83)
     else:
-        waiting, start = _chain(configuration) + 3000 / steps, 0  # until the ring is full
+        row, share = 1.25, min(1.0, 0.5 + 0.7 * at_once)
+    memory = row * moved / (23.0 * device.multiprocessors) / share  # 3 TB/s on 132 multiprocessors
+    turn = _composed_turn(configuration)
+    waiting = turn / (2 * configuration.steps * configuration.warps * size)
+    start = (2250 if configuration.gathers else 4400) + turn / 2
     return (max(memory, waiting * waves) + start * waves / steps) * (1.0 + 0.01 * size)
 
 
-def _memory(configuration: Configuration, batch: int, width: int, device: Device, at_once: float) -> float:
-    """What reading and writing costs on that share of the multiprocessors, `at_once`."""
-    m = configuration.block_size
-    elements = (m + 3) * (1 if configuration.one_row else m) * batch * width
-    moved = elements * configuration.element_bytes * (2 if "backward" in configuration.kernel else 1)
-    row = configuration.tile * configuration.element_bytes
-    if not configuration.composes:
-        narrow = {128: 1.0, 64: 1.06}.get(row, 1.25)
-        # Five sixths of the multiprocessors are enough to keep the memory busy.
-        share = min(1.0, at_once / 0.83)
-    else:
-        # Each tile has a place of its own in time: rows of 32 bytes lose what L2 would keep for others.
-        narrow, share = 1.25, min(1.0, 0.5 + 0.7 * at_once)
-        if configuration.gathers:
-            narrow, share = 1.37, min(1.0, at_once / 0.83)
-    return narrow * moved / (23.0 * device.multiprocessors) / share  # 3 TB/s on 132 multiprocessors
-
-
-def _turn(configuration: Configuration) -> float:
+def _composed_turn(configuration: Configuration) -> float:
     """The turn of a warp that composes maps: it computes two chunks, then waits for the state."""
     m = configuration.block_size
     backward = "backward" in configuration.kernel
@@ -57,15 +128,3 @@ def _turn(configuration: Configuration) -> float:
     work = (44 if backward else 23.5) * configuration.coefficient_registers
     teams = configuration.warps // 2 * configuration.cluster
     return 590 + work + 31 * m * m + 29 * teams
-
-
-def _chain(configuration: Configuration) -> float:
-    """What a step costs in the chain of states: measured on an H100 at 1.98 GHz, 120 cycles a hand-over."""
-    m, lanes = configuration.block_size, configuration.lanes_per_block
-    if configuration.one_row:
-        hand_over = 180 if "backward" in configuration.kernel else 120
-        multiply_adds = 2 + 1.5 * m * configuration.blocks_per_lane
-    else:
-        hand_over = 120
-        multiply_adds = 1.7 * -(-m // lanes) * m * configuration.blocks_per_lane + (30 if lanes > 1 else 0)
-    return (hand_over / configuration.steps + multiply_adds) / 1.98
