@@ -4,8 +4,9 @@ Three things limit a relay: memory, the chain of states, and the turn of a warp,
 a chunk before it can begin its next. Where maps are composed the turn has the chain in it. Thread blocks that
 do not fit the device at once run in waves, of which the last may be small.
 
-Constants are of an H100, fitted to tables in ``benchmarks/results``: those of the relay to
-tiles_training_shapes, those of composed maps to composed_maps and ring_order.
+Constants were fitted to tables in ``benchmarks/results``: those of the relay to tiles_training_shapes and tiles_candidates of an
+H100 and an H200 (whose memory differs, and whose best choices mostly do not), those of composed maps to
+composed_maps and ring_order of an H100.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ CLOCK = 1.98  # GHz
 REGISTERS = 65536  # of a multiprocessor
 
 #: Shared memory of thread blocks that run on a multiprocessor, each as fast as alone: fitted, as if one with
-#: more of it already asked memory for all that a multiprocessor can get. 84 KB is below, 103 KB above.
-IN_FLIGHT = 96 * 1024
+#: more of it already asked memory for all that a multiprocessor can get.
+IN_FLIGHT = 76 * 1024
 
 
 def step_nanoseconds(
@@ -45,8 +46,8 @@ def _relay(configuration: Configuration, tiles: int, steps: int, moved: float, d
     """One wave of thread blocks after the other."""
     size = configuration.cluster
     at_once = max(1, device.resident_clusters(size) * _thread_blocks_at_once(configuration, device))
-    # The 3.35 TB/s of the data sheet, on 132 multiprocessors: what keeps kernels below it is added later.
-    memory = moved / (25.4 * device.multiprocessors)
+    # 3.7 TB/s on 132 multiprocessors, between both data sheets: what keeps kernels below it is added later.
+    memory = moved / (28.0 * device.multiprocessors)
     chain = _chain(configuration)
     whole, rest = divmod(tiles, at_once)
     time = 0.0
@@ -55,9 +56,9 @@ def _relay(configuration: Configuration, tiles: int, steps: int, moved: float, d
             turn = _turn(configuration, -(-running * size // device.multiprocessors))
             # A limit slows a kernel before it is reached, so limits are added, but as high powers.
             limits = (memory * running / tiles, chain, turn)
-            # A wave takes six microseconds to start, to fill its rings and to empty them.
-            time += waves * (sum(limit**5 for limit in limits) ** 0.2 + 6400 / steps)
-    return time * (1 + 0.06 * (size - 1))  # thread blocks of a cluster start, wait and leave together
+            # A wave takes eight microseconds to start, to fill its rings and to empty them.
+            time += waves * (sum(limit**5 for limit in limits) ** 0.2 + 8400 / steps)
+    return time * (1 + 0.055 * (size - 1))  # thread blocks of a cluster start, wait and leave together
 
 
 def _thread_blocks_at_once(configuration: Configuration, device: Device) -> int:
@@ -76,15 +77,15 @@ def _row_cost(configuration: Configuration, width: int) -> float:
     row = configuration.tile * configuration.element_bytes
     if row >= 128:
         # Rows that begin inside a line lie in two, and neighbouring tiles want the other parts of both.
-        return 1.1 if width * configuration.element_bytes % 128 else 1.0
-    return 1.06 if row == 64 else 1.33
+        return 1.33 if width * configuration.element_bytes % 128 else 1.0
+    return 1.03 if row == 64 else 1.26
 
 
 def _turn(configuration: Configuration, neighbours: int) -> float:
     """What a step costs of a warp's turn, with that many thread blocks on its multiprocessor."""
-    latency = 820 * (1.0 if configuration.stages == 1 else 0.34)  # most of it passes in the turn before
+    latency = 714 * (1.0 if configuration.stages == 1 else 0.33)  # most of it passes in the turn before
     # Ten to thirty instructions for a coefficient, from each warp, on four schedulers.
-    work = (3.55 if "backward" in configuration.kernel else 1.37) * configuration.coefficient_registers
+    work = (3.08 if "backward" in configuration.kernel else 1.58) * configuration.coefficient_registers
     turn = latency + work * configuration.warps * neighbours
     return turn / (configuration.steps * configuration.warps * configuration.cluster)
 
@@ -95,9 +96,9 @@ def _chain(configuration: Configuration) -> float:
     rows = 1 if configuration.one_row else -(-m // lanes)
     state = configuration.blocks_per_lane * (m if configuration.one_row else rows)
     # In cycles. What H-LRU hands on backward are sums that are still to be added to.
-    hand_over = (124 if configuration.one_row and "backward" in configuration.kernel else 92) + 3.8 * state
-    step = configuration.blocks_per_lane * (2.6 + 0.81 * rows * m)
-    exchange = 13.7 if lanes > 1 else 0  # of the parts of a sum
+    hand_over = (116 if configuration.one_row and "backward" in configuration.kernel else 104) + 1.1 * state
+    step = configuration.blocks_per_lane * (3.1 + 1.13 * rows * m)
+    exchange = 37 if lanes > 1 else 0  # of the parts of a sum
     return (hand_over / configuration.steps + step + exchange) / CLOCK
 
 
