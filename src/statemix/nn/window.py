@@ -68,11 +68,11 @@ class _WindowProduct(torch.autograd.Function):
     def forward(ctx, hidden, initial, weight, cu_seqlens):
         ctx.save_for_backward(hidden, initial, weight, cu_seqlens)
         edges = _Edges.of(hidden, weight, cu_seqlens)
-        oldest_first = weight.unflatten(1, (edges.order, -1)).flip(1).flatten(1)
-        y = edges.empty(hidden, weight.shape[0])
         rows = hidden.flatten(0, 1)
-        _products(rows, oldest_first.T, y[edges.order - 1 : rows.shape[0]])
-        edges.put_first(y, edges.first_windows(rows, initial) @ oldest_first.T)
+        oldest_first = weight.unflatten(1, (edges.order, -1)).flip(1).flatten(1).T
+        y = edges.empty(rows, weight.shape[0])
+        _products(rows, oldest_first, y, edges.order - 1)
+        edges.put_first(y, edges.first_windows(rows, initial) @ oldest_first)
         return edges.steps(y)
 
     @staticmethod
@@ -87,56 +87,62 @@ class _WindowProduct(torch.autograd.Function):
         if any(ctx.needs_input_grad[:2]):
             # A state gets from the outputs up to M - 1 steps ahead of it.
             stacked = weight.unflatten(1, (edges.order, -1)).transpose(0, 1).flatten(0, 1)
-            of_states = edges.empty(hidden, hidden.shape[2])
-            _products(outputs, stacked, of_states[: rows.shape[0] - edges.order + 1])
-            edges.put_last(of_states, edges.last_windows(outputs) @ stacked)
+            of_states = edges.empty(rows, rows.shape[1])
+            _products(outputs, stacked, of_states, 0)
+            edges.put_last(of_states, _unrolled(edges.last(outputs), None) @ stacked)
             grad_hidden = edges.steps(of_states)
             if initial is not None:
-                before = edges.windows_before(outputs) @ stacked
+                before = (
+                    _unrolled(None, edges.first(outputs)).view(len(initial), -1, stacked.shape[0]) @ stacked
+                )
                 grad_initial = F.pad(before.flip(1).to(initial.dtype), (0, 0, 0, 1))
         if ctx.needs_input_grad[2]:
-            wide = state_dtype(hidden.dtype)
-            found = _weight_gradient(rows, outputs[edges.order - 1 :], wide)
-            amiss = edges.amiss(rows, initial).flatten(0, 1)
-            found += (edges.first(outputs).flatten(0, 1).T @ amiss).to(wide)
+            found = _weight_gradient(rows, outputs, edges.order)
+            found += edges.first(outputs).flatten(0, 1).T @ edges.amiss(rows, initial)
             grad_weight = found.unflatten(1, (edges.order, -1)).flip(1).flatten(1).to(weight.dtype)
         return grad_hidden, grad_initial, grad_weight, None
 
 
-def _products(rows: Tensor, matrix: Tensor, out: Tensor) -> None:
-    """Every window of M consecutive rows times a matrix: (R, C), (M*C, D) -> out (R - M + 1, D)."""
-    windows, phases, rest = _windows(rows, matrix.shape[0] // rows.shape[1])
-    torch.bmm(windows, matrix.expand(len(windows), -1, -1), out=_by_phase(out, phases))
-    if rest is not None:
-        out[-len(rest) :] = rest @ matrix
+def _products(rows: Tensor, matrix: Tensor, out: Tensor, first: int) -> None:
+    """Every window of M consecutive rows times a matrix: (R, C), (M*C, D) -> out (R, D) from ``first`` on."""
+    order = matrix.shape[0] // rows.shape[1]
+    windows, behind = _windows(rows, order)
+    torch.bmm(windows, matrix.expand(order, -1, -1), out=_by_phase(out, windows.shape[1], order, first))
+    if behind is not None:
+        end = first + order * windows.shape[1]
+        torch.mm(behind, matrix, out=out[end : end + len(behind)])
 
 
-def _weight_gradient(rows: Tensor, outputs: Tensor, wide: torch.dtype) -> Tensor:
-    """Outputs' gradients (R - M + 1, D) times every window of M consecutive rows: (D, M*C), oldest first."""
-    order = rows.shape[0] - outputs.shape[0] + 1
-    windows, phases, rest = _windows(rows, order)
+def _weight_gradient(rows: Tensor, outputs: Tensor, order: int) -> Tensor:
+    """The gradients of outputs times the windows of M consecutive rows that end there: (D, M*C)."""
+    windows, behind = _windows(rows, order)
+    ending = _by_phase(outputs, windows.shape[1], order, order - 1)
     # Each phase is rounded once, and so is their sum.
-    found = torch.bmm(_by_phase(outputs, phases).mT, windows).sum(0, dtype=wide)
-    return found if rest is None else found + (outputs[-len(rest) :].T @ rest).to(wide)
+    found = torch.bmm(ending.mT, windows).sum(0, dtype=state_dtype(rows.dtype))
+    if behind is not None:
+        found += outputs[-len(behind) :].T @ behind
+    return found
 
 
-def _windows(rows: Tensor, order: int) -> tuple[Tensor, tuple[int, int], Tensor | None]:
-    """Every window of M consecutive rows, as views of them: phase p has those that begin at p, p + M, ...
+def _windows(rows: Tensor, order: int) -> tuple[Tensor, Tensor | None]:
+    """Every window of M consecutive rows, as views: phase p has those that begin at p, p + M, ...
 
-    Returns (M, K, M*C), (K, M), and the fewer than M windows behind these.
+    Returns (M, K, M*C), and the fewer than M windows behind these.
     """
-    width = rows.shape[1]
+    width, start = rows.shape[1], rows.storage_offset()
     each, rest = divmod(rows.shape[0] - order + 1, order)
-    windows = rows.as_strided((order, each, order * width), (width, order * width, 1))
+    windows = rows.as_strided((order, each, order * width), (width, order * width, 1), start)
     if not rest:
-        return windows, (each, order), None
-    behind = rows[-(rest + order - 1) :].as_strided((rest, order * width), (width, 1))
-    return windows, (each, order), behind
+        return windows, None
+    behind = rows.as_strided((rest, order * width), (width, 1), start + order * each * width)
+    return windows, behind.contiguous()
 
 
-def _by_phase(rows: Tensor, phases: tuple[int, int]) -> Tensor:
-    """(R, C) -> (M, K, C), without the rows behind."""
-    return rows[: phases[0] * phases[1]].unflatten(0, phases).transpose(0, 1)
+def _by_phase(rows: Tensor, each: int, order: int, first: int) -> Tensor:
+    """The rows from ``first`` on, (R, C) -> (M, K, C)."""
+    width = rows.shape[1]
+    shape, strides = (order, each, width), (width, order * width, 1)
+    return rows.as_strided(shape, strides, rows.storage_offset() + first * width)
 
 
 def _plain_gradients(
@@ -181,7 +187,7 @@ class _Edges(ABC):
 
     @abstractmethod
     def amiss(self, states: Tensor, initial: Tensor | None) -> Tensor:
-        """What the windows that end at the first rows lack among those of all rows, (S, M - 1, M*C)."""
+        """What the windows that end at the first rows lack among those of all rows, (S (M - 1), M*C)."""
 
     def empty(self, like: Tensor, width: int) -> Tensor:
         """Room for all rows, and the spare one."""
@@ -194,42 +200,43 @@ class _Edges(ABC):
         return rows[: batch * time].view(batch, time, rows.shape[1])
 
     def first_windows(self, states: Tensor, initial: Tensor | None) -> Tensor:
-        """The windows that end at the first rows, (S, M - 1, M*C), over the states before each sequence."""
+        """The windows that end at the first rows, (S (M - 1), M*C), over the states before each sequence."""
         first = self.first(states)
-        if initial is None:
-            return _unrolled(torch.zeros_like(first), first)
-        return _unrolled(initial[:, : self.order - 1].flip(1).to(first.dtype), first)
+        return _unrolled(None if initial is None else self.before(initial).to(first.dtype), first)
 
-    def last_windows(self, outputs: Tensor) -> Tensor:
-        """The windows that begin at the last rows, with zeros behind each sequence."""
-        last = self.last(outputs)
-        return _unrolled(last, torch.zeros_like(last))
-
-    def windows_before(self, outputs: Tensor) -> Tensor:
-        """The windows that begin at the M - 1 places before each sequence, where zeros stand."""
-        first = self.first(outputs)
-        return _unrolled(torch.zeros_like(first), first)
+    def before(self, initial: Tensor) -> Tensor:
+        """The M - 1 states before each sequence, oldest first."""
+        return initial[:, : self.order - 1].flip(1)
 
 
 class _Batch(_Edges):
     """Sequences of T > M steps."""
 
     def first(self, rows: Tensor) -> Tensor:
-        return self.steps(rows)[:, : self.order - 1]
+        return self._edge(rows, 0)
 
     def last(self, rows: Tensor) -> Tensor:
-        return self.steps(rows)[:, 1 - self.order :]
+        return self._edge(rows, self.shape[1] - self.order + 1)
 
     def put_first(self, rows: Tensor, values: Tensor) -> None:
-        self.first(rows).copy_(values)
+        first = self.first(rows)
+        first.copy_(values.view(first.shape))
 
     def put_last(self, rows: Tensor, values: Tensor) -> None:
-        self.last(rows).copy_(values)
+        last = self.last(rows)
+        last.copy_(values.view(last.shape))
 
     def amiss(self, states: Tensor, initial: Tensor | None) -> Tensor:
         found = self.first_windows(states, initial)
-        found[1:] -= _unrolled(self.last(states)[:-1], self.first(states)[1:])
+        if self.shape[0] > 1:  # no window of all rows ends at the first M - 1 of them
+            found[self.order - 1 :] -= _unrolled(self.last(states)[:-1], self.first(states)[1:])
         return found
+
+    def _edge(self, rows: Tensor, step: int) -> Tensor:
+        batch, time = self.shape
+        width = rows.shape[1]
+        shape, strides = (batch, self.order - 1, width), (time * width, width, 1)
+        return rows.as_strided(shape, strides, rows.storage_offset() + step * width)
 
 
 class _Packed(_Edges):
@@ -254,26 +261,31 @@ class _Packed(_Edges):
         return self._taken(rows, self.last_rows, self.last_real)
 
     def put_first(self, rows: Tensor, values: Tensor) -> None:
-        rows[torch.where(self.first_real, self.first_rows, self.shape[1])] = values
+        rows[torch.where(self.first_real, self.first_rows, self.shape[1]).flatten()] = values
 
     def put_last(self, rows: Tensor, values: Tensor) -> None:
-        rows[torch.where(self.last_real, self.last_rows, self.shape[1])] = values
+        rows[torch.where(self.last_real, self.last_rows, self.shape[1]).flatten()] = values
 
     def amiss(self, states: Tensor, initial: Tensor | None) -> Tensor:
         before = self.first_rows - (self.order - 1)
         among_all = _unrolled(self._taken(states, before, before >= 0), self.first(states))
         # No window of all rows ends at the first M - 1 of them.
-        among_all = among_all.masked_fill((before < 0)[..., None], 0.0)
+        among_all = among_all.masked_fill((before < 0).view(-1, 1), 0.0)
         found = self.first_windows(states, initial) - among_all
-        return found.masked_fill(~self.first_real[..., None], 0.0)
+        return found.masked_fill(~self.first_real.view(-1, 1), 0.0)
 
     def _taken(self, rows: Tensor, index: Tensor, real: Tensor) -> Tensor:
         return rows[index.clamp(0, self.shape[1] - 1)].masked_fill(~real[..., None], 0.0)
 
 
-def _unrolled(before: Tensor, after: Tensor) -> Tensor:
-    """The windows of M rows in (S, M - 1, C) and the same behind it, (S, M - 1, M*C)."""
-    sequences, edge, width = after.shape
-    timeline = torch.cat([before, after], 1)
+def _unrolled(before: Tensor | None, after: Tensor | None) -> Tensor:
+    """The windows of M rows in (S, M - 1, C) and the same behind it, zeros for None: (S (M - 1), M*C)."""
+    if before is None:
+        assert after is not None
+        sequences, edge, width = after.shape
+        timeline = F.pad(after, (0, 0, edge, 0))
+    else:
+        sequences, edge, width = before.shape
+        timeline = F.pad(before, (0, 0, 0, edge)) if after is None else torch.cat([before, after], 1)
     shape, strides = (sequences, edge, (edge + 1) * width), (2 * edge * width, width, 1)
-    return timeline.as_strided(shape, strides).contiguous()
+    return timeline.as_strided(shape, strides).reshape(sequences * edge, shape[2])

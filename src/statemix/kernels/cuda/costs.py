@@ -4,9 +4,9 @@ Three things limit a relay: memory, the chain of states, and the turn of a warp,
 a chunk before it can begin its next. Where maps are composed the turn has the chain in it. Thread blocks that
 do not fit the device at once run in waves, of which the last may be small.
 
-Constants were fitted to tables in ``benchmarks/results``: those of the relay to tiles_training_shapes and tiles_candidates of an
-H100 and an H200 (whose memory differs, and whose best choices mostly do not), those of composed maps to
-composed_maps and ring_order of an H100.
+Constants were fitted to tables in ``benchmarks/results``: those of the relay to tiles_training_shapes and
+tiles_candidates of an H100 and an H200 (whose memory differs, and whose best choices mostly do not), those of
+composed maps to composed_maps and ring_order of an H100.
 """
 
 from __future__ import annotations
