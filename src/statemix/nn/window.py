@@ -16,7 +16,7 @@ from torch import Tensor
 from statemix.kernels.precision import state_dtype
 from statemix.ops.hlru import shifted_windows
 
-from .transforms import is_autocast, is_rewritten
+from .transforms import is_rewritten
 
 
 def window_product(
@@ -39,8 +39,6 @@ def window_product(
         torch.Size([2, 6, 4])
     """
     order = weight.shape[1] // hidden.shape[2]
-    if is_autocast(hidden.device):
-        weight = weight.to(hidden.dtype)
     sequences = hidden.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
     rows = hidden.shape[0] * hidden.shape[1]
     # What rewrites or differentiates the program in other ways than reverse mode needs to see its plain
@@ -58,7 +56,8 @@ def windows(hidden: Tensor, initial: Tensor | None, order: int, cu_seqlens: Tens
 
 
 def _plain(hidden: Tensor, initial: Tensor | None, weight: Tensor, cu_seqlens: Tensor | None) -> Tensor:
-    return F.linear(windows(hidden, initial, weight.shape[1] // hidden.shape[2], cu_seqlens), weight)
+    read = windows(hidden, initial, weight.shape[1] // hidden.shape[2], cu_seqlens)
+    return F.linear(read, weight.to(hidden.dtype))
 
 
 class _WindowProduct(torch.autograd.Function):
@@ -66,7 +65,8 @@ class _WindowProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, hidden, initial, weight, cu_seqlens):
-        ctx.save_for_backward(hidden, initial, weight, cu_seqlens)
+        given, weight = weight, weight.to(hidden.dtype)  # which autocast wants, and others have
+        ctx.save_for_backward(hidden, initial, given, weight, cu_seqlens)
         edges = _Edges.of(hidden, weight, cu_seqlens)
         rows = hidden.flatten(0, 1)
         oldest_first = weight.unflatten(1, (edges.order, -1)).flip(1).flatten(1).T
@@ -77,10 +77,10 @@ class _WindowProduct(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, *grads):
-        hidden, initial, weight, cu_seqlens = ctx.saved_tensors
+        hidden, initial, given, weight, cu_seqlens = ctx.saved_tensors
         (grad,) = grads
         if torch.is_grad_enabled():
-            return _plain_gradients(hidden, initial, weight, cu_seqlens, grad)
+            return _plain_gradients(hidden, initial, given, cu_seqlens, grad)
         edges = _Edges.of(hidden, weight, cu_seqlens)
         rows, outputs = hidden.flatten(0, 1), grad.contiguous().flatten(0, 1)
         grad_hidden = grad_initial = grad_weight = None
@@ -99,7 +99,7 @@ class _WindowProduct(torch.autograd.Function):
         if ctx.needs_input_grad[2]:
             found = _weight_gradient(rows, outputs, edges.order)
             found += edges.first(outputs).flatten(0, 1).T @ edges.amiss(rows, initial)
-            grad_weight = found.unflatten(1, (edges.order, -1)).flip(1).flatten(1).to(weight.dtype)
+            grad_weight = found.unflatten(1, (edges.order, -1)).flip(1).flatten(1).to(given.dtype)
         return grad_hidden, grad_initial, grad_weight, None
 
 
