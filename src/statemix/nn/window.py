@@ -44,7 +44,7 @@ def window_product(
     # What rewrites or differentiates the program in other ways than reverse mode needs to see its plain
     # operations: it is asked first, for sizes may be symbols. And what lies between sequences is computed for
     # nothing.
-    if is_rewritten() or 8 * sequences * (order - 1) > rows:
+    if is_rewritten() or 8 * sequences * (order - 1) >= rows:
         return _plain(hidden, initial, weight, cu_seqlens)
     return _WindowProduct.apply(hidden, initial, weight, cu_seqlens)
 
