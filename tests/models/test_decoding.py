@@ -229,6 +229,16 @@ def test_a_hook_counts_from_the_next_prompt_on():
     torch.testing.assert_close(decoder.step(tokens[:, 8]), model(tokens)[:, 8], atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize(("kind", "settings"), [KINDS[0], *KINDS[-2:]], ids=str)
+@torch.no_grad()
+def test_what_was_made_in_inference_mode_goes_on_outside_of_it(kind, settings):
+    model, tokens = model_of(**settings), torch.randint(23, (2, 9))
+    with torch.inference_mode():
+        decoder = Decoder(model, 2)
+        decoder.prefill(tokens[:, :8])
+    torch.testing.assert_close(decoder.step(tokens[:, 8]), model(tokens)[:, 8], atol=1e-5, rtol=1e-4)
+
+
 @torch.no_grad()
 def test_a_model_of_another_dtype_is_followed():
     model = model_of()
@@ -340,6 +350,8 @@ def test_kernels_that_start_early_give_the_bits_of_those_that_wait(name, batch):
     [
         (lambda: Decoder(model_of(), 0), ValueError, "batch_size must be an integer of at least 1; got 0"),
         (lambda: Decoder(model_of().train(), 1), ValueError, "in training mode"),
+        (lambda: Decoder(nn.Linear(2, 2), 1), TypeError, "must be a LanguageModel; got Linear: .*from_huggingface"),
+        (lambda: begun(2).load(("a", "b")), TypeError, "states must be tensors, or tuples of them; got str"),
         (lambda: Decoder(model_of(), 1, fused=True), ValueError, "fused=True needs BD-LRU or H-LRU layers"),
         (lambda: Decoder(model_of(), 1).step(torch.zeros(1)), RuntimeError, r"call prefill\(prompt\)"),
         (

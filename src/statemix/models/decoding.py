@@ -42,7 +42,8 @@ class Decoder:
 
     Raises:
         ValueError: a batch size below 1, a model in training mode, or ``fused=True`` for another model than
-            one of BD-LRU or H-LRU on a GPU, in one dtype of float32, bfloat16 or float16.
+            one of BD-LRU or H-LRU on a GPU, in one dtype of float32, bfloat16 or float16. TypeError: a model
+            of another kind.
 
     Examples:
         >>> from statemix import LanguageModel, ModelConfig
@@ -58,6 +59,11 @@ class Decoder:
     def __init__(
         self, model: LanguageModel, batch_size: int, *, compile: bool = False, fused: bool | None = None
     ) -> None:
+        if not all(hasattr(model, part) for part in ("embedding", "blocks", "step", "read")):
+            raise TypeError(
+                f"Decoder: model must be a LanguageModel; got {type(model).__name__}: "
+                f"statemix.models.huggingface.from_huggingface(model) makes one of a Transformers model"
+            )
         batch_size = check_size("Decoder", "batch_size", batch_size)
         if model.training:
             raise ValueError("Decoder: the model is in training mode; call model.eval() first")
@@ -66,6 +72,8 @@ class Decoder:
         self._started = False
         self._prepare()
 
+    @torch.inference_mode(False)  # whose tensors nothing outside of it may write into
+    @torch.no_grad()
     def _prepare(self) -> None:
         """Buffers and a step for the parts that the model has now."""
         model = self.model
