@@ -4,7 +4,7 @@
         --kernel-name statemix_kernel python benchmarks/profile_operators.py long odd sigmoid
 """
 
-import sys
+import argparse
 
 import torch
 
@@ -21,7 +21,18 @@ CASES = {
 
 
 def main() -> None:
-    for name in sys.argv[1:] or CASES:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    # With choices, argparse would refuse that no name is given.
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"{', '.join(CASES)}; default: all")
+    named = parser.parse_args().cases
+    unknown = [name for name in named if name not in CASES]
+    if unknown:
+        parser.error(f"no case {', '.join(unknown)}; there are {', '.join(CASES)}")
+    if not torch.cuda.is_available():
+        parser.error("these cases run on an NVIDIA GPU, and PyTorch sees none")
+    for name in named or CASES:
         case = CASES[name]
         tensors = case.inputs("cuda", requires_grad=True)
         hidden, _ = case.run(tensors, None, "cuda")

@@ -4,8 +4,8 @@ Needs matplotlib. Operations are the multiply-adds of the recurrence (forward) a
 (backward), two each; bytes are the floor. What normalising costs is in the time and in neither of them.
 """
 
+import argparse
 import csv
-import sys
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -29,8 +29,13 @@ def intensity(row: dict[str, str]) -> float:
 
 
 def main() -> None:
-    table, figure = Path(sys.argv[1]), Path(sys.argv[2])
-    rows = [r for r in csv.DictReader(table.open()) if r["normalization"] == "softmax"]
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("table", type=Path)
+    parser.add_argument("figure", type=Path)
+    arguments = parser.parse_args()
+    rows = [r for r in csv.DictReader(arguments.table.open()) if r["normalization"] == "softmax"]
     rows = [r for r in rows if r["dtype"] == "bfloat16" and r["N"] not in ("1000", "1023", "410")]
     copy = float(rows[0]["copy_gb_s"])
     axes = plt.figure(figsize=(7.2, 4.2)).subplots()
@@ -52,7 +57,7 @@ def main() -> None:
     axes.set_ylabel("TFLOP/s")
     axes.legend(fontsize=8, frameon=False)
     axes.figure.tight_layout()
-    axes.figure.savefig(figure, metadata={"Date": None})
+    axes.figure.savefig(arguments.figure, metadata={"Date": None})
 
 
 if __name__ == "__main__":

@@ -1,6 +1,9 @@
 """``statemix generate`` writes what the model says, from folders of either format, or names what is wrong."""
 
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,6 +49,19 @@ def test_both_formats_write_what_the_model_says(tmp_path, capsys):
             out, err = capsys.readouterr()
             assert out == wanted + "\n"
             assert "40 tokens" in err and "tokens/s on cpu, seed 0" in err
+
+
+def test_a_damaged_checkpoint_is_told_of_in_a_sentence(tmp_path):
+    write(tmp_path / "run")
+    (tmp_path / "run" / "checkpoints" / "step-00000009").mkdir()
+    command = [sys.executable, "-m", "statemix", "generate", str(tmp_path / "run"), "--prompt", "a"]
+    ended = subprocess.run([*command, "--max-new-tokens", "1"], capture_output=True, text=True)
+    assert ended.returncode == 0
+    first, *_ = ended.stderr.splitlines()
+    assert re.fullmatch(
+        r"statemix: checkpoint .*step-00000009.* cannot be read: .*; going on from step-\d+", first
+    )
+    assert "RuntimeWarning" not in ended.stderr
 
 
 @pytest.mark.parametrize("mixer", [["bdlru", "hlru"], ["bdlru", "attention", "hlru"]])

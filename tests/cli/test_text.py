@@ -104,3 +104,10 @@ def test_wrong_use_is_explained(arguments, code, message, tmp_path, monkeypatch,
         found, code, message = ended.code, 2, message
     shown = capsys.readouterr()
     assert found == code and message in " ".join((shown.err + shown.out).replace("│", " ").split())
+
+
+def test_the_command_that_trains_on_what_was_prepared_can_be_copied(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "song.txt").write_text("la la la, " * 100)
+    assert main(["text", "prepare", "song.txt", "--out", "my songs"]) == 0
+    assert "statemix train lm --data.path 'my songs'\n" in capsys.readouterr().out

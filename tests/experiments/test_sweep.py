@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -47,6 +48,26 @@ def table(folder: SweepFolder) -> list[dict[str, str]]:
 def told() -> tuple[list[str], object]:
     lines: list[str] = []
     return lines, lines.append
+
+
+def test_seeds_that_are_given_twice_are_refused():
+    with pytest.raises(
+        ValueError, match="seeds are given twice, as values of seed and as 2 seeds: leave one"
+    ):
+        grid(small(), {"seed": [1, 2]}, seeds=2)
+    assert [trial.config.seed for trial in grid(small(), {"seed": [4, 2]})] == [4, 2]
+
+
+def test_a_script_that_starts_its_sweep_wherever_it_is_imported_is_told_why_its_trials_crash(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from statemix.experiments.sweep import Launch, SweepFolder, grid, run_sweep\n"
+        "from statemix.training import RunConfig\n"
+        "folder = SweepFolder.begin('out', grid(RunConfig(steps=1), {}), 'script')\n"
+        "run_sweep(folder, Launch(launcher='local', devices=('cpu',)))\n"
+    )
+    ended = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True)
+    assert "put what the script does under if __name__ == '__main__':" in ended.stderr
 
 
 def test_a_table_says_of_each_trial_what_training_it_alone_says(tmp_path):

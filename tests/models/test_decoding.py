@@ -5,6 +5,7 @@ import pickle
 
 import pytest
 import torch
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from statemix import Decoder, LanguageModel, MixerConfig, ModelConfig
@@ -62,20 +63,21 @@ def test_steps_say_what_the_forward_pass_says(kind, settings, batch):
 
 
 @pytest.mark.parametrize(("kind", "settings"), [KINDS[0], *KINDS[-2:]], ids=str)
+@pytest.mark.parametrize("make", [copy.copy, copy.deepcopy])
 @torch.no_grad()
-def test_a_copy_of_a_decoder_goes_its_own_way(kind, settings):
+def test_a_copy_of_a_decoder_goes_its_own_way(kind, settings, make):
     model = model_of(**settings)
     tokens = torch.randint(23, (2, 9))
     other = torch.cat([tokens[:, :5], tokens[:, 5:].flip(1)], 1)
     decoder = Decoder(model, 2)
     decoder.prefill(tokens[:, :5])
-    twin = copy.deepcopy(decoder)
+    twin = make(decoder)
     assert twin.kind == kind and twin.model is model
     for t in range(5, 9):
         torch.testing.assert_close(decoder.step(tokens[:, t]), model(tokens)[:, t], atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(twin.step(other[:, t]), model(other)[:, t], atol=1e-5, rtol=1e-4)
     with pytest.raises(RuntimeError, match="no state yet"):
-        copy.deepcopy(Decoder(model, 2)).step(tokens[:, 0])
+        make(Decoder(model, 2)).step(tokens[:, 0])
 
 
 @pytest.mark.parametrize(
@@ -186,6 +188,68 @@ def test_the_state_is_the_same_size_behind_any_text_and_weights_are_read_where_t
     torch.testing.assert_close(decoder.step(tokens[:, 8]), model(tokens[:, :9])[:, -1], atol=1e-5, rtol=1e-4)
 
 
+def replace_a_parameter(model: LanguageModel) -> None:
+    model.blocks[0].mixer.gate.weight = nn.Parameter(torch.randn(60, 16))
+
+
+def replace_what_a_parameter_holds(model: LanguageModel) -> None:
+    model.norm.weight.data = torch.randn(16)
+
+
+def replace_a_part(model: LanguageModel) -> None:
+    model.blocks[1].mlp.down = nn.Linear(model.blocks[1].mlp.down.in_features, 16, bias=False)
+
+
+REPLACEMENTS = [replace_a_parameter, replace_what_a_parameter_holds, replace_a_part]
+
+
+@pytest.mark.parametrize("change", [*REPLACEMENTS, adapt], ids=lambda change: change.__name__)
+@torch.no_grad()
+def test_parts_put_in_place_of_others_count(change):
+    model = model_of()
+    tokens = torch.randint(23, (2, 9))
+    decoder = Decoder(model, 2)
+    decoder.prefill(tokens[:, :4])
+    _, states = model(tokens[:, :4], return_states=True)
+    change(model)
+    for t in range(4, 6):  # within a text as well, which goes on from the state that it had
+        wanted, states = model.step(tokens[:, t], states)
+        torch.testing.assert_close(decoder.step(tokens[:, t]), wanted, atol=1e-5, rtol=1e-4)
+    assert decoder.kind == ("moved" if change is adapt else "buffered")
+    decoder.prefill(tokens[:, :8])
+    torch.testing.assert_close(decoder.step(tokens[:, 8]), model(tokens)[:, 8], atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_a_hook_counts_from_the_next_prompt_on():
+    model = model_of()
+    decoder, tokens = Decoder(model, 2), torch.randint(23, (2, 9))
+    model.blocks[0].mixer.value.register_forward_hook(lambda module, args, output: 2 * output)
+    decoder.prefill(tokens[:, :8])
+    torch.testing.assert_close(decoder.step(tokens[:, 8]), model(tokens)[:, 8], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("kind", "settings"), [KINDS[0], *KINDS[-2:]], ids=str)
+@torch.no_grad()
+def test_what_was_made_in_inference_mode_goes_on_outside_of_it(kind, settings):
+    model, tokens = model_of(**settings), torch.randint(23, (2, 9))
+    with torch.inference_mode():
+        decoder = Decoder(model, 2)
+        decoder.prefill(tokens[:, :8])
+    torch.testing.assert_close(decoder.step(tokens[:, 8]), model(tokens)[:, 8], atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_a_model_of_another_dtype_is_followed():
+    model = model_of()
+    decoder, tokens = Decoder(model, 2), torch.randint(23, (2, 9))
+    decoder.prefill(tokens[:, :8])
+    model.double()
+    assert decoder.step(tokens[:, 8]).dtype == torch.float64
+    decoder.prefill(tokens[:, :8])
+    torch.testing.assert_close(decoder.step(tokens[:, 8]), model(tokens)[:, 8])
+
+
 @torch.no_grad()
 def test_states_of_a_model_are_gone_on_from():
     model = model_of(pattern=("bdlru", "lstm"))
@@ -286,6 +350,8 @@ def test_kernels_that_start_early_give_the_bits_of_those_that_wait(name, batch):
     [
         (lambda: Decoder(model_of(), 0), ValueError, "batch_size must be an integer of at least 1; got 0"),
         (lambda: Decoder(model_of().train(), 1), ValueError, "in training mode"),
+        (lambda: Decoder(nn.Linear(2, 2), 1), TypeError, "must be a LanguageModel; got Linear: .*from_huggingface"),
+        (lambda: begun(2).load(("a", "b")), TypeError, "states must be tensors, or tuples of them; got str"),
         (lambda: Decoder(model_of(), 1, fused=True), ValueError, "fused=True needs BD-LRU or H-LRU layers"),
         (lambda: Decoder(model_of(), 1).step(torch.zeros(1)), RuntimeError, r"call prefill\(prompt\)"),
         (

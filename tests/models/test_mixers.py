@@ -9,8 +9,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
-from statemix.models import MIXERS, MixerConfig, make_mixer
+from statemix.models import MIXERS, Mixer, MixerConfig, make_mixer
 from statemix.models.mixers import options_of
 from statemix.nn.baselines import MLSTM, RWKV7, CausalAttention, DeltaNet, Recurrent
 from statemix.training.optimizer import decays
@@ -324,6 +325,14 @@ def test_sizes_that_are_no_integers_from_one_on_are_refused(settings, message):
 def test_options_that_a_mixer_lacks_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         MixerConfig(**settings)
+
+
+def test_a_mixer_of_ones_own_without_options_says_that_it_has_none(monkeypatch):
+    own = Mixer(layer=nn.Linear, sizes=lambda config, width: {"out_features": width}, grows_with="expand")
+    monkeypatch.setitem(MIXERS, "own", own)
+    assert make_mixer(MixerConfig(name="own"), 7).out_features == 7
+    with pytest.raises(ValueError, match="own has no option readout: leave it out; it has none of these"):
+        MixerConfig(name="own", readout="latest")
 
 
 @pytest.mark.parametrize(

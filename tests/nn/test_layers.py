@@ -451,7 +451,6 @@ def test_a_compiled_layer_takes_masks_whole_and_trains_the_same(name):
 
 
 @each_layer
-@pytest.mark.filterwarnings("ignore:torch.searchsorted.*non-contiguous:UserWarning")
 def test_masks_may_be_mapped_and_exported_and_have_shapes_alone(name):
     layer, x, masks = make(name), torch.randn(2, 3, 4, D), torch.rand(2, 3, 4) < 0.6
     each = torch.stack([layer(some, mask=mask) for some, mask in zip(x, masks, strict=True)])

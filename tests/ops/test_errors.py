@@ -161,6 +161,18 @@ def test_backend_for_names_a_size_that_no_layer_has(size):
         backend_for("cpu", order_or_block_size=size)
 
 
+@each_family
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.torch.jit.trace:DeprecationWarning")
+def test_kernels_that_a_trace_cannot_record_are_refused_with_what_to_take(family):
+    given = inputs(family, Shape(1, 4, 2, 3))
+    with pytest.raises(
+        RuntimeError, match=r"_scan: torch.jit.trace cannot record the cpu .* torch.export.export"
+    ):
+        torch.jit.trace(lambda *tensors: OPERATORS[family](*tensors)[0], given)
+    traced = torch.jit.trace(lambda *tensors: OPERATORS[family](*tensors, backend="reference")[0], given)
+    torch.testing.assert_close(traced(*given), OPERATORS[family](*given)[0])
+
+
 def test_a_device_without_kernels_takes_the_reference_and_says_so():
     with pytest.warns(RuntimeWarning, match="slow reference on mps"):
         from statemix.ops.dispatch import resolve_backend

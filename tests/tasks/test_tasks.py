@@ -3,7 +3,8 @@
 import json
 import re
 import time
-from dataclasses import fields
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from statemix.models import ModelConfig
-from statemix.tasks import CATALOG, IGNORED, SPLITS, TASKS, Counting, entry, make, name_of, stream
+from statemix.tasks import CATALOG, IGNORED, SPLITS, TASKS, Counting, Task, entry, make, name_of, stream
 from statemix.tasks.streams import fixed_stream
 from statemix.training import RunConfig, TaskData
 from statemix.training.config import from_json, to_json
@@ -92,6 +93,59 @@ def test_a_task_survives_the_json_of_a_run(name):
     model = ModelConfig(architecture="autoencoder" if task.needs_autoencoder else "language-model")
     config = RunConfig(model=model, data=TaskData(task=task, test_lengths=task.test_lengths))
     assert from_json(json.loads(json.dumps(to_json(config)))) == config
+
+
+@dataclass(frozen=True, kw_only=True)
+class Own(Task):
+    """A task of one's own, which generates what it is told."""
+
+    made: Callable[[tuple[int, int]], object] = np.zeros
+    num_tokens, output_size = 3, 3
+
+    def generate(self, batch, length, random):
+        return self.made((batch, length))
+
+
+def test_a_task_of_ones_own_is_saved_and_found_again_once_it_has_a_name(monkeypatch):
+    config = RunConfig(data=TaskData(task=Own(length=5), test_lengths=(5,)))
+    with pytest.raises(ValueError, match=r"Own has no name .* statemix.tasks.TASKS\['my-task'\] = Own"):
+        to_json(config)
+    monkeypatch.setitem(TASKS, "own", Own)
+    saved = to_json(config)
+    assert make("own", length=5) == Own(length=5)
+    assert from_json(saved) == config
+    monkeypatch.delitem(TASKS, "own")
+    with pytest.raises(
+        ValueError, match="no task 'own' here: if it is one of your own, enter its class first"
+    ):
+        from_json(saved)
+
+
+@pytest.mark.parametrize(
+    ("made", "error", "says"),
+    [
+        (lambda size: np.zeros(size, int), TypeError, "inputs and targets, two arrays; got ndarray"),
+        (
+            lambda size: (np.zeros(size, int), np.zeros(size)),
+            TypeError,
+            "targets must be integers; got float64",
+        ),
+        (lambda size: (np.zeros((2, 3), int),) * 2, ValueError, r"inputs must be \(2, 5\); got \(2, 3\)"),
+        (
+            lambda size: (np.full(size, 3), np.zeros(size, int)),
+            ValueError,
+            "inputs must lie from 0 to 2; got 3 to",
+        ),
+        (
+            lambda size: (np.zeros(size, int), np.full(size, -1)),
+            ValueError,
+            "targets .* 0 to 2, or -100; got -1",
+        ),
+    ],
+)
+def test_what_a_task_of_ones_own_generates_is_looked_at(made, error, says):
+    with pytest.raises(error, match=f"Own: what it generates.*{says}"):
+        Own(length=5, made=made).sample(2)
 
 
 @pytest.mark.parametrize("name", CATALOG)

@@ -3,6 +3,7 @@
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from statemix.models import LanguageModel, MixerConfig, ModelConfig
-from statemix.tasks import Counting, Permutation
+from statemix.tasks import IGNORED, Counting, Permutation
 from statemix.training import (
     OptimizerConfig,
     RunConfig,
@@ -207,6 +208,21 @@ class Oracle(nn.Module):
         answers = tokens.cumsum(1) % 2
         answers[:, self.until :] = 0
         return nn.functional.one_hot(answers, 2).float()
+
+
+class Silent(Counting):
+    """It asks nothing."""
+
+    def generate(self, batch, length, random):
+        inputs, targets = super().generate(batch, length, random)
+        return inputs, np.full_like(targets, IGNORED)
+
+
+def test_accuracy_where_nothing_is_asked_is_refused():
+    with pytest.raises(
+        ValueError, match="Silent: nothing is asked in 4 sequences of length 6, so that no share"
+    ):
+        task_accuracy(Oracle(10), Silent(length=6), 4)
 
 
 def test_accuracy_is_the_share_of_right_answers():

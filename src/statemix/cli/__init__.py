@@ -8,7 +8,9 @@ import importlib
 import io
 import os
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, cast
 
 COMMANDS = {
@@ -37,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     are of arguments, with 2.
     """
     output = cast("io.TextIOBase", _Output(sys.stdout or io.StringIO()))
-    with contextlib.redirect_stdout(output):
+    with contextlib.redirect_stdout(output), _warnings_as_sentences():
         try:
             status = _run(sys.argv[1:] if argv is None else argv)
         except SystemExit:  # of --help, which has printed too
@@ -45,6 +47,24 @@ def main(argv: list[str] | None = None) -> int:
             raise
         output.flush()
     return status
+
+
+@contextlib.contextmanager
+def _warnings_as_sentences() -> Iterator[None]:
+    """What statemix warns of, without the line of its code: that means nothing to who typed a command."""
+    usual = warnings.formatwarning
+    package = Path(__file__).parents[1]
+
+    def sentence(message: Any, category: type[Warning], filename: str, *place: Any, **line: Any) -> str:
+        if issubclass(category, RuntimeWarning) and Path(filename).is_relative_to(package):
+            return f"statemix: {message}\n"
+        return usual(message, category, filename, *place, **line)
+
+    warnings.formatwarning = sentence
+    try:
+        yield
+    finally:
+        warnings.formatwarning = usual
 
 
 class _Output:

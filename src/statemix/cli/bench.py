@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -74,6 +74,7 @@ def main(argv: list[str]) -> int:
         raise ValueError(
             f"bench: --csv must not end with .txt, where what made the rows is said; got {options.csv}"
         )
+    rows = MEASURES[options.what](options, device)
     check_table(options.csv)
     head = describe(device, shlex.join(["statemix", "bench", *argv]))
     console = Console(width=None if Console().is_terminal else 140)
@@ -81,7 +82,7 @@ def main(argv: list[str]) -> int:
         console.print(line, highlight=False)
     warm_up(device)
     found = []
-    for row in MEASURES[options.what](options, device):
+    for row in rows:
         found.append(row)
         console.print(f"  measured {_summary(row)}", highlight=False)
         if options.csv is not None:  # row by row: a run that is stopped keeps what it measured
@@ -121,6 +122,10 @@ def _operators(options: Options, device: torch.device) -> Iterable[dict[str, Any
     chosen = [case for case in chosen if not options.only or case.M in options.only]
     if not chosen:
         raise ValueError(f"bench: --only must name some of the sizes {sizes}; got {list(options.only)}")
+    return _measured(chosen, options, device)
+
+
+def _measured(chosen: list[cases.Case], options: Options, device: torch.device) -> Iterator[dict[str, Any]]:
     budget = options.seconds
     backend = backend_for(device) if options.backend == "auto" else options.backend
     for row in operators.measure(chosen, device, backend, budget_s=budget):
@@ -162,6 +167,7 @@ def _decode(options: Options, device: torch.device) -> Iterable[dict[str, Any]]:
         yield row.as_dict()
 
 
+# Each raises for options that it cannot take where it is called; its rows are measured as they are asked for.
 MEASURES = {"op": _operators, "layer": _layers, "host": _host, "decode": _decode}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -80,7 +81,7 @@ def _run(action: Prepare | Info | Verify) -> int:
         print(shards.describe())
         _say_left_out(shards)
         if all(split["tokens"] for split in shards.index["splits"].values()):
-            print(f"to train on it: statemix train lm --data.path {action.out}")
+            print(f"to train on it: statemix train lm --data.path {shlex.quote(str(action.out))}")
     elif isinstance(action, Info):
         shards = TokenShards(action.folder, verify=False)
         print(shards.describe())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import signal
 import sys
 from dataclasses import dataclass
@@ -73,7 +74,7 @@ def _report(result: TrainResult, out: Path) -> int:
     if result.status == "interrupted":
         number = result.signal or signal.SIGINT
         print(f"\nstopped at step {result.step} by {signal.Signals(number).name}; to go on:")
-        print(f"  statemix train --resume {out}")
+        print(f"  statemix train --resume {shlex.quote(str(out))}")
         return 128 + number
     if result.status == "diverged":
         print(

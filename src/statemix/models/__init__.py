@@ -4,7 +4,7 @@ from .autoencoder import Autoencoder
 from .decoding import Decoder
 from .factory import make_model
 from .language_model import LanguageModel, ModelConfig
-from .mixers import MIXERS, MixerConfig, make_mixer
+from .mixers import MIXERS, Mixer, MixerConfig, make_mixer
 from .sizing import TIERS, Fit, fit, fit_tier
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "Decoder",
     "Fit",
     "LanguageModel",
+    "Mixer",
     "MixerConfig",
     "ModelConfig",
     "fit",

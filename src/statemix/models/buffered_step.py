@@ -25,14 +25,18 @@ Action = Callable[[], object]
 
 def can_buffer(model: LanguageModel) -> bool:
     """Whether every part of a model is one of those below, in float32 on a CPU."""
-    here = all(p.dtype == torch.float32 and p.device.type == "cpu" for p in model.parameters())
+    here = all(
+        p.dtype == torch.float32 and p.device.type == "cpu" and type(p) in (Tensor, nn.Parameter)
+        for p in model.parameters()
+    )
     return here and model.reads_weights
 
 
 class BufferedStep:
     """Move ``states`` on by one token: tokens (B,) -> ``logits`` (B, V), both where they lie.
 
-    The weights are read where the model holds them, so an update of them counts.
+    The weights are read where the model holds them, so an update of them counts; for tensors that take the
+    place of others make a new one.
 
     Args:
         states: a tensor (B, M, N) for each layer, changed in place by every call.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
@@ -17,6 +18,7 @@ from .block import check_tokens, unknown_token
 from .buffered_step import BufferedStep, can_buffer
 from .fused_step import FusedStep, can_fuse
 from .language_model import LanguageModel, check_prompt
+from .places import Places
 from .sampling import Sampler
 from .states import map_tensors, tensors_in
 
@@ -32,14 +34,16 @@ class Decoder:
     they are.
 
     Args:
-        model: the model, whose device and dtype count; it is read, not copied.
+        model: the model, whose device and dtype count; it is read, not copied. An update of a weight counts
+            at once; a tensor or a part put in another's place from the next prompt on, on a CPU at once.
         batch_size: B, sequences side by side.
         compile: fuse a step with torch.compile before it is captured or run.
         fused: False captures the model's own step on a GPU; True raises where fused kernels cannot run.
 
     Raises:
         ValueError: a batch size below 1, a model in training mode, or ``fused=True`` for another model than
-            one of BD-LRU or H-LRU on a GPU, in one dtype of float32, bfloat16 or float16.
+            one of BD-LRU or H-LRU on a GPU, in one dtype of float32, bfloat16 or float16. TypeError: a model
+            of another kind.
 
     Examples:
         >>> from statemix import LanguageModel, ModelConfig
@@ -55,35 +59,60 @@ class Decoder:
     def __init__(
         self, model: LanguageModel, batch_size: int, *, compile: bool = False, fused: bool | None = None
     ) -> None:
+        if not all(hasattr(model, part) for part in ("embedding", "blocks", "step", "read")):
+            raise TypeError(
+                f"Decoder: model must be a LanguageModel; got {type(model).__name__}: "
+                f"statemix.models.huggingface.from_huggingface(model) makes one of a Transformers model"
+            )
         batch_size = check_size("Decoder", "batch_size", batch_size)
         if model.training:
             raise ValueError("Decoder: the model is in training mode; call model.eval() first")
         self.model, self.batch_size = model, batch_size
-        self._options: dict[str, Any] = {"compile": compile, "fused": fused}
-        if fused and (compile or not can_fuse(model)):
+        self._compile, self._fused = compile, fused
+        self._started = False
+        self._prepare()
+
+    @torch.inference_mode(False)  # whose tensors nothing outside of it may write into
+    @torch.no_grad()
+    def _prepare(self) -> None:
+        """Buffers and a step for the parts that the model has now."""
+        model = self.model
+        fuses = not self._compile and can_fuse(model)
+        if self._fused and not fuses:
             raise ValueError(
                 "Decoder: fused=True needs BD-LRU or H-LRU layers with backend 'auto' or 'triton', on one "
                 "GPU with Triton, in one dtype of float32, bfloat16 or float16, and compile=False; "
                 "leave fused out to take what runs"
             )
-        self._started = False
-        self._tokens = torch.zeros(batch_size, dtype=torch.long, device=model.embedding.weight.device)
+        self._tokens = torch.zeros(self.batch_size, dtype=torch.long, device=model.embedding.weight.device)
         _, self._states = model(self._tokens[:, None], return_states=True)
         self._grows = any(getattr(block.mixer, "state_grows", False) for block in model.blocks)
         step: Callable[..., Any] = model.step
-        if compile:
+        if self._compile:
             step = torch.compile(model.step, dynamic=self._grows)
         self._model_step = step
-        if fused is False:
+        if self._fused is False:
             with unfused_steps():
-                self._run = self._make_step(compile, fuse=False)
+                self._run = self._make_step(fuse=False)
         else:
-            self._run = self._make_step(compile, fuse=not compile and can_fuse(model))
+            self._run = self._make_step(fuse=fuses)
+        self._places = Places(model)
+
+    def _reads_the_model(self) -> bool:
+        """Whether a step still reads what the model has, and not what it had when the step was made."""
+        if self._grows:  # it holds no buffer, and asks the model each time
+            return True
+        fits = {"buffered": can_buffer, "streamed": can_fuse, "fused": can_fuse}.get(self._kind)
+        return self._places.hold() and (fits is None or fits(self.model))
+
+    def __copy__(self) -> Decoder:
+        """As a deep copy: two decoders over one state would move each other on."""
+        return copy.deepcopy(self)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Decoder:
         """A decoder of the same model that stands where this one does, in buffers of its own."""
         # Its step holds on to places in memory, by which a copy would move the original's states.
-        made = memo[id(self)] = Decoder(self.model, self.batch_size, **self._options)
+        made = memo[id(self)] = Decoder(self.model, self.batch_size, compile=self._compile, fused=self._fused)
         if self._started:
             made.load(_own(self._states))
         return made
@@ -133,6 +162,8 @@ class Decoder:
     @torch.no_grad()
     def load(self, states: tuple[Any, ...]) -> None:
         """Go on from these states, such as a model's own ``return_states=True`` gives."""
+        if not self._reads_the_model():
+            self._prepare()
         if not isinstance(states, tuple | list) or len(states) != len(self._states):
             given = len(states) if isinstance(states, tuple | list) else type(states).__name__
             raise ValueError(
@@ -166,6 +197,10 @@ class Decoder:
             raise ValueError(
                 f"Decoder: tokens must be (B,) = ({self.batch_size},); got {tuple(tokens.shape)}"
             )
+        if self._kind == "buffered" and not self._places.hold():
+            states = self._states
+            self._prepare()
+            self.load(states)
         try:
             return self._run(tokens)
         except IndexError as error:  # nothing has moved: tokens are looked up first
@@ -204,7 +239,7 @@ class Decoder:
         new = list(itertools.islice(tokens, max_new_tokens))
         return torch.cat([prompt, torch.stack(new, 1)], 1) if new else prompt
 
-    def _make_step(self, compiled: bool, fuse: bool) -> Callable[[Tensor], Tensor]:
+    def _make_step(self, *, fuse: bool) -> Callable[[Tensor], Tensor]:
         self._kind: StepKind
         if self._grows:
             self._kind = "growing"
@@ -217,7 +252,7 @@ class Decoder:
         if self._tokens.is_cuda:
             self._kind = "graph"
             return self._graph(self._moved)
-        if not compiled and can_buffer(self.model):
+        if not self._compile and can_buffer(self.model):
             self._kind = "buffered"
             return BufferedStep(self.model, self._states)
         self._kind = "moved"

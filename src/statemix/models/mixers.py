@@ -137,7 +137,8 @@ class MixerConfig:
         refused = [name for name in self._given() if name not in has]
         if refused:
             raise ValueError(
-                f"mixer {self.name} has no option {', '.join(refused)}: leave it out; it has {', '.join(has)}"
+                f"mixer {self.name} has no option {', '.join(refused)}: leave it out; it has "
+                f"{', '.join(has) or 'none of these'}"
             )
 
     def named(self, name: str) -> MixerConfig:

@@ -20,6 +20,8 @@ def tensors_in(state: State) -> list[Tensor]:
     """
     if isinstance(state, Tensor):
         return [state]
+    if not isinstance(state, Sequence | None) or isinstance(state, str):
+        raise TypeError(f"states must be tensors, or tuples of them; got {type(state).__name__}")
     return [tensor for part in state or () for tensor in tensors_in(part)]
 
 

@@ -54,7 +54,10 @@ class Layout:
             lengths = torch.full((batch,), time, dtype=torch.long, device=device)
             return cls(zeros, zeros + time, zeros, torch.zeros_like(lengths), lengths, packed=False)
         bounds = cu_seqlens.long()
-        state = torch.searchsorted(bounds[1:], torch.arange(time, device=device), right=True)
+        # Under vmap with bounds of their own the search wants both dense, or copies them and warns. The first
+        # bound is 0: adding it gives each of them its own steps.
+        steps = torch.arange(time, device=device) + bounds[0]
+        state = torch.searchsorted(bounds[1:].clone(), steps, right=True)
         return cls(
             bounds[state], bounds[state + 1], state, bounds[:-1], bounds[1:] - bounds[:-1], packed=True
         )

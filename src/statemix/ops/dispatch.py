@@ -63,10 +63,16 @@ def resolve_backend(
 ) -> str:
     """The backend that will run, after every reason against it was looked at.
 
-    An explicit backend that cannot run raises. "auto" takes the best one that can, and warns once
-    where that is slower than the device deserves.
+    An explicit backend that cannot run raises, and so do kernels under torch.jit.trace. "auto" takes the best
+    one that can, and warns once where that is slower than the device deserves.
     """
-    return _resolve(operation, backend, device.type, device.index, family, operator.index(size), dtype)
+    chosen = _resolve(operation, backend, device.type, device.index, family, operator.index(size), dtype)
+    if chosen != "reference" and torch.jit.is_tracing():
+        raise RuntimeError(
+            f"{operation}: torch.jit.trace cannot record the {chosen} kernels: take torch.export.export, or "
+            f"backend='reference', of which it records the steps of this one length"
+        )
+    return chosen
 
 
 def _resolve(

@@ -250,7 +250,11 @@ SPELLINGS = {"memorisation": "memorization"}
 """Other spellings of names."""
 
 TASKS: dict[str, type[Task]] = {name: entry.kind for name, entry in CATALOG.items() if not entry.settings}
-"""The name of every class of tasks; other names are settings of these."""
+"""The name of every class of tasks; other names are settings of these.
+
+A task of your own gets its name here, ``TASKS["largest-so-far"] = LargestSoFar``, and is then trained, saved
+and found again like any other.
+"""
 
 
 def entry(name: str) -> Entry:
@@ -286,8 +290,8 @@ def make(name: str, **settings: Any) -> Task:
         >>> make("parity") == make("counting", modulus=2, length=40, asked="last")
         True
     """
-    found = entry(name)
-    known = [setting.name for setting in fields(found.kind)]
+    kind, given = (TASKS[name], {}) if name in TASKS else _of_catalog(name)
+    known = [setting.name for setting in fields(kind)]
     for setting in settings:
         if setting not in known:
             near = difflib.get_close_matches(setting, known, n=3, cutoff=0.3) or known
@@ -295,14 +299,29 @@ def make(name: str, **settings: Any) -> Task:
                 f"task {name!r} has no setting {setting!r}; nearest: {', '.join(near)}; "
                 f"all: {', '.join(known)}"
             )
-    return found.kind(**{**found.settings, **settings})
+    return kind(**{**given, **settings})
+
+
+def _of_catalog(name: str) -> tuple[type[Task], Mapping[str, Any]]:
+    found = entry(name)
+    return found.kind, found.settings
 
 
 def name_of(task: Task) -> str:
     """The name of the task's class: with its fields, :func:`make` gives the same task again.
 
+    Raises:
+        ValueError: a class of your own that has no name in :data:`TASKS` yet.
+
     Examples:
         >>> name_of(Counting(modulus=3)), name_of(make("noisy-recall"))
         ('counting', 'in-context-recall')
     """
-    return next(name for name, kind in TASKS.items() if kind is type(task))
+    for name, kind in TASKS.items():
+        if kind is type(task):
+            return name
+    kind = type(task).__name__
+    raise ValueError(
+        f"{kind} has no name by which a run is saved and found again: give it one, with "
+        f"statemix.tasks.TASKS['my-task'] = {kind}"
+    )

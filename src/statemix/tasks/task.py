@@ -126,18 +126,41 @@ class Task(ABC):
 
         Raises:
             TypeError: a batch, seed or step that is no whole number.
-            ValueError: a batch below 1, an unknown split, a negative seed or step.
+            ValueError: a batch below 1, an unknown split, a negative seed or step, or what a task of your own
+                generates is not of the shape and range that it promises.
         """
         batch = whole_number(f"{type(self).__name__}.sample: batch", batch)
         if batch < 1:
             raise ValueError(f"{type(self).__name__}.sample: batch must be at least 1; got {batch}")
         random = stream(seed, split, step)
         length = self.length - self.start_token
-        inputs, targets = self.for_split(split).generate(batch, length, random)
+        inputs, targets = self._checked(self.for_split(split).generate(batch, length, random), batch, length)
         if self.start_token:
             inputs = np.pad(inputs, ((0, 0), (1, 0)), constant_values=self.num_tokens)
             targets = np.pad(targets, ((0, 0), (1, 0)), constant_values=IGNORED)
         return Batch(_tensor(inputs), _tensor(targets))
+
+    def _checked(self, made: Any, batch: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+        """What :meth:`generate` made, as arrays of the promised shape and range."""
+        what = f"{type(self).__name__}: what it generates"
+        if not isinstance(made, tuple | list) or len(made) != 2:
+            raise TypeError(f"{what} must be inputs and targets, two arrays; got {type(made).__name__}")
+        inputs, targets = map(np.asarray, made)
+        for name, array, size in (
+            ("inputs", inputs, self.num_tokens),
+            ("targets", targets, self.output_size),
+        ):
+            if array.shape != (batch, length):
+                raise ValueError(f"{what}: {name} must be {(batch, length)}; got {array.shape}")
+            if array.dtype.kind not in "iub":
+                raise TypeError(f"{what}: {name} must be integers; got {array.dtype}: cast with .astype(int)")
+            counted = array if name == "inputs" else np.where(array == IGNORED, 0, array)
+            if not 0 <= (least := counted.min()) <= (most := counted.max()) < size:
+                besides = f", or {IGNORED}" if name == "targets" else ""
+                raise ValueError(
+                    f"{what}: {name} must lie from 0 to {size - 1}{besides}; got {least} to {most}"
+                )
+        return inputs, targets
 
     def token_name(self, token: int) -> str:
         """How an input token is written; the start token is ``^``."""

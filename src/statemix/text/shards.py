@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from bisect import bisect_right
 from pathlib import Path
 from typing import Any
@@ -181,13 +182,13 @@ def read_index(folder: Path) -> dict[str, Any]:
     """
     file = folder / INDEX
     if folder.is_file():
-        hint = f"statemix text prepare {folder} --out FOLDER makes a folder of it"
+        hint = f"statemix text prepare {shlex.quote(str(folder))} --out FOLDER makes a folder of it"
         raise ShardError(f"shards {folder}: it is a file and no folder of shards; {hint}")
     if not file.is_file():
         hint = (
             "its preparation was not finished; run the same statemix text prepare again and it goes on"
             if (folder / "preparing.json").is_file()
-            else f"make one: statemix text prepare SOURCE --out {folder}"
+            else f"make one: statemix text prepare SOURCE --out {shlex.quote(str(folder))}"
         )
         raise ShardError(f"shards {folder}: there is no {INDEX} in it; {hint}")
     again = "prepare the text again, with another --out"

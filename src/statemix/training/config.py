@@ -9,7 +9,7 @@ from typing import Any, Literal
 from statemix.models import MixerConfig, ModelConfig
 from statemix.models.mixers import options_of
 from statemix.ops.checks import check_choices
-from statemix.tasks import Task, make, name_of
+from statemix.tasks import TASKS, Task, make, name_of
 
 from .data import DataConfig, TaskData, TextData
 from .optimizer import OptimizerConfig
@@ -217,7 +217,13 @@ def _decode_field(name: str, value: Any, where: str) -> Any:
             raise ValueError(f"{where}: kind must be one of {tuple(_DATA_KINDS)}; got {kind!r}")
         return _decode(_DATA_KINDS[kind], {k: v for k, v in value.items() if k != "kind"}, where)
     if name == "task":
-        return make(value["kind"], **{k: v for k, v in value.items() if k != "kind"})
+        kind = value["kind"]
+        if kind not in TASKS:
+            raise ValueError(
+                f"{where}: no task {kind!r} here: if it is one of your own, enter its class first, as "
+                f"statemix.tasks.TASKS[{kind!r}] (the command line knows those that ship)"
+            )
+        return make(kind, **{k: v for k, v in value.items() if k != "kind"})
     return _as_tuple(value)
 
 

@@ -86,6 +86,9 @@ def _bin_accuracy(model: nn.Module, config: TaskData, ends: tuple[int, int], spl
 def task_accuracy(model: nn.Module, task: Task, examples: int, split: str = "test") -> float:
     """Share of right answers among all that are asked in ``examples`` sequences.
 
+    Raises:
+        ValueError: nothing is asked in them.
+
     Examples:
         >>> from statemix.models import ModelConfig
         >>> from statemix.tasks import make
@@ -102,6 +105,11 @@ def task_accuracy(model: nn.Module, task: Task, examples: int, split: str = "tes
         is_asked = some_targets != IGNORED
         right += int((answers == some_targets)[is_asked].sum())
         asked += int(is_asked.sum())
+    if not asked:
+        raise ValueError(
+            f"{type(task).__name__}: nothing is asked in {examples} sequences of length {task.length}, so "
+            f"that no share of right answers can be told: test longer or more of them"
+        )
     return right / asked
 
 

@@ -1,9 +1,13 @@
 """Baselines under torch.vmap over parameters: replicas must train as one."""
 
+import copy
+
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from statemix.models import MIXERS, MixerConfig, make_mixer
+from statemix.models.states import tensors_in
 
 OURS = {"bdlru", "hlru"}
 BASELINES = [name for name in MIXERS if name not in OURS]
@@ -31,3 +35,16 @@ def test_gradients_of_stacked_replicas_are_those_of_each(name):
         wanted = torch.autograd.grad(loss(layer, alone, x[replica]), list(alone.values()))
         for key, gradient in zip(alone, wanted, strict=True):
             torch.testing.assert_close(gradients[key][replica], gradient, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", MIXERS)
+def test_masked_rows_that_have_shapes_alone_give_shapes(name):
+    real = torch.rand(3, 5) < 0.6
+    layer, x = small(name), torch.randn(3, 5, WIDTH)
+    y, state = copy.deepcopy(layer).to("meta")(x.to("meta"), mask=real.to("meta"), return_state=True)
+    assert y.is_meta and y.shape == x.shape
+    wanted = layer(x, mask=real, return_state=True)[1]
+    assert [t.shape for t in tensors_in(state)] == [t.shape for t in tensors_in(wanted)]
+    with FakeTensorMode():
+        layer, x = small(name), torch.empty(3, 5, WIDTH)
+        assert layer(x, mask=torch.ones(3, 5, dtype=torch.bool)).shape == x.shape

@@ -75,6 +75,11 @@ def run_sweep(folder: SweepFolder, launch: Launch, tell: Tell = print) -> Outcom
         SweepFolderError: another process runs it now.
         ModuleNotFoundError: the cluster's package is not installed; the message names the extra.
     """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise RuntimeError(
+            "run_sweep: a process of this sweep imports your script, which starts the sweep again: put what "
+            "the script does under if __name__ == '__main__':"
+        )
     with folder.alone():
         try:
             stopped_by = LAUNCHERS[launch.launcher](folder, launch, tell)

@@ -47,8 +47,8 @@ def grid(
         name: put before the settings in the names of models.
 
     Raises:
-        ValueError: no such field (the nearest are listed), a field without values, or a value out of range.
-        TypeError: values that stand in no list.
+        ValueError: no such field (the nearest are listed), a field without values, a value out of range, or
+            seeds given twice. TypeError: values that stand in no list.
 
     Examples:
         >>> trials = grid(RunConfig(), {"model.mixer.block_size": [1, 2]}, seeds=2)
@@ -62,6 +62,11 @@ def grid(
     empty = [path for path, values in given.items() if not values]
     if empty:
         raise ValueError(f"sweep: {empty[0]} must have at least one value; got none: leave it out")
+    if seeds > 1 and "seed" in given:
+        # Counted from each value, they would meet: one run under two names.
+        raise ValueError(
+            f"sweep: seeds are given twice, as values of seed and as {seeds} seeds: leave one out"
+        )
     trials = []
     for values in itertools.product(*given.values()):
         settings = dict(zip(given, values, strict=True))

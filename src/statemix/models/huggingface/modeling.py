@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from transformers import GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
-from statemix.models.block import INITIAL_STD, MLP, Block, embedded
+from statemix.models.block import INITIAL_STD, embedded
 from statemix.models.language_model import make_blocks
 
 from .cache import StatemixCache
 from .configuration import StatemixConfig
+from .initialization import draw, initialize
 from .loss import needs_no_logits, next_label_loss
 from .packing import ARGUMENTS, document_bounds
 
@@ -78,19 +79,10 @@ class StatemixPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """As :class:`statemix.LanguageModel` begins: each mixer draws itself."""
-        # Called for every module, also where some weights came from a file: those carry a flag.
-        if isinstance(module, nn.Embedding):
-            _draw(module.weight, self.config.embedding_std)
-        elif isinstance(module, MLP):
-            _draw(module.up.weight, module.std_of(module.up.weight))
-            _draw(module.down.weight, module.std_of(module.down.weight))
-        elif isinstance(module, nn.RMSNorm):
-            if not _is_loaded(module.weight):
-                module.weight.fill_(1.0)
-        elif isinstance(module, Block):
-            _draw_mixer(module.mixer)
-        elif isinstance(module, StatemixForCausalLM):
-            _draw(module.lm_head.weight, INITIAL_STD)
+        if isinstance(module, StatemixForCausalLM):
+            draw(module.lm_head.weight, INITIAL_STD)
+        else:
+            initialize(module, self.config.embedding_std)
 
 
 class StatemixModel(StatemixPreTrainedModel):
@@ -367,25 +359,3 @@ def _mask_of_new(
     if not torch.compiler.is_compiling() and bool(mask.all()):
         return None
     return mask
-
-
-def _is_loaded(parameter: Tensor) -> bool:
-    return getattr(parameter, "_is_hf_initialized", False)
-
-
-def _draw(weight: Tensor, std: float) -> None:
-    if not _is_loaded(weight):
-        weight.normal_(std=std)
-
-
-def _draw_mixer(mixer: nn.Module) -> None:
-    """Let a mixer draw itself again, but for those of its weights that came from a file."""
-    loaded = [(p, p.clone()) for p in mixer.parameters() if _is_loaded(p)]
-    if len(loaded) == sum(1 for _ in mixer.parameters()):
-        return
-    for module in (mixer,) if hasattr(mixer, "reset_parameters") else mixer.modules():
-        reset = getattr(module, "reset_parameters", None)
-        if reset is not None:
-            reset()
-    for parameter, weight in loaded:
-        parameter.copy_(weight)

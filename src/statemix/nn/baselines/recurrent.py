@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from statemix.ops.checks import check_choice
@@ -52,7 +53,8 @@ class Recurrent(Baseline):
         hidden_size: numbers in the hidden state; an LSTM holds as many again in its cells.
         initial_state: "zeros" or "learned".
         backend: "auto" takes PyTorch's own kernel (cuDNN on an NVIDIA GPU) where it can run, and the
-            plain loop under torch.func transforms; "torch" always takes the loop, which
+            plain loop under torch.func transforms and where a mask has no values (on the device "meta");
+            "torch" always takes the loop, which
             ``torch.compile(fullgraph=True)`` and a compiled ``vmap`` need.
 
     The state is (hidden, cell) for an LSTM and hidden alone for a GRU, each (B, hidden_size). The weights
@@ -97,7 +99,7 @@ class Recurrent(Baseline):
     def _mix(
         self, x: Tensor, state: tuple[Tensor, ...], real: Tensor | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        if self.backend == "torch" or is_transformed():
+        if self.backend == "torch" or is_transformed() or (real is not None and not _has_values(real)):
             hidden, final = self._loop(x, state, real)
         elif real is None:
             hidden, final = self._fused(x, state)
@@ -145,6 +147,11 @@ class Recurrent(Baseline):
             state = after
             hidden.append(state[0])
         return torch.stack(hidden, 1), state
+
+
+def _has_values(tensor: Tensor) -> bool:
+    """Whether it is more than a shape: PyTorch's kernels want to know how long each row is."""
+    return not tensor.is_meta and not isinstance(tensor, FakeTensor)
 
 
 def _lstm_cell(entering: Tensor, again: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
