@@ -78,11 +78,10 @@ class _JoinedProducts(torch.autograd.Function):
         wanted, parts = ctx.needs_input_grad, (first.shape[0], second.shape[0])
         both = None if torch.is_grad_enabled() else _rejoined(one, other)
         if both is None:
-            if torch.is_grad_enabled():  # the weight is no function of its parts
-                weights = first.to(x.dtype), second.to(x.dtype)
-            else:
-                weights = weight.split(parts)
-            of_x, of_first, of_bias, of_second = _gradients(wanted, x, *weights, one, other)
+            a, b = weight.split(parts)
+            if torch.is_grad_enabled():  # of which the weight is no function
+                a, b = first.to(x.dtype), second.to(x.dtype)
+            of_x, of_first, of_bias, of_second = _gradients(wanted, x, a, b, one, other)
         else:
             of_x = of_first = of_bias = of_second = None
             with torch.autocast(x.device.type, enabled=False):
