@@ -87,6 +87,19 @@ def test_nothing_of_the_size_of_the_windows_is_made():
     assert hidden.grad is not None
 
 
+def test_states_that_are_part_of_a_wider_tensor_are_read_as_any_others():
+    torch.manual_seed(0)
+    wider = torch.randn(2, 40, 7, dtype=torch.float64)
+    parts = [wider[..., 2:6].requires_grad_(), wider[..., 2:6].contiguous().requires_grad_()]
+    weight = torch.randn(3, 12, dtype=torch.float64, requires_grad=True)
+    cotangent = torch.randn(2, 40, 6, dtype=torch.float64)[..., ::2]
+    found = []
+    for hidden in parts:
+        y = _WindowProduct.apply(hidden, None, weight, None)
+        found.append((y, *torch.autograd.grad(y, (hidden, weight), cotangent)))
+    torch.testing.assert_close(*found)
+
+
 def test_second_derivatives_of_the_readout_are_right():
     torch.manual_seed(0)
     hidden = torch.randn(1, 20, 2, dtype=torch.float64, requires_grad=True)

@@ -68,7 +68,7 @@ class _WindowProduct(torch.autograd.Function):
         given, weight = weight, weight.to(hidden.dtype)  # which autocast wants, and others have
         ctx.save_for_backward(hidden, initial, given, weight, cu_seqlens)
         edges = _Edges.of(hidden, weight, cu_seqlens)
-        rows = hidden.flatten(0, 1)
+        rows = hidden.contiguous().flatten(0, 1)
         oldest_first = weight.unflatten(1, (edges.order, -1)).flip(1).flatten(1).T
         y = edges.empty(rows, weight.shape[0])
         _products(rows, oldest_first, y, edges.order - 1)
@@ -82,7 +82,7 @@ class _WindowProduct(torch.autograd.Function):
         if torch.is_grad_enabled():
             return _plain_gradients(hidden, initial, given, cu_seqlens, grad)
         edges = _Edges.of(hidden, weight, cu_seqlens)
-        rows, outputs = hidden.flatten(0, 1), grad.contiguous().flatten(0, 1)
+        rows, outputs = (x.contiguous().flatten(0, 1) for x in (hidden, grad))
         grad_hidden = grad_initial = grad_weight = None
         if any(ctx.needs_input_grad[:2]):
             # A state gets from the outputs up to M - 1 steps ahead of it.
@@ -92,10 +92,9 @@ class _WindowProduct(torch.autograd.Function):
             edges.put_last(of_states, _unrolled(edges.last(outputs), None) @ stacked)
             grad_hidden = edges.steps(of_states)
             if initial is not None:
-                before = (
-                    _unrolled(None, edges.first(outputs)).view(len(initial), -1, stacked.shape[0]) @ stacked
-                )
-                grad_initial = F.pad(before.flip(1).to(initial.dtype), (0, 0, 0, 1))
+                before = _unrolled(None, edges.first(outputs)) @ stacked
+                oldest_first = before.view(len(initial), edges.order - 1, -1)
+                grad_initial = F.pad(oldest_first.flip(1).to(initial.dtype), (0, 0, 0, 1))
         if ctx.needs_input_grad[2]:
             found = _weight_gradient(rows, outputs, edges.order)
             found += edges.first(outputs).flatten(0, 1).T @ edges.amiss(rows, initial)
