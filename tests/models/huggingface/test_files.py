@@ -125,6 +125,25 @@ def test_sizes_of_their_own_stay_in_the_format_of_transformers():
     assert from_huggingface(alone).config.mixer.block_size == 2
 
 
+@pytest.mark.parametrize("convert", [to_huggingface, from_huggingface])
+def test_what_is_no_model_of_the_right_kind_is_named(convert):
+    wanted = "LanguageModel" if convert is to_huggingface else "StatemixForCausalLM"
+    with pytest.raises(
+        TypeError, match=f"{convert.__name__}: model must be a {wanted}; got str: .* other way"
+    ):
+        convert("runs/text")
+
+
+def test_words_that_are_others_in_a_config_of_transformers_are_not_kept_and_forgotten():
+    with pytest.raises(
+        ValueError, match=r"there is no d_model \(write hidden_size\), head_dim \(write mixer_opt"
+    ):
+        StatemixConfig(d_model=64, head_dim=16)
+    with pytest.raises(ValueError, match=r"there is no pattern \(write mixer\)"):
+        StatemixConfig(pattern=("bdlru", "attention"))
+    assert StatemixConfig(of_a_program="its own").of_a_program == "its own"
+
+
 def test_a_model_of_a_task_is_no_language_model():
     model = LanguageModel(ModelConfig(vocab_size=5, output_size=7, d_model=8))
     with pytest.raises(ValueError, match="reads 5 tokens and predicts 7"):

@@ -35,6 +35,14 @@ _MODEL_FIELDS = {
     "embedding_std": "embedding_std",
     "norm_eps": "rms_norm_eps",
 }
+# Where words of ModelConfig and MixerConfig have another place here: Transformers would keep any argument.
+_ELSEWHERE = {ours: here for ours, here in (_MODEL_FIELDS | _MIXER_OPTIONS).items() if ours != here}
+_ELSEWHERE |= {"pattern": "mixer"}
+_ELSEWHERE |= {
+    field.name: f"mixer_options={{{field.name!r}: ...}}"
+    for field in dataclasses.fields(MixerConfig)
+    if field.name not in ("name", "block_size", "num_blocks", *_MIXER_OPTIONS)
+}
 _SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "block_size")
 _OPTIONAL_SIZES = ("order", "num_blocks", "num_attention_heads")
 
@@ -63,7 +71,8 @@ class StatemixConfig(PreTrainedConfig):
         skip_logits: whether labels give the loss alone, without logits. Default: where Trainer trains.
 
     Raises:
-        ValueError: an unknown mixer (the nearest are listed), or sizes that are no integers from one on.
+        ValueError: an unknown mixer (the nearest are listed), sizes that are no integers from one on, or
+            words of :class:`statemix.ModelConfig` that are others here.
 
     Examples:
         >>> names = ["bdlru", "bdlru", "hlru"]
@@ -106,6 +115,9 @@ class StatemixConfig(PreTrainedConfig):
     pad_token_id: int | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
+        misplaced = [f"{name} (write {_ELSEWHERE[name]})" for name in kwargs if name in _ELSEWHERE]
+        if misplaced:
+            raise ValueError(f"StatemixConfig: there is no {', '.join(misplaced)}")
         super().__post_init__(**kwargs)
         if isinstance(self.mixer, (list, tuple)):
             self.mixer = list(self.mixer)

@@ -20,6 +20,9 @@ def to_huggingface(model: LanguageModel, **config: Any) -> StatemixForCausalLM:
     Args:
         config: further fields of :class:`StatemixConfig`, such as ``eos_token_id``.
 
+    Raises:
+        TypeError: a model of another kind. ValueError: outputs that are not the inputs' vocabulary.
+
     Examples:
         >>> from statemix import LanguageModel, ModelConfig
         >>> model = LanguageModel(ModelConfig(vocab_size=256, d_model=16)).eval()
@@ -27,6 +30,7 @@ def to_huggingface(model: LanguageModel, **config: Any) -> StatemixForCausalLM:
         >>> torch.equal(to_huggingface(model)(tokens).logits, model(tokens))
         True
     """
+    _check_kind("to_huggingface", model, LanguageModel, "from_huggingface goes the other way")
     theirs = StatemixForCausalLM(StatemixConfig.from_model_config(model.config, **config))
     _cast(theirs, next(model.parameters()).dtype)
     theirs.load_state_dict(their_names(model.state_dict()), strict=not model.config.tie_embeddings)
@@ -37,7 +41,8 @@ def from_huggingface(model: StatemixForCausalLM) -> LanguageModel:
     """The language model with copies of a Transformers model's weights.
 
     Raises:
-        ValueError: mixers with sizes or options of their own, which a run's config cannot hold.
+        TypeError: a model of another kind. ValueError: mixers with sizes or options of their own, which a
+            run's config cannot hold.
 
     Examples:
         >>> from statemix.models import ModelConfig
@@ -46,6 +51,8 @@ def from_huggingface(model: StatemixForCausalLM) -> LanguageModel:
         >>> torch.equal(from_huggingface(to_huggingface(model))(tokens), model(tokens))
         True
     """
+    remedy = "StatemixForCausalLM.from_pretrained(folder) reads a folder; to_huggingface goes the other way"
+    _check_kind("from_huggingface", model, StatemixForCausalLM, remedy)
     our_config(model.config)
     return language_model(model)
 
@@ -62,6 +69,11 @@ def language_model(model: StatemixForCausalLM) -> LanguageModel:
     _cast(ours, next(model.parameters()).dtype)
     ours.load_state_dict(our_names(model.state_dict(), ours.state_dict()))
     return ours.train(model.training)
+
+
+def _check_kind(operation: str, model: object, kind: type[nn.Module], remedy: str) -> None:
+    if not isinstance(model, kind):
+        raise TypeError(f"{operation}: model must be a {kind.__name__}; got {type(model).__name__}: {remedy}")
 
 
 def _cast(model: nn.Module, dtype: torch.dtype) -> None:
