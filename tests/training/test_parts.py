@@ -24,6 +24,8 @@ from statemix.training import (
     open_source,
     task_accuracy,
     to_json,
+    train,
+    train_replicas,
 )
 from statemix.training.config import differences
 from statemix.training.optimizer import decays, make_optimizer
@@ -279,3 +281,28 @@ def test_validation_and_test_are_other_examples():
         task_accuracy(Watch(20), task, 10, split)
     assert not torch.equal(seen[0], seen[1]) and torch.equal(seen[1], seen[2])
     assert not torch.equal(seen[1], task.sample(10, 0).inputs)
+
+
+@pytest.mark.parametrize(
+    ("use", "error", "says"),
+    [
+        (lambda: RunConfig(model={}), TypeError, "config: model must be a ModelConfig; got {}"),
+        (
+            lambda: RunConfig(data="shards"),
+            TypeError,
+            "data must be a TaskData or TextData or ShardData; got 'sh",
+        ),
+        (lambda: RunConfig(optimizer=1e-3), TypeError, "optimizer must be a OptimizerConfig; got 0.001"),
+        (lambda: train("parity"), TypeError, "must be a RunConfig; got 'parity': write .*recipe.'parity'"),
+        (lambda: train(RunConfig(steps=1), resume=True), ValueError, "resume=True goes on .* give out"),
+        (lambda: train_replicas(RunConfig(steps=1)), TypeError, "got one: write .config."),
+        (
+            lambda: train_replicas([RunConfig(steps=1)], resume=True),
+            ValueError,
+            "resume=True goes on .* give out",
+        ),
+    ],
+)
+def test_what_cannot_be_trained_is_named(use, error, says):
+    with pytest.raises(error, match=says):
+        use()

@@ -80,6 +80,16 @@ class RunConfig:
     """Whether metrics also go to TensorBoard."""
 
     def __post_init__(self) -> None:
+        kinds = {
+            "model": (ModelConfig,),
+            "data": tuple(_DATA_KINDS.values()),
+            "optimizer": (OptimizerConfig,),
+            "schedule": (ScheduleConfig,),
+        }
+        for name, kind in kinds.items():
+            if not isinstance(getattr(self, name), kind):
+                wanted = " or ".join(some.__name__ for some in kind)
+                raise TypeError(f"config: {name} must be a {wanted}; got {getattr(self, name)!r}")
         counts = ("steps", "batch_size", "accumulate", "log_every", "checkpoint_every")
         for name in (*counts, "seed", "evaluate_every", "threads"):
             if not isinstance(getattr(self, name), int):

@@ -82,6 +82,7 @@ def train(
         progress: show a bar, or lines where the output is no terminal.
 
     Raises:
+        TypeError: no RunConfig. ValueError: ``resume`` without ``out``.
         RunFolderError: the folder is occupied, cannot be written or has no room, or another process trains
             there; before training.
         CheckpointError: no checkpoint there can be used.
@@ -96,6 +97,11 @@ def train(
         >>> result.status, result.step, sorted(result.scores)
         ('finished', 2, ['accuracy_at_128', 'accuracy_at_32'])
     """
+    if not isinstance(config, RunConfig):
+        hint = f": write statemix.experiments.recipe({config!r})" if isinstance(config, str) else ""
+        raise TypeError(f"train: config must be a RunConfig; got {config!r}{hint}")
+    if resume and out is None:
+        raise ValueError("train: resume=True goes on with the run in out; give out, the run's folder")
     with contextlib.ExitStack() as stack:
         workers, name = stack.enter_context(join_workers(config.device))
         device = choose_device(name)

@@ -76,7 +76,8 @@ def train_replicas(
         scores, the last of them made at the end; ``seconds`` is what training the whole group took.
 
     Raises:
-        ValueError: no config, or configs that cannot be one group, with what differs.
+        ValueError: no config, configs that cannot be one group, with what differs, or ``resume`` without
+            ``out``. TypeError: a config that stands in no list.
         RunFolderError, CheckpointError, OSError: as in :func:`train`.
 
     Examples:
@@ -88,6 +89,10 @@ def train_replicas(
         >>> [result.step for result in train_replicas(configs, progress=False)]
         [2, 2, 2]
     """
+    if isinstance(configs, RunConfig):
+        raise TypeError("train_replicas: configs must be a list of RunConfig; got one: write [config]")
+    if resume and out is None:
+        raise ValueError("train_replicas: resume=True goes on with the group in out; give out, its folder")
     configs = [config.resolved() for config in configs]
     _check_group(configs)
     first = configs[0]
