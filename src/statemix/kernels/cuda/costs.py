@@ -64,7 +64,7 @@ def _relay(configuration: Configuration, tiles: int, steps: int, moved: float, d
 def _thread_blocks_at_once(configuration: Configuration, device: Device) -> int:
     """How many thread blocks a multiprocessor runs, each as fast as if it were alone."""
     # Lines through what the compiler gives. Of 266 relays in resources.csv they place all but four as the
-    # compiler's own number would; logits of those four are the same at all times, which needs fewer registers.
+    # compiler's own number would; logits of those four are the same at all times: fewer registers suffice.
     first, each = (66, 1.5) if "backward" in configuration.kernel else (56, 1.1)
     registers = 8 * -(-(first + each * configuration.coefficient_registers) // 8)
     by_registers = REGISTERS // (registers * 32 * configuration.warps)
