@@ -302,7 +302,7 @@ def baselines(seeds: int) -> Iterator[Trial]:
             config = with_data(recipe(name), test_lengths=(8, 32, 128), test_examples=TEST_EXAMPLES)
             config = replace(started(config) if token else config, threads=0)
             for kind, mixer in COMPARED.items():
-                model = f"{name}, {kind}{', start token' if token else ''}"
+                model = f"{name}, {kind}, {'start token' if token else 'no start token'}"
                 yield from over(with_mixer(config, mixer), model, seeds=seeds, rates=(1e-3, 2e-3))
 
 

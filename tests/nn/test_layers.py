@@ -133,6 +133,20 @@ def test_every_parameter_gets_a_gradient_that_finite_differences_confirm(name):
 
 
 @each_layer
+@each_start
+def test_many_gradients_at_once_are_those_of_each_alone(name, start):
+    layer = make(name, initial_state=start).double()
+    x = torch.randn(1, 40, D, dtype=torch.float64, requires_grad=True)
+    inputs = [x, *layer.parameters()]
+    y = layer(x)
+    cotangents = torch.randn(3, *y.shape, dtype=torch.float64)
+    together = torch.autograd.grad(y, inputs, cotangents, is_grads_batched=True, retain_graph=True)
+    for i, cotangent in enumerate(cotangents):
+        alone = torch.autograd.grad(y, inputs, cotangent, retain_graph=True)
+        torch.testing.assert_close([gradient[i] for gradient in together], list(alone))
+
+
+@each_layer
 def test_columns_added_for_speed_change_no_result(name):
     layer = make(name, initial_state="learned")
     x = torch.randn(2, 6, D)

@@ -81,6 +81,19 @@ def test_joined_products_have_one_gradient_of_both_weights_where_gradients_lie_t
 
 
 @pytest.mark.parametrize("joined", [False, True])
+def test_many_gradients_at_once_are_those_of_each_alone(joined):
+    torch.manual_seed(0)
+    shapes = [(2, 3, 4), (5, 4), (5,), (3, 4)]
+    inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+    outputs = two_products(*inputs, joined=joined)
+    cotangents = [torch.randn(3, *y.shape, dtype=torch.float64) for y in outputs]
+    together = torch.autograd.grad(outputs, inputs, cotangents, is_grads_batched=True, retain_graph=True)
+    for i, pair in enumerate(zip(*cotangents, strict=True)):
+        alone = torch.autograd.grad(outputs, inputs, pair, retain_graph=True)
+        torch.testing.assert_close([gradient[i] for gradient in together], list(alone))
+
+
+@pytest.mark.parametrize("joined", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_autocast_makes_both_products_in_its_format_and_keeps_gradients_of_weights_wide(dtype, joined):
     torch.manual_seed(0)

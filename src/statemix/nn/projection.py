@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from statemix.ops._transforms import are_gradients_batched
+
 from .transforms import is_autocast, is_rewritten
 
 
@@ -39,9 +41,10 @@ def two_products(
         return F.linear(x, first, bias), F.linear(x, second)
     if is_autocast(x.device) and x.dtype != torch.float64:  # which autocast leaves as it is
         dtype = torch.get_autocast_dtype(x.device.type)
-        x, bias = x.to(dtype), None if bias is None else bias.to(dtype)
+        x = x.to(dtype)
         if not joined:
             first, second = first.to(dtype), second.to(dtype)
+            bias = None if bias is None else bias.to(dtype)
     products = _JoinedProducts if joined else _TwoProducts
     return cast(tuple[Tensor, Tensor], products.apply(x, first, bias, second))
 
@@ -65,12 +68,16 @@ class _JoinedProducts(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, first: Tensor, bias: Tensor | None, second: Tensor) -> Any:
         parts = (first.shape[0], second.shape[0])
-        weight = x.new_empty(sum(parts), x.shape[-1])
+        weight, both = x.new_empty(sum(parts), x.shape[-1]), None
         for part, given in zip(weight.split(parts), (first, second), strict=True):
             part.copy_(given)
+        if bias is not None:
+            both = x.new_zeros(sum(parts))
+            both[: parts[0]].copy_(bias)
+            ctx.bias_dtype = bias.dtype
         ctx.save_for_backward(x, first, second, weight)
         with torch.autocast(x.device.type, enabled=False):
-            return F.linear(x, weight, None if bias is None else F.pad(bias, (0, parts[1]))).split(parts, -1)
+            return F.linear(x, weight, both).split(parts, -1)
 
     @staticmethod
     def backward(ctx: Any, one: Tensor, other: Tensor) -> tuple[Tensor | None, ...]:
@@ -88,11 +95,15 @@ class _JoinedProducts(torch.autograd.Function):
                 if wanted[0]:
                     of_x = (both @ weight).view(x.shape)
                 if wanted[1] or wanted[3]:
-                    of_first, of_second = (both.T @ x.flatten(0, -2)).split(parts)
+                    of_weight = both.T @ x.reshape(-1, x.shape[-1])
+                    if first.dtype == second.dtype:  # one cast for both
+                        of_weight = of_weight.to(first.dtype)
+                    of_first, of_second = of_weight.split(parts)
                 if wanted[2]:
                     of_bias = _column_sums(both[:, : parts[0]])
         of_first = None if of_first is None else of_first.to(first.dtype)
         of_second = None if of_second is None else of_second.to(second.dtype)
+        of_bias = None if of_bias is None else of_bias.to(ctx.bias_dtype)
         return of_x, of_first, of_bias, of_second
 
 
@@ -101,7 +112,7 @@ def _gradients(
 ) -> tuple[Tensor | None, ...]:
     """The gradients of x, first, bias and second from those of the two products."""
     of_x = of_first = of_bias = of_second = None
-    one, other, rows = (tensor.flatten(0, -2) for tensor in (one, other, x))
+    one, other, rows = (tensor.reshape(-1, tensor.shape[-1]) for tensor in (one, other, x))
     with torch.autocast(x.device.type, enabled=False):
         if wanted[0]:
             of_x = one @ first
@@ -120,6 +131,8 @@ def _gradients(
 
 def _rejoined(one: Tensor, other: Tensor) -> Tensor | None:
     """The matrix (R, E + F) of which (..., E) and (..., F) are the two parts of each row, if they are."""
+    if are_gradients_batched():  # which have no storage
+        return None
     one, other = one.flatten(0, -2), other.flatten(0, -2)
     width = one.shape[1] + other.shape[1]
     if (

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from statemix.kernels.precision import state_dtype
+from statemix.ops._transforms import are_gradients_batched
 from statemix.ops.hlru import shifted_windows
 
 from .transforms import is_rewritten
@@ -65,128 +66,142 @@ class _WindowProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, hidden, initial, weight, cu_seqlens):
-        given, weight = weight, weight.to(hidden.dtype)  # which autocast wants, and others have
-        ctx.save_for_backward(hidden, initial, given, weight, cu_seqlens)
+        ctx.save_for_backward(hidden, initial, weight, cu_seqlens)
         edges = _Edges.of(hidden, weight, cu_seqlens)
-        rows = hidden.contiguous().flatten(0, 1)
-        oldest_first = weight.unflatten(1, (edges.order, -1)).flip(1).flatten(1).T
+        rows = hidden.contiguous().view(-1, edges.channels)
+        by_lag = weight.to(hidden.dtype).view(-1, edges.order, edges.channels)
+        oldest_first = by_lag.flip(1).view(weight.shape).T
         y = edges.empty(rows, weight.shape[0])
-        _products(rows, oldest_first, y, edges.order - 1)
-        edges.put_first(y, edges.first_windows(rows, initial) @ oldest_first)
+        edges.put_inner_windows(rows, oldest_first, y)
+        edges.put_first(y, edges.windows(edges.entering(rows, initial)), oldest_first)
         return edges.steps(y)
 
     @staticmethod
     def backward(ctx, *grads):
-        hidden, initial, given, weight, cu_seqlens = ctx.saved_tensors
+        hidden, initial, weight, cu_seqlens = ctx.saved_tensors
         (grad,) = grads
-        if torch.is_grad_enabled():
-            return _plain_gradients(hidden, initial, given, cu_seqlens, grad)
+        if torch.is_grad_enabled() or are_gradients_batched():
+            return _plain_gradients(hidden, initial, weight, cu_seqlens, grad)
         edges = _Edges.of(hidden, weight, cu_seqlens)
-        rows, outputs = (x.contiguous().flatten(0, 1) for x in (hidden, grad))
+        rows, outputs = (x.contiguous().view(-1, x.shape[2]) for x in (hidden, grad))
         grad_hidden = grad_initial = grad_weight = None
         if any(ctx.needs_input_grad[:2]):
-            # A state gets from the outputs up to M - 1 steps ahead of it.
-            stacked = weight.unflatten(1, (edges.order, -1)).transpose(0, 1).flatten(0, 1)
-            of_states = edges.empty(rows, rows.shape[1])
-            _products(outputs, stacked, of_states, 0)
-            edges.put_last(of_states, _unrolled(edges.last(outputs), None) @ stacked)
-            grad_hidden = edges.steps(of_states)
-            if initial is not None:
-                before = _unrolled(None, edges.first(outputs)) @ stacked
-                oldest_first = before.view(len(initial), edges.order - 1, -1)
-                grad_initial = F.pad(oldest_first.flip(1).to(initial.dtype), (0, 0, 0, 1))
+            grad_hidden, grad_initial = _gradients_of_states(edges, rows, outputs, weight, initial)
         if ctx.needs_input_grad[2]:
-            found = _weight_gradient(rows, outputs, edges.order)
-            found += edges.first(outputs).flatten(0, 1).T @ edges.amiss(rows, initial)
-            grad_weight = found.unflatten(1, (edges.order, -1)).flip(1).flatten(1).to(given.dtype)
+            grad_weight = _gradient_of_weight(edges, rows, outputs, initial).to(weight.dtype)
         return grad_hidden, grad_initial, grad_weight, None
 
 
-def _products(rows: Tensor, matrix: Tensor, out: Tensor, first: int) -> None:
-    """Every window of M consecutive rows times a matrix: (R, C), (M*C, D) -> out (R, D) from ``first`` on."""
-    order = matrix.shape[0] // rows.shape[1]
-    windows, behind = _windows(rows, order)
-    torch.bmm(windows, matrix.expand(order, -1, -1), out=_by_phase(out, windows.shape[1], order, first))
-    if behind is not None:
-        end = first + order * windows.shape[1]
-        torch.mm(behind, matrix, out=out[end : end + len(behind)])
+def _gradients_of_states(
+    edges: _Edges, rows: Tensor, outputs: Tensor, weight: Tensor, initial: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """What the states get, each from the outputs up to M - 1 steps ahead of it, and those before them."""
+    newest_first = rows.new_empty(edges.order, weight.shape[0], edges.channels)
+    newest_first.copy_(weight.view(-1, edges.order, edges.channels).transpose(0, 1))
+    stacked = newest_first.view(-1, edges.channels)
+    of_states = edges.empty(rows, edges.channels)
+    edges.put_inner_windows_ahead(outputs, stacked, of_states)
+    edges.put_last(of_states, edges.windows(edges.leaving(outputs)), stacked)
+    if initial is None:
+        return edges.steps(of_states), None
+    # The states before a sequence are M - 1 steps with outputs of zero.
+    before = edges.windows(edges.entering(outputs, None))[: edges.order - 1]
+    oldest_first = torch.matmul(before, stacked).transpose(0, 1)
+    return edges.steps(of_states), F.pad(oldest_first.flip(1).to(initial.dtype), (0, 0, 0, 1))
 
 
-def _weight_gradient(rows: Tensor, outputs: Tensor, order: int) -> Tensor:
-    """The gradients of outputs times the windows of M consecutive rows that end there: (D, M*C)."""
-    windows, behind = _windows(rows, order)
-    ending = _by_phase(outputs, windows.shape[1], order, order - 1)
-    # Each phase is rounded once, and so is their sum.
-    found = torch.bmm(ending.mT, windows).sum(0, dtype=state_dtype(rows.dtype))
-    if behind is not None:
-        found += outputs[-len(behind) :].T @ behind
-    return found
-
-
-def _windows(rows: Tensor, order: int) -> tuple[Tensor, Tensor | None]:
-    """Every window of M consecutive rows, as views: phase p has those that begin at p, p + M, ...
-
-    Returns (M, K, M*C), and the fewer than M windows behind these.
-    """
-    width, start = rows.shape[1], rows.storage_offset()
-    each, rest = divmod(rows.shape[0] - order + 1, order)
-    windows = rows.as_strided((order, each, order * width), (width, order * width, 1), start)
-    if not rest:
-        return windows, None
-    behind = rows.as_strided((rest, order * width), (width, 1), start + order * each * width)
-    return windows, behind.contiguous()
-
-
-def _by_phase(rows: Tensor, each: int, order: int, first: int) -> Tensor:
-    """The rows from ``first`` on, (R, C) -> (M, K, C)."""
-    width = rows.shape[1]
-    shape, strides = (order, each, width), (width, order * width, 1)
-    return rows.as_strided(shape, strides, rows.storage_offset() + first * width)
+def _gradient_of_weight(edges: _Edges, rows: Tensor, outputs: Tensor, initial: Tensor | None) -> Tensor:
+    """The outputs' gradients times the windows that end there, newest first: (D, M*C)."""
+    order, width = edges.order, outputs.shape[1]
+    # Each phase is rounded once, and so is their sum; so is each step of the edges.
+    found = rows.new_empty(order + edges.count, width, order * edges.channels)
+    edges.put_products_of_inner_windows(outputs, rows, found[:order])
+    torch.bmm(edges.first(outputs).mT, edges.amiss(rows, initial), out=found[order:])
+    total = found.sum(0, dtype=state_dtype(rows.dtype))
+    return total.view(width, order, edges.channels).flip(1).view(width, -1)
 
 
 def _plain_gradients(
     hidden: Tensor, initial: Tensor | None, weight: Tensor, cu_seqlens: Tensor | None, grad: Tensor
 ) -> tuple[Tensor | None, ...]:
-    """The same gradients in operations that can be differentiated again."""
-    inputs = [x for x in (hidden, initial, weight) if x is not None]
-    wanted = [x for x in inputs if x.requires_grad]
-    y = _plain(hidden, initial, weight, cu_seqlens)
-    found = iter(torch.autograd.grad(y, wanted, grad, create_graph=True))
-    by_place = (next(found) if x is not None and x.requires_grad else None for x in (hidden, initial, weight))
-    return (*by_place, None)
+    """The same gradients in operations that can be differentiated, or mapped, again."""
+
+    def product(hidden: Tensor, weight: Tensor, initial: Tensor | None = None) -> Tensor:
+        return _plain(hidden, initial, weight, cu_seqlens)
+
+    starts = () if initial is None else (initial,)
+    of_hidden, of_weight, *of_starts = torch.func.vjp(product, hidden, weight, *starts)[1](grad)
+    return of_hidden, of_starts[0] if of_starts else None, of_weight, None
 
 
 class _Edges(ABC):
-    """The M - 1 rows at either end of each of S sequences, among all R = B T rows."""
+    """The rows of S sequences, R = B T in all, and the first and last E = ``count`` of each of them.
+
+    Windows within all rows are taken in M phases of equally many, views of the rows: phase p has those that
+    begin at p, p + M, ... That leaves up to M - 1 windows over, to which the edges, of at least M - 1 rows,
+    grow: at the start for windows behind a row, at the end for those ahead of it.
+    """
 
     spare = 0  # rows behind all others, where what belongs nowhere is put
 
     def __init__(self, hidden: Tensor, order: int) -> None:
-        self.shape = hidden.shape[:2]
+        batch, time, self.channels = hidden.shape
+        self.shape = batch, time
         self.order = order
+        self.each, self.over = divmod(batch * time - order + 1, order)
+        self.count = order - 1 + self.over
 
     @staticmethod
     def of(hidden: Tensor, weight: Tensor, cu_seqlens: Tensor | None) -> _Edges:
         order = weight.shape[1] // hidden.shape[2]
         return _Batch(hidden, order) if cu_seqlens is None else _Packed(hidden, order, cu_seqlens)
 
+    def put_inner_windows(self, rows: Tensor, matrix: Tensor, out: Tensor) -> None:
+        """The windows that end at a row times a matrix, (M*C, D): right but at the first rows."""
+        windows = self._phases(rows, self.over, self.order)
+        torch.bmm(windows, matrix.expand(self.order, -1, -1), out=self._phases(out, self.count))
+
+    def put_inner_windows_ahead(self, rows: Tensor, matrix: Tensor, out: Tensor) -> None:
+        """The windows that begin at a row times a matrix: right but at the last rows."""
+        windows = self._phases(rows, 0, self.order)
+        torch.bmm(windows, matrix.expand(self.order, -1, -1), out=self._phases(out, 0))
+
+    def put_products_of_inner_windows(self, outputs: Tensor, rows: Tensor, out: Tensor) -> None:
+        """The outputs times the windows that end there, a sum over the rows of each phase: (M, D, M*C)."""
+        windows = self._phases(rows, self.over, self.order)
+        torch.bmm(self._phases(outputs, self.count).mT, windows, out=out)
+
+    def _phases(self, rows: Tensor, first: int, length: int = 1) -> Tensor:
+        """``length`` rows from each of those from ``first`` on, as a view: (M, K, length*C)."""
+        width = rows.shape[1]
+        shape, strides = (self.order, self.each, length * width), (width, self.order * width, 1)
+        return rows.as_strided(shape, strides, rows.storage_offset() + first * width)
+
+    def windows(self, timeline: Tensor) -> Tensor:
+        """The windows that begin at the first E rows of each sequence of a timeline, a view: (E, S, M*C)."""
+        sequences, length, width = timeline.shape
+        shape, strides = (self.count, sequences, self.order * width), (width, length * width, 1)
+        return timeline.as_strided(shape, strides)
+
     @abstractmethod
     def first(self, rows: Tensor) -> Tensor:
-        """The first rows of every sequence, (S, M - 1, C); zeros behind a shorter one."""
+        """The first rows of every sequence, (E, S, C); zeros behind a shorter one."""
 
     @abstractmethod
     def last(self, rows: Tensor) -> Tensor:
-        """The last rows of every sequence, (S, M - 1, C); zeros before a shorter one."""
+        """The last rows of every sequence, (E, S, C); zeros before a shorter one."""
 
     @abstractmethod
-    def put_first(self, rows: Tensor, values: Tensor) -> None: ...
+    def put_first(self, rows: Tensor, windows: Tensor, matrix: Tensor) -> None:
+        """Products of windows, (E, S, M*C), put at the first rows."""
 
     @abstractmethod
-    def put_last(self, rows: Tensor, values: Tensor) -> None: ...
+    def put_last(self, rows: Tensor, windows: Tensor, matrix: Tensor) -> None:
+        """Products of windows, (E, S, M*C), put at the last rows."""
 
     @abstractmethod
     def amiss(self, states: Tensor, initial: Tensor | None) -> Tensor:
-        """What the windows that end at the first rows lack among those of all rows, (S (M - 1), M*C)."""
+        """What the windows that end at the first rows lack among those of the phases, (E, S, M*C)."""
 
     def empty(self, like: Tensor, width: int) -> Tensor:
         """Room for all rows, and the spare one."""
@@ -196,12 +211,23 @@ class _Edges(ABC):
     def steps(self, rows: Tensor) -> Tensor:
         """(B, T, C) of all rows."""
         batch, time = self.shape
-        return rows[: batch * time].view(batch, time, rows.shape[1])
+        return (rows[: batch * time] if self.spare else rows).view(batch, time, rows.shape[1])
 
-    def first_windows(self, states: Tensor, initial: Tensor | None) -> Tensor:
-        """The windows that end at the first rows, (S (M - 1), M*C), over the states before each sequence."""
-        first = self.first(states)
-        return _unrolled(None if initial is None else self.before(initial).to(first.dtype), first)
+    def entering(self, rows: Tensor, initial: Tensor | None) -> Tensor:
+        """The M - 1 rows before each sequence, zeros for None, and its first: (S, M - 1 + E, C)."""
+        first = self.first(rows).transpose(0, 1)
+        timeline = first.new_zeros(first.shape[0], self.order - 1 + self.count, first.shape[2])
+        timeline[:, self.order - 1 :] = first
+        if initial is not None:
+            timeline[:, : self.order - 1] = self.before(initial)
+        return timeline
+
+    def leaving(self, rows: Tensor) -> Tensor:
+        """The last rows of each sequence, and M - 1 zeros: (S, E + M - 1, C)."""
+        last = self.last(rows).transpose(0, 1)
+        timeline = last.new_zeros(last.shape[0], self.count + self.order - 1, last.shape[2])
+        timeline[:, : self.count] = last
+        return timeline
 
     def before(self, initial: Tensor) -> Tensor:
         """The M - 1 states before each sequence, oldest first."""
@@ -209,48 +235,55 @@ class _Edges(ABC):
 
 
 class _Batch(_Edges):
-    """Sequences of T > M steps."""
+    """Sequences of more than E steps."""
 
     def first(self, rows: Tensor) -> Tensor:
         return self._edge(rows, 0)
 
     def last(self, rows: Tensor) -> Tensor:
-        return self._edge(rows, self.shape[1] - self.order + 1)
+        return self._edge(rows, self.shape[1] - self.count)
 
-    def put_first(self, rows: Tensor, values: Tensor) -> None:
-        first = self.first(rows)
-        first.copy_(values.view(first.shape))
+    def put_first(self, rows: Tensor, windows: Tensor, matrix: Tensor) -> None:
+        torch.bmm(windows, matrix.expand(self.count, -1, -1), out=self.first(rows))
 
-    def put_last(self, rows: Tensor, values: Tensor) -> None:
-        last = self.last(rows)
-        last.copy_(values.view(last.shape))
+    def put_last(self, rows: Tensor, windows: Tensor, matrix: Tensor) -> None:
+        torch.bmm(windows, matrix.expand(self.count, -1, -1), out=self.last(rows))
 
     def amiss(self, states: Tensor, initial: Tensor | None) -> Tensor:
-        found = self.first_windows(states, initial)
-        if self.shape[0] > 1:  # no window of all rows ends at the first M - 1 of them
-            found[self.order - 1 :] -= _unrolled(self.last(states)[:-1], self.first(states)[1:])
-        return found
+        # A window that a phase has from the rows before a sequence differs in these alone, while the first
+        # rows of all are the end of no window there.
+        edge = self.order - 1
+        timeline = states.new_zeros(self.shape[0], edge + self.count, self.channels)
+        timeline[0, edge:] = states[: self.count]
+        before = None if initial is None else self.before(initial).to(states.dtype)
+        if before is not None:
+            timeline[:, :edge] = before
+        if self.shape[0] > 1:
+            previous = self._edge(states, self.shape[1] - edge, edge)[:, :-1]
+            timeline[1:, :edge].sub_(previous.transpose(0, 1))
+        return self.windows(timeline)
 
-    def _edge(self, rows: Tensor, step: int) -> Tensor:
+    def _edge(self, rows: Tensor, step: int, count: int | None = None) -> Tensor:
+        """``count`` rows from a step on, a view: (count, S, C)."""
         batch, time = self.shape
         width = rows.shape[1]
-        shape, strides = (batch, self.order - 1, width), (time * width, width, 1)
+        shape, strides = (self.count if count is None else count, batch, width), (width, time * width, 1)
         return rows.as_strided(shape, strides, rows.storage_offset() + step * width)
 
 
 class _Packed(_Edges):
-    """Sequences one behind the other, some of them shorter than M - 1.
+    """Sequences one behind the other, some of them shorter than E.
 
-    first_rows, last_rows: (S, M - 1); first_real, last_real: whether they are the sequence's own.
+    first_rows, last_rows: (E, S); first_real, last_real: whether they are the sequence's own.
     """
 
     spare = 1
 
     def __init__(self, hidden: Tensor, order: int, cu_seqlens: Tensor) -> None:
         super().__init__(hidden, order)
-        starts, ends = cu_seqlens[:-1, None].long(), cu_seqlens[1:, None].long()
-        place = torch.arange(order - 1, device=hidden.device)
-        self.first_rows, self.last_rows = starts + place, ends - (order - 1) + place
+        starts, ends = cu_seqlens[:-1].long(), cu_seqlens[1:].long()
+        place = torch.arange(self.count, device=hidden.device)[:, None]
+        self.first_rows, self.last_rows = starts + place, ends - self.count + place
         self.first_real, self.last_real = self.first_rows < ends, self.last_rows >= starts
 
     def first(self, rows: Tensor) -> Tensor:
@@ -259,32 +292,19 @@ class _Packed(_Edges):
     def last(self, rows: Tensor) -> Tensor:
         return self._taken(rows, self.last_rows, self.last_real)
 
-    def put_first(self, rows: Tensor, values: Tensor) -> None:
-        rows[torch.where(self.first_real, self.first_rows, self.shape[1]).flatten()] = values
+    def put_first(self, rows: Tensor, windows: Tensor, matrix: Tensor) -> None:
+        rows[torch.where(self.first_real, self.first_rows, self.shape[1])] = torch.matmul(windows, matrix)
 
-    def put_last(self, rows: Tensor, values: Tensor) -> None:
-        rows[torch.where(self.last_real, self.last_rows, self.shape[1]).flatten()] = values
+    def put_last(self, rows: Tensor, windows: Tensor, matrix: Tensor) -> None:
+        rows[torch.where(self.last_real, self.last_rows, self.shape[1])] = torch.matmul(windows, matrix)
 
     def amiss(self, states: Tensor, initial: Tensor | None) -> Tensor:
-        before = self.first_rows - (self.order - 1)
-        among_all = _unrolled(self._taken(states, before, before >= 0), self.first(states))
-        # No window of all rows ends at the first M - 1 of them.
-        among_all = among_all.masked_fill((before < 0).view(-1, 1), 0.0)
-        found = self.first_windows(states, initial) - among_all
-        return found.masked_fill(~self.first_real.view(-1, 1), 0.0)
+        steps = torch.arange(1 - self.order, self.count, device=states.device)[:, None] + self.first_rows[0]
+        in_phases = self.windows(self._taken(states, steps, steps >= 0).transpose(0, 1).contiguous())
+        # No window of a phase ends at the first E rows.
+        in_phases = in_phases.masked_fill((self.first_rows < self.count)[..., None], 0.0)
+        found = self.windows(self.entering(states, initial)) - in_phases
+        return found.masked_fill(~self.first_real[..., None], 0.0)
 
     def _taken(self, rows: Tensor, index: Tensor, real: Tensor) -> Tensor:
         return rows[index.clamp(0, self.shape[1] - 1)].masked_fill(~real[..., None], 0.0)
-
-
-def _unrolled(before: Tensor | None, after: Tensor | None) -> Tensor:
-    """The windows of M rows in (S, M - 1, C) and the same behind it, zeros for None: (S (M - 1), M*C)."""
-    if before is None:
-        assert after is not None
-        sequences, edge, width = after.shape
-        timeline = F.pad(after, (0, 0, edge, 0))
-    else:
-        sequences, edge, width = before.shape
-        timeline = F.pad(before, (0, 0, 0, edge)) if after is None else torch.cat([before, after], 1)
-    shape, strides = (sequences, edge, (edge + 1) * width), (2 * edge * width, width, 1)
-    return timeline.as_strided(shape, strides).reshape(sequences * edge, shape[2])

@@ -18,12 +18,16 @@ from torch.autograd import forward_ad
 _BATCHED_GRADIENTS = torch._C._dispatch_key_parse("VmapMode")
 
 
+def are_gradients_batched() -> bool:
+    """Whether ``torch.autograd.grad(is_grads_batched=True)`` runs: gradients are tensors without storage."""
+    return torch._C._dispatch_tls_is_dispatch_key_included(_BATCHED_GRADIENTS)
+
+
 def needs_operator(arguments: tuple[Any, ...]) -> bool:
     """Whether the dispatcher has to see the operator: tensors are not plain, or a mode looks on."""
     if torch._C._len_torch_dispatch_stack() > 0:
         return True
-    # torch.autograd.grad(is_grads_batched=True): tensors without storage, for which the dispatcher loops.
-    if torch._C._dispatch_tls_is_dispatch_key_included(_BATCHED_GRADIENTS):
+    if are_gradients_batched():  # the dispatcher loops over them
         return True
     # Loops, not generators: this is on the way of every eager call. The last two arguments are names.
     for argument in arguments[:-2]:

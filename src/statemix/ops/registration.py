@@ -91,7 +91,7 @@ def register_scan(family: str, formulas: Formulas) -> Callable[..., tuple[Tensor
             grad_initial = states.zero_() if grad_final_state is None else grad_final_state.clone()
             return torch.zeros_like(gate_logits), torch.zeros_like(values), grad_initial
         count(family, "backward", backend)
-        grad_logits, grad_values, grad_initial = kernels(backend, family).backward(
+        return kernels(backend, family).backward(
             gate_logits,
             values,
             initial_state,
@@ -101,14 +101,18 @@ def register_scan(family: str, formulas: Formulas) -> Callable[..., tuple[Tensor
             grad_final_state,
             normalization,
         )
-        if grad_initial is None:  # a backend may leave out what nobody asked for; a schema may not
-            grad_initial = _state_like(gate_logits, values, initial_state, cu_seqlens).zero_()
+
+    def run_backward_whole(*arguments):
+        # A backend may leave out what nobody asked for; a schema may not.
+        grad_logits, grad_values, grad_initial = run_backward(*arguments)
+        if grad_initial is None:
+            grad_initial = _state_like(*arguments[:4]).zero_()
         return grad_logits, grad_values, grad_initial
 
     def run_backward_contiguous(*arguments):
         # A compiler plans with the strides that the fake kernel has; called directly, gradients may lie as
         # what they are gradients of does.
-        return tuple(gradient.contiguous() for gradient in run_backward(*arguments))
+        return tuple(gradient.contiguous() for gradient in run_backward_whole(*arguments))
 
     def fake_forward(gate_logits, values, initial_state, cu_seqlens, normalization, backend):
         return values.new_empty(values.shape), _state_like(gate_logits, values, initial_state, cu_seqlens)
@@ -125,7 +129,7 @@ def register_scan(family: str, formulas: Formulas) -> Callable[..., tuple[Tensor
 
         @staticmethod
         def forward(*arguments):
-            return _below_autograd(arguments, run_backward, backward_operator)
+            return _below_autograd(arguments, run_backward_whole, backward_operator)
 
         @staticmethod
         def setup_context(ctx, inputs, output):
