@@ -296,10 +296,12 @@ COMPARED = {
 
 
 def baselines(seeds: int) -> Iterator[Trial]:
-    """The baselines on S5 and A5, with the same curriculum, with a start token and without."""
+    """The baselines on A5, S5 and S3, with the same curriculum, with a start token and without."""
+    groups = {name: recipe(name) for name in ("a5-composition", "s5-composition")}
+    groups["s3-composition"] = exactly(recipe("s3-composition"), steps=3000)
     for token in (True, False):
-        for name in ("a5-composition", "s5-composition"):
-            config = with_data(recipe(name), test_lengths=(8, 32, 128), test_examples=TEST_EXAMPLES)
+        for name, config in groups.items():
+            config = with_data(config, test_lengths=(8, 32, 128), test_examples=TEST_EXAMPLES)
             config = replace(started(config) if token else config, threads=0)
             for kind, mixer in COMPARED.items():
                 model = f"{name}, {kind}, {'start token' if token else 'no start token'}"
