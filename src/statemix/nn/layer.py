@@ -30,18 +30,11 @@ from .block_dropout import drop_blocks
 from .checks import check_input, check_mask, check_noise
 from .eigenvalues import eigenvalues
 from .fused_step import fused_step
+from .initialization import check_initialization, draw_weight, start_gates
 from .padding import RealSteps
 from .plain import is_plain
 from .projection import two_products
 from .recomputation import recomputed
-
-INITIAL_STATES = ("zeros", "learned")
-GATE_INITIALIZATIONS = ("paper", "identity", "closed")
-WEIGHT_INITIALIZATIONS = ("paper", "fan-in")
-
-_IDENTITY_LOGIT = 3.0
-_CLOSED_LOGIT = -6.0
-_CAN_CLOSE = ("softmax", "sigmoid")  # others take the size of a logit, or have no gradient below zero
 
 
 class RecurrentLayer(nn.Module):
@@ -83,9 +76,6 @@ class RecurrentLayer(nn.Module):
         name = type(self).__name__
         for what, value, choices in (
             ("normalization", normalization, NORMALIZATIONS),
-            ("initial_state", initial_state, INITIAL_STATES),
-            ("gate_init", gate_init, GATE_INITIALIZATIONS),
-            ("weight_init", weight_init, WEIGHT_INITIALIZATIONS),
             ("backend", backend, BACKENDS),
             ("selective", selective, (True, False)),
             ("recompute_gates", recompute_gates, (True, False)),
@@ -94,11 +84,13 @@ class RecurrentLayer(nn.Module):
         d_model = check_size(name, "d_model", d_model)
         if dtype is not None and dtype not in DTYPES:
             raise TypeError(f"{name}: dtype must be one of {DTYPES}; got {dtype}")
-        if gate_init == "closed" and normalization not in _CAN_CLOSE:
-            raise ValueError(
-                f"{name}: gate_init 'closed' needs a normalization that low logits shut, one of "
-                f"{_CAN_CLOSE}; got {normalization!r}"
-            )
+        check_initialization(
+            name,
+            normalization=normalization,
+            initial_state=initial_state,
+            gate_init=gate_init,
+            weight_init=weight_init,
+        )
         check_noise(name, gate_noise=gate_noise, block_dropout=block_dropout)
         if device is not None:
             device = check_device(name, device)
@@ -141,22 +133,13 @@ class RecurrentLayer(nn.Module):
         ``"closed"`` takes 6 from the logit by which values enter. A learned initial state is drawn from
         N(0, 1): the rows of a block must differ for mixing to be seen at all.
         """
-        self._draw(self.value.weight)
-        self._draw(self.output.weight)
-        if self.selective:
-            self._draw(self.gate.weight)
+        gates = (self.gate.weight,) if self.selective else ()
+        for weight in (self.value.weight, self.output.weight, *gates):
+            draw_weight(weight, self.weight_init)
         bias = self.gate.bias if self.selective else self.gate_logits
-        with torch.no_grad():
-            bias.zero_()
-            if self.gate_init == "identity":
-                self._keeping_logits(bias.view(self._gate_shape)).add_(_IDENTITY_LOGIT)
-            elif self.gate_init == "closed":
-                self._entering_logits(bias.view(self._gate_shape)).add_(_CLOSED_LOGIT)
+        start_gates(bias.view(self._gate_shape), self.gate_init, self._keeping_logits, self._entering_logits)
         if self.initial_state is not None:
             nn.init.normal_(self.initial_state)
-
-    def _draw(self, weight: Tensor) -> None:
-        nn.init.normal_(weight, std=0.02 if self.weight_init == "paper" else weight.shape[1] ** -0.5)
 
     @overload
     def forward(

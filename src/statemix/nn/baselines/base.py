@@ -14,9 +14,8 @@ from statemix.ops.checks import check_boundaries, check_choice, check_size
 from statemix.shapes import Boundaries, Mask, Sequence, Token
 
 from ..checks import check_input, check_mask
+from ..initialization import INITIAL_STATES
 from ..plain import is_plain
-
-INITIAL_STATES = ("zeros", "learned")
 
 
 class Baseline(nn.Module):
