@@ -3,19 +3,21 @@
 import json
 import math
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 
 from statemix.models import MIXERS, MixerConfig, ModelConfig, make_model
-from statemix.tasks import Permutation
+from statemix.tasks import IGNORED, TASKS, Counting, Permutation
 from statemix.training import (
     OptimizerConfig,
     RunFolderError,
     ScheduleConfig,
     TaskData,
+    open_source,
     replica_group,
     train,
     train_replicas,
@@ -150,6 +152,27 @@ def test_a_group_of_which_all_diverge_stops():
     wild = small(optimizer=OptimizerConfig(learning_rate=1e38), schedule=ScheduleConfig(name="constant"))
     found = train_replicas([wild, replace(wild, seed=1)], progress=False)
     assert [r.status for r in found] == ["diverged"] * 2 and max(r.step for r in found) < 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seldom(Counting):
+    """Counting that asks nothing at all in some batches of training."""
+
+    def generate(self, batch, length, random):
+        inputs, targets = super().generate(batch, length, random)
+        asks = batch != 8 or random.random() < 0.5
+        return inputs, targets if asks else np.full_like(targets, IGNORED)
+
+
+def test_a_batch_in_which_nothing_is_asked_changes_as_much_in_a_group_as_alone(monkeypatch):
+    monkeypatch.setitem(TASKS, "seldom", Seldom)
+    runs = unlike(data=TaskData(task=Seldom(length=8), test_lengths=(8,), test_examples=32))
+    batches = [
+        open_source(run.data).batch(step, batch_size=8, seed=run.seed, steps=12)
+        for run in runs for step in range(12)
+    ]  # fmt: skip
+    assert 0 < sum(bool((batch.targets == IGNORED).all()) for batch in batches) < len(batches)
+    assert_alike(train_replicas(runs, progress=False), [train(run, progress=False) for run in runs])
 
 
 def noisy() -> ModelConfig:
