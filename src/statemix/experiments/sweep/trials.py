@@ -62,11 +62,6 @@ def grid(
     empty = [path for path, values in given.items() if not values]
     if empty:
         raise ValueError(f"sweep: {empty[0]} must have at least one value; got none: leave it out")
-    if seeds > 1 and "seed" in given:
-        # Counted from each value, they would meet: one run under two names.
-        raise ValueError(
-            f"sweep: seeds are given twice, as values of seed and as {seeds} seeds: leave one out"
-        )
     trials = []
     for values in itertools.product(*given.values()):
         settings = dict(zip(given, values, strict=True))
@@ -85,10 +80,16 @@ def seeded(
     """The same run with several seeds, counted from its own.
 
     Raises:
-        ValueError: no seeds.
+        ValueError: no seeds, or several where the settings name one.
     """
     if seeds < 1:
         raise ValueError(f"sweep: seeds must be at least 1; got {seeds}")
+    if seeds > 1 and "seed" in (settings or {}):
+        # Counted from each value, they would meet: one run under two names.
+        raise ValueError(
+            f"sweep: seeds are given twice, as values of seed and as {seeds} seeds: leave the values out, or "
+            f"ask for 1 seed of each"
+        )
     return [
         Trial(model=model, config=replace(config, seed=config.seed + i), settings=settings or {})
         for i in range(seeds)
