@@ -52,7 +52,7 @@ def told() -> tuple[list[str], object]:
 
 def test_seeds_that_are_given_twice_are_refused():
     with pytest.raises(
-        ValueError, match="seeds are given twice, as values of seed and as 2 seeds: leave one"
+        ValueError, match="seeds are given twice, as values of seed and as 2 seeds: leave the"
     ):
         grid(small(), {"seed": [1, 2]}, seeds=2)
     assert [trial.config.seed for trial in grid(small(), {"seed": [4, 2]})] == [4, 2]
@@ -104,6 +104,35 @@ def test_fields_of_one_name_have_columns_of_their_own(tmp_path):
         (mixer, schedule, f"mixer.name={mixer}, schedule.name={schedule}")
         for mixer in axes["model.mixer.name"] for schedule in axes["schedule.name"]
     ]  # fmt: skip
+
+
+def test_what_was_varied_stands_beside_what_came_out_under_the_same_name(tmp_path):
+    wild = OptimizerConfig(learning_rate=1e38)
+    axes = {"steps": [3, 9], "device": ["cpu", "auto"]}
+    made = grid(small(optimizer=wild, schedule=ScheduleConfig(name="constant"), log_every=3), axes)
+    folder = SweepFolder.begin(tmp_path, made, "statemix sweep")
+    folder.write_table()
+    varied = [(row["varied_steps"], row["varied_device"], row["steps"]) for row in table(folder)]
+    assert varied == [("3", "cpu", ""), ("3", "auto", ""), ("9", "cpu", ""), ("9", "auto", "")]
+    run_sweep(folder, INLINE, lambda line: None)
+    # All of them diverge within three steps.
+    assert [row["varied_steps"] for row in table(folder)] == ["3", "3", "9", "9"]
+    assert all(int(row["steps"]) < 3 and row["device"] not in ("cpu", "auto") for row in table(folder))
+
+
+def test_numbers_that_no_column_of_parquet_holds_are_written_as_text(tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    last = 2**64 - 1
+    made = [
+        Trial(model="a", config=small(steps=1, seed=last - 1), settings={"width": "narrow", "share": True}),
+        Trial(model="b", config=small(steps=1, seed=last), settings={"width": 8, "share": 0.5}),
+    ]
+    folder = SweepFolder.begin(tmp_path, made, "statemix sweep")
+    assert run_sweep(folder, INLINE, lambda line: None).pending == 0
+    columns = parquet.read_table(folder.path / "table.parquet").to_pydict()
+    assert columns["seed"] == [str(last - 1), str(last)]
+    assert columns["width"] == ["narrow", "8"] and columns["share"] == ["True", "0.5"]
+    assert columns["accuracy_at_8"] == [float(row["accuracy_at_8"]) for row in table(folder)]
 
 
 def test_trials_that_can_be_trained_as_one_are_grouped_up_to_the_limit():
@@ -192,12 +221,37 @@ def test_what_cannot_be_read_of_a_sweep_is_run_again_or_named(tmp_path):
     folder = SweepFolder.begin(tmp_path, trials()[:1], "statemix sweep")
     assert run_sweep(folder, INLINE, lambda line: None).pending == 0
     (result,) = (tmp_path / "results").iterdir()
-    result.write_text("")
-    assert run_sweep(folder, INLINE, lambda line: None).pending == 0
-    assert [found["status"] for found in folder.results()] == ["finished"]
-    (tmp_path / "sweep.json").write_text("{")
-    with pytest.raises(SweepFolderError, match=r"sweep\.json is damaged"):
-        SweepFolder(tmp_path)
+    for damaged in ("", "{}", "null"):
+        result.write_text(damaged)
+        assert run_sweep(folder, INLINE, lambda line: None).pending == 0
+        assert [found["status"] for found in folder.results()] == ["finished"]
+    for damaged, what in (
+        ("{", "is damaged: Expecting"),
+        ('{"format": 1}', "is damaged: no 'command'"),
+        ('{"format": 1, "command": "", "trials": [0], "groups": {}}', "is damaged: "),
+        ("null", "another version wrote it"),
+        ("[]", "another version wrote it"),
+    ):
+        (tmp_path / "sweep.json").write_text(damaged)
+        with pytest.raises(SweepFolderError, match=what):
+            SweepFolder(tmp_path)
+
+
+def test_a_process_that_is_killed_while_it_notes_a_crash_leaves_notes_that_can_be_read(tmp_path, monkeypatch):
+    folder = SweepFolder.begin(tmp_path, trials()[:1], "statemix sweep")
+    (group,) = folder.groups
+    folder.failed(group, "the first")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            folder.failed(group, "the second")
+    assert SweepFolder(tmp_path).failures(group) == ["the first"]
+    folder.failed(group, "the second")
+    assert [result["error"] for result in SweepFolder(tmp_path).results()] == ["the second"]
 
 
 def test_a_model_that_cannot_be_built_is_named_before_anything_runs(tmp_path):
