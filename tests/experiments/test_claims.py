@@ -17,6 +17,7 @@ from statemix.experiments.sweep import Launch, SweepFolder, SweepFolderError, Tr
 from statemix.experiments.sweep import store as sweep_store
 from statemix.models import make_model
 from statemix.models.sizing import count_mixer_parameters
+from statemix.training import RunFolderError
 
 from ..training.small import small
 
@@ -224,6 +225,45 @@ def test_verdicts_of_other_claims_stay(tmp_path):
     ]  # fmt: skip
 
 
+def test_a_collection_keeps_the_verdicts_of_every_budget_apart(tmp_path):
+    name = "permutation-composition"
+    hour = {**_verdict(name), "budget": "hour", "values": {"a": [0.9, 0.8], "b": [0.1]}}
+    reproduce.write_verdicts(tmp_path, [hour, _verdict("structure-over-width"), _verdict(name)])
+    later = {**_verdict(name), "verdict": "holds"}
+    reproduce.write_verdicts(tmp_path, [later])
+    kept = {(v["claim"], v["budget"]): v for v in reproduce.read_verdicts(tmp_path)}
+    assert len(kept) == 3 and kept[name, "hour"]["values"] == hour["values"]
+    assert kept[name, "minutes"]["verdict"] == "holds"
+    page = (tmp_path / "report.html").read_text()
+    titles = (f"{name}, hour", f"{name}, minutes", "structure-over-width")
+    assert all(f"<h2>{title}</h2>" in page for title in titles)
+
+
+@pytest.mark.parametrize(
+    ("written", "what"),
+    [
+        ("null", "is damaged: "),
+        ('["holds"]', "is damaged: "),
+        (
+            '[{"claim": "permutation-composition", "device": "cpu"}]',
+            "is damaged: a verdict has no 'versions'",
+        ),
+    ],
+)
+def test_verdicts_that_are_none_are_named_before_anything_runs(tmp_path, written, what):
+    (tmp_path / "claims.json").write_text(written)
+    with pytest.raises(RunFolderError, match=what):
+        reproduce.reproduce([tiny()], "minutes", tmp_path, launch=INLINE, tell=quiet)
+    assert [file.name for file in tmp_path.iterdir()] == ["claims.json"]
+    assert (tmp_path / "claims.json").read_text() == written
+
+
+def test_a_verdict_of_a_claim_that_is_not_known_is_named(tmp_path):
+    (tmp_path / "claims.json").write_text(json.dumps([{**_verdict("permutation-composition"), "claim": "b"}]))
+    with pytest.raises(RunFolderError, match=r"is damaged: no claim 'b'; nearest: "):
+        reproduce.read_verdicts(tmp_path)
+
+
 def _verdict(name):
     values = {"a": [0.5, 0.6], "b": [0.7]}
     claim = tiny(name=name, judge=lambda v: [exceeds(v, "a", "b")])
@@ -261,6 +301,10 @@ def test_measurements_are_made_once(tmp_path, monkeypatch):
     assert claim.collect(tmp_path, "minutes", INLINE, "", quiet) == values
     with pytest.raises(SweepFolderError, match="measurements of the budget 'minutes'"):
         claim.collect(tmp_path, "hour", INLINE, "", quiet)
+    for damaged in ("{", "[]", "null", '{"budget": "minutes"}'):
+        (tmp_path / "measurements.json").write_text(damaged)
+        with pytest.raises(SweepFolderError, match=r"measurements\.json is damaged; move it away"):
+            claim.collect(tmp_path, "minutes", INLINE, "", quiet)
 
 
 def test_a_verdict_names_what_made_the_numbers_and_not_who_judged_them_last(tmp_path, monkeypatch):

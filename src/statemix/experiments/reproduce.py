@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from statemix.analysis.report import Page
 from statemix.analysis.report.claims import ClaimFindings, claims_page
 from statemix.training.folder import RunFolderError, check_own, write_json
 
-from .claims import CLAIMS, Budget, Claim, verdict_of
+from .claims import CLAIMS, Budget, Claim, find_claim, verdict_of
 from .claims.claim import Facts, Tell, Values
 from .claims.statistics import LEVEL, mean_interval
 from .sweep import Launch
@@ -109,18 +109,24 @@ def read_verdicts(out: Path) -> list[dict[str, Any]]:
         RunFolderError: they cannot be read; those of other claims would be written over.
     """
     file = out / VERDICTS
+    if not file.is_file():
+        return []
     try:
-        return json.loads(file.read_bytes()) if file.is_file() else []
-    except ValueError as error:
+        found = json.loads(file.read_bytes())
+        for verdict in found:
+            _shown(verdict)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        what = f"a verdict has no {error}" if isinstance(error, KeyError) else str(error)
         raise RunFolderError(
-            f"folder {out}: {VERDICTS} is damaged: {error}; move it away, and the verdicts are made again"
+            f"folder {out}: {VERDICTS} is damaged: {what}; move it away, and the verdicts are made again"
         ) from None
+    return found
 
 
 def write_verdicts(out: Path, new: Sequence[dict[str, Any]]) -> None:
-    """Put verdicts beside those of other claims, and write the report of all."""
-    kept = {verdict["claim"]: verdict for verdict in read_verdicts(out)}
-    kept.update({verdict["claim"]: verdict for verdict in new})
+    """Put verdicts beside those of other claims and budgets, and write the report of all."""
+    # A collection may hold a claim at several budgets.
+    kept = {(verdict["claim"], verdict["budget"]): verdict for verdict in [*read_verdicts(out), *new]}
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / VERDICTS, list(kept.values()))
     report_of(list(kept.values())).write(out / REPORT)
@@ -128,26 +134,37 @@ def write_verdicts(out: Path, new: Sequence[dict[str, Any]]) -> None:
 
 def report_of(verdicts: Sequence[dict[str, Any]]) -> Page:
     """The page that shows verdicts."""
+    findings = [_shown(verdict) for verdict in verdicts]
+    names = [one.name for one in findings]
     return claims_page(
         [
-            ClaimFindings(
-                name=verdict["claim"],
-                statement=verdict["statement"],
-                reason=CLAIMS[verdict["claim"]].reason,
-                verdict=verdict["verdict"],
-                metric=verdict["metric"],
-                values=verdict["values"],
-                intervals={name: tuple(i) if i else None for name, i in verdict["intervals"].items()},
-                comparisons=[
-                    (c["wanted"], tuple(c["interval"]) if c["interval"] else None, c["answer"])
-                    for c in verdict["comparisons"]
-                ],
-                notes=verdict["notes"],
-                budget=verdict["budget"],
-                command=verdict["command"],
-                facts=f"{verdict['device']}; {verdict['versions']}; {verdict['date']}; "
-                f"commit {verdict['commit'] or 'unknown'}",
-            )
-            for verdict in verdicts
+            replace(one, name=f"{one.name}, {one.budget}") if names.count(one.name) > 1 else one
+            for one in findings
         ]
+    )
+
+
+def _shown(verdict: dict[str, Any]) -> ClaimFindings:
+    """What the page shows of a verdict.
+
+    Raises:
+        KeyError, TypeError, AttributeError: it is none. ValueError: this version has no such claim.
+    """
+    facts = f"{verdict['device']}; {verdict['versions']}; {verdict['date']}"
+    return ClaimFindings(
+        name=verdict["claim"],
+        statement=verdict["statement"],
+        reason=find_claim(verdict["claim"]).reason,
+        verdict=verdict["verdict"],
+        metric=verdict["metric"],
+        values=verdict["values"],
+        intervals={name: tuple(i) if i else None for name, i in verdict["intervals"].items()},
+        comparisons=[
+            (c["wanted"], tuple(c["interval"]) if c["interval"] else None, c["answer"])
+            for c in verdict["comparisons"]
+        ],
+        notes=verdict["notes"],
+        budget=verdict["budget"],
+        command=verdict["command"],
+        facts=f"{facts}; commit {verdict['commit'] or 'unknown'}",
     )

@@ -196,7 +196,7 @@ class MeasuredClaim(Claim):
     ) -> Values | None:
         file = folder / MEASUREMENTS
         if file.is_file():
-            written = json.loads(file.read_bytes())
+            written = _read_measurements(file)
             if written["budget"] != budget:
                 raise SweepFolderError(
                     f"folder {folder}: it holds measurements of the budget {written['budget']!r}; continue "
@@ -209,17 +209,30 @@ class MeasuredClaim(Claim):
         facts: Facts = {
             "device": device_name(choose_device(device or "auto")),
             "versions": versions(),
-            "date": datetime.date.today().isoformat(),
+            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
             "commit": commit(),
         }
         write_json(file, {"budget": budget, "values": values, "facts": facts})
         return values
 
     def facts(self, folder: Path) -> Facts:
-        return json.loads((folder / MEASUREMENTS).read_bytes())["facts"]
+        return _read_measurements(folder / MEASUREMENTS)["facts"]
 
     def plan(self, budget: Budget) -> list[dict[str, Any]]:
         return self.planned(budget)
+
+
+def _read_measurements(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_bytes())
+        whole = {"budget", "values", "facts"} <= set(found)
+    except (ValueError, TypeError):
+        whole = False
+    if not whole:
+        raise SweepFolderError(
+            f"folder {file.parent}: {file.name} is damaged; move it away, and it is measured again"
+        )
+    return found
 
 
 def values_of(results: Sequence[Mapping[str, Any]]) -> Values:
