@@ -211,6 +211,8 @@ def test_a_claim_is_run_judged_and_written_down_once(tmp_path):
         assert low <= sum(verdict["values"][model]) / 3 <= high
     assert verdict["command"] == "statemix reproduce permutation-composition --budget minutes"
     assert verdict["device"] and verdict["date"] and verdict["versions"] and verdict["commit"]
+    size = sum(p.numel() for p in make_model(small().resolved().model).parameters())
+    assert f"Parameters of whole models: long {size:,}; short {size:,}." in verdict["notes"]
     times = {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").rglob("results/*.json")}
     reproduce.reproduce([tiny()], "minutes", tmp_path, launch=INLINE, tell=quiet)
     assert times == {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").rglob("results/*.json")}
@@ -268,14 +270,16 @@ def _verdict(name):
     values = {"a": [0.5, 0.6], "b": [0.7]}
     claim = tiny(name=name, judge=lambda v: [exceeds(v, "a", "b")])
     facts = {"device": "a processor", "versions": "statemix 0", "date": "2026-01-31", "commit": "abc"}
-    return reproduce.judged(claim, values, "minutes", "statemix", {"diverged": ["a"]}, facts)
+    return reproduce.judged(
+        claim, values, "minutes", "statemix", {"diverged": ["a"]}, facts, {"a": [1200, 3000]}
+    )
 
 
 def test_the_report_shows_every_number_and_what_decided(tmp_path):
     reproduce.write_verdicts(tmp_path, [_verdict("permutation-composition")])
     page = (tmp_path / "report.html").read_text()
     for expected in ("undecided", "More steps teach more.", "a: 0.5", "a: 0.6", "b: 0.7", "a above b",
-                     "no interval", "Runs that diverged: a 1.", "statemix"):  # fmt: skip
+                     "no interval", "Runs that diverged: a 1.", "a 1,200 and 3,000.", "statemix"):  # fmt: skip
         assert expected in page
 
 

@@ -83,6 +83,8 @@ def test_a_table_says_of_each_trial_what_training_it_alone_says(tmp_path):
         assert from_json(json.loads(row["config"])) == trial.config
         assert "torch" in row["versions"] and row["device"] and float(row["seconds"]) > 0
         assert int(row["parameters"]) == sum(p.numel() for p in alone.model.parameters())
+        states = [block.mixer.initial_state_for(1).numel() for block in alone.model.blocks]
+        assert int(row["state_numbers"]) == sum(states)
         assert 0 <= float(row["validation_accuracy_at_8"]) <= 1
 
 

@@ -59,7 +59,8 @@ def reproduce(
         values = claim.collect(folder, budget, launch, command, tell)
         if values is None:
             raise Stopped(claim.name)
-        verdict = judged(claim, values, budget, command, claim.failures(folder), claim.facts(folder))
+        told = claim.failures(folder), claim.facts(folder), claim.sizes(folder)
+        verdict = judged(claim, values, budget, command, *told)
         tell(f"{claim.name}: {verdict['verdict']}")
         found.append(verdict)
         write_verdicts(out, found)
@@ -73,6 +74,7 @@ def judged(
     command: str,
     failures: Mapping[str, Sequence[str]],
     facts: Facts,
+    sizes: Mapping[str, Sequence[int]],
 ) -> dict[str, Any]:
     """A verdict with all that it rests on, as claims.json holds it."""
     comparisons = claim.judge(values)
@@ -87,15 +89,21 @@ def judged(
         "intervals": {model: mean_interval(numbers) for model, numbers in values.items()},
         "comparisons": [asdict(comparison) for comparison in comparisons],
         "interval": f"{LEVEL:.0%}: Student's t over seeds for means, Welch's for differences",
-        "notes": _notes(failures, budget),
+        "notes": _notes(failures, sizes, budget),
         "crashed": len(failures.get("crashed", ())),
         "command": command,
         **facts,
     }
 
 
-def _notes(failures: Mapping[str, Sequence[str]], budget: Budget) -> list[str]:
+def _notes(
+    failures: Mapping[str, Sequence[str]], sizes: Mapping[str, Sequence[int]], budget: Budget
+) -> list[str]:
     notes = []
+    if sizes:
+        # What was matched is only known with by how much it was missed.
+        told = [f"{model} {' and '.join(f'{n:,}' for n in some)}" for model, some in sizes.items()]
+        notes.append(f"Parameters of whole models: {'; '.join(told)}.")
     for status, names in failures.items():
         counted = ", ".join(f"{name} {names.count(name)}" for name in dict.fromkeys(names))
         notes.append(f"Runs that {status}: {counted}.")

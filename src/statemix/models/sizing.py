@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from math import inf, lcm
 from numbers import Real
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import nn
@@ -17,7 +17,7 @@ from statemix.nn.baselines import Baseline
 from statemix.ops.checks import check_number, check_size
 
 from .factory import make_model
-from .language_model import ModelConfig
+from .language_model import LanguageModel, ModelConfig
 from .mixers import MIXERS, MixerConfig, make_mixer, options_of
 
 Budget = Literal["parameters", "mixer parameters", "state numbers"]
@@ -197,6 +197,19 @@ def count_state(config: ModelConfig) -> int:
     return sum(_state_numbers(layer, config.d_model) for layer in _layers(config))
 
 
+def state_numbers(model: LanguageModel) -> int | None:
+    """What :func:`count_state` says, of a model that is built; None where a state grows with the sequence.
+
+    Examples:
+        >>> state_numbers(LanguageModel(ModelConfig(vocab_size=5, d_model=64, mixer=MixerConfig(name="gru"))))
+        64
+    """
+    layers = [cast(nn.Module, block.mixer) for block in model.blocks]
+    if any(map(_grows, layers)):
+        return None
+    return sum(_state_numbers(layer, model.config.d_model) for layer in layers)
+
+
 def _budget(parameters: int | None, mixer_parameters: int | None, state: int | None) -> tuple[Budget, int]:
     budgets: dict[Budget, int | None] = {
         "parameters": parameters,
@@ -311,8 +324,12 @@ def _size(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
+def _grows(layer: nn.Module) -> bool:
+    return bool(getattr(layer, "state_grows", False))
+
+
 def _state_numbers(layer: nn.Module, d_model: int) -> int:
-    if getattr(layer, "state_grows", False):
+    if _grows(layer):
         raise ValueError(
             f"fit: the state of {type(layer).__name__} grows with the sequence: match parameters"
         )
@@ -321,6 +338,7 @@ def _state_numbers(layer: nn.Module, d_model: int) -> int:
     if isinstance(layer, RecurrentLayer):
         return layer.initial_state_for(1).numel()
     # A layer of one's own: what it hands on after a step.
+    device = next((p.device for p in layer.parameters()), torch.device("cpu"))
     with torch.no_grad():
-        _, state = layer(torch.zeros(1, 1, d_model, device="meta"), return_state=True)
+        _, state = layer(torch.zeros(1, 1, d_model, device=device), return_state=True)
     return sum(part.numel() for part in (state if isinstance(state, tuple) else (state,)))

@@ -125,6 +125,10 @@ class Claim(ABC):
         """The models of runs that "diverged" and of runs that "crashed", one name a run."""
         return {}
 
+    def sizes(self, folder: Path) -> dict[str, list[int]]:
+        """Parameters of each model, once for each size that it was run at, in rising order."""
+        return {}
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedClaim(Claim):
@@ -180,6 +184,13 @@ class TrainedClaim(Claim):
             if status != "finished":
                 found.setdefault(status, []).append(result["settings"]["model"])
         return found
+
+    def sizes(self, folder: Path) -> dict[str, list[int]]:
+        found: dict[str, set[int]] = {}
+        for result in SweepFolder(folder).results():
+            if result.get("parameters"):
+                found.setdefault(result["settings"]["model"], set()).add(result["parameters"])
+        return {model: sorted(some) for model, some in found.items()}
 
 
 @dataclass(frozen=True, kw_only=True)

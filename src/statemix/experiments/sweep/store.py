@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from statemix.bench.environment import commit, versions
+from statemix.models.sizing import state_numbers
 from statemix.text.lock import is_occupied, locked
 from statemix.training import TrainResult, from_json, to_json
 from statemix.training.folder import write_json
@@ -34,7 +35,7 @@ ATTEMPTS = 2
 _FORMAT = 1
 
 # Columns of what came out of a trial, before and behind its scores.
-_SIZES = ("steps", "parameters")
+_SIZES = ("steps", "parameters", "state_numbers")
 _FACTS = ("seconds", "replicas", "attempts", "device", "versions", "commit", "date", "error")
 
 
@@ -238,6 +239,7 @@ class SweepFolder:
                     "status": result.status,
                     "steps": result.step,
                     "parameters": sum(p.numel() for p in result.model.parameters()),
+                    "state_numbers": state_numbers(result.model),
                     "scores": result.scores,
                     "validation": scores_in(last),
                     "seconds": result.seconds,
