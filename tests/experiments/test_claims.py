@@ -3,6 +3,8 @@
 import datetime
 import json
 import math
+import threading
+import time
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -239,6 +241,26 @@ def test_a_collection_keeps_the_verdicts_of_every_budget_apart(tmp_path):
     page = (tmp_path / "report.html").read_text()
     titles = (f"{name}, hour", f"{name}, minutes", "structure-over-width")
     assert all(f"<h2>{title}</h2>" in page for title in titles)
+
+
+def test_claims_that_end_at_one_moment_keep_each_others_verdicts(tmp_path, monkeypatch):
+    read = reproduce.read_verdicts
+
+    def slowly(out):
+        found = read(out)
+        time.sleep(0.1)  # in which the other writes, if it can
+        return found
+
+    monkeypatch.setattr(reproduce, "read_verdicts", slowly)
+    threads = [
+        threading.Thread(target=reproduce.write_verdicts, args=(tmp_path, [_verdict(name)]))
+        for name in CLAIMS
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {verdict["claim"] for verdict in read(tmp_path)} == set(CLAIMS)
 
 
 @pytest.mark.parametrize(

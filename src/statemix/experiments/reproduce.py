@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from statemix.analysis.report import Page
 from statemix.analysis.report.claims import ClaimFindings, claims_page
+from statemix.text.lock import LOCK, locked
 from statemix.training.folder import RunFolderError, check_own, write_json
 
 from .claims import CLAIMS, Budget, Claim, find_claim, verdict_of
@@ -23,6 +26,8 @@ _SMALLEST = (
 )
 
 VERDICTS, REPORT, RUNS = "claims.json", "report.html", "runs"
+
+_SECONDS_BETWEEN_LOOKS = 0.05
 
 
 class Stopped(Exception):
@@ -133,11 +138,26 @@ def read_verdicts(out: Path) -> list[dict[str, Any]]:
 
 def write_verdicts(out: Path, new: Sequence[dict[str, Any]]) -> None:
     """Put verdicts beside those of other claims and budgets, and write the report of all."""
-    # A collection may hold a claim at several budgets.
-    kept = {(verdict["claim"], verdict["budget"]): verdict for verdict in [*read_verdicts(out), *new]}
     out.mkdir(parents=True, exist_ok=True)
-    write_json(out / VERDICTS, list(kept.values()))
-    report_of(list(kept.values())).write(out / REPORT)
+    with _alone(out):
+        # A collection may hold a claim at several budgets.
+        kept = {(verdict["claim"], verdict["budget"]): verdict for verdict in [*read_verdicts(out), *new]}
+        write_json(out / VERDICTS, list(kept.values()))
+        report_of(list(kept.values())).write(out / REPORT)
+
+
+@contextlib.contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Wait for a process that runs other claims into the same folder: what both read, one would drop."""
+    while True:
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(locked(out / LOCK, BlockingIOError()))
+            except BlockingIOError:
+                time.sleep(_SECONDS_BETWEEN_LOOKS)
+                continue
+            yield
+            return
 
 
 def report_of(verdicts: Sequence[dict[str, Any]]) -> Page:
