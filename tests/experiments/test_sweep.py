@@ -12,6 +12,7 @@ import time
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from statemix.experiments import recipe, sweep
@@ -565,6 +566,14 @@ def test_a_device_that_is_not_there_fails_the_sweep_and_no_trial(tmp_path, launc
     with pytest.raises(ValueError, match="device 'gpu': there is no such kind"):
         run_sweep(configured, Launch(launcher=launcher))
     assert not folder.results() and not any(map(folder.failures, folder.groups))
+
+
+def test_a_grid_takes_ranges_of_numpy(tmp_path):
+    axes = {"seed": [3, 4], "steps": [1, 2], "optimizer.learning_rate": [1e-3, 1e-2], "data.task.length": [8]}
+    arrays = {path: np.array(values) for path, values in axes.items()}
+    made = grid(small(), arrays)
+    assert [trial.id for trial in made] == [trial.id for trial in grid(small(), axes)]
+    assert SweepFolder.begin(tmp_path, made, "a script").trials == grid(small(), axes)
 
 
 def test_the_name_of_a_grid_stands_before_its_settings():

@@ -234,6 +234,15 @@ def test_a_row_counts_the_time_in_which_a_device_is_waited_for(monkeypatch):
         assert first >= 0.2 and last >= first + 0.2 and result.seconds == last
 
 
+def test_a_group_whose_lengths_are_lists_goes_on_as_a_run_does(tmp_path):
+    def runs():
+        return [small(seed=s, data=TaskData(test_lengths=[8, 16], test_examples=8)) for s in (0, 1)]
+
+    before = train_replicas(runs(), out=tmp_path / "group", progress=False)
+    after = train_replicas(runs(), out=tmp_path / "group", resume=True, progress=False)
+    assert [result.scores for result in after] == [result.scores for result in before]
+
+
 def test_an_occupied_folder_and_another_group_are_refused(tmp_path):
     configs = unlike(steps=2)
     train_replicas(configs, out=tmp_path, progress=False)

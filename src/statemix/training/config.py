@@ -6,6 +6,8 @@ import dataclasses
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+import numpy as np
+
 from statemix.models import MixerConfig, ModelConfig
 from statemix.models.mixers import options_of
 from statemix.ops.checks import check_choices
@@ -206,7 +208,10 @@ def _encode(value: Any) -> Any:
             if isinstance(value, cls):
                 plain["kind"] = kind
         return plain
-    return list(value) if isinstance(value, tuple) else value
+    if isinstance(value, tuple | list):
+        return [_encode(one) for one in value]
+    # Numbers of NumPy are taken wherever numbers are, and JSON knows Python's own alone.
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _decode(cls: Any, values: dict[str, Any], where: str) -> Any:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from statemix.models import make_model
@@ -58,7 +59,11 @@ def grid(
     for path, values in axes.items():
         if isinstance(values, str) or not isinstance(values, Iterable):
             raise TypeError(f"sweep: the values of {path} must be a list; got {values!r}: write [{values!r}]")
-    given = {path: list(values) for path, values in axes.items()}
+    # Ranges of NumPy hold numbers of its own, which a field for an integer does not take.
+    given = {
+        path: [value.item() if isinstance(value, np.generic) else value for value in values]
+        for path, values in axes.items()
+    }
     empty = [path for path, values in given.items() if not values]
     if empty:
         raise ValueError(f"sweep: {empty[0]} must have at least one value; got none: leave it out")
