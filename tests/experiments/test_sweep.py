@@ -30,7 +30,15 @@ from statemix.experiments.sweep.store import ATTEMPTS
 from statemix.experiments.sweep.trials import check_models, groups
 from statemix.models import MIXERS, MixerConfig, ModelConfig, make_model
 from statemix.text.lock import LOCK, locked
-from statemix.training import OptimizerConfig, RunConfig, ScheduleConfig, ShardData, from_json, train
+from statemix.training import (
+    OptimizerConfig,
+    RunConfig,
+    ScheduleConfig,
+    ShardData,
+    TaskData,
+    from_json,
+    train,
+)
 
 from ..training.small import small
 
@@ -267,6 +275,15 @@ def test_a_model_that_cannot_be_built_is_named_before_anything_runs(tmp_path):
     wrong = replace(base, model=replace(base.model, mixer=MixerConfig(), vocab_size=7))
     with pytest.raises(ValueError, match=r"trial 'wrong'.*model\.vocab_size is 7, but the data has 2"):
         SweepFolder.begin(tmp_path / "sweep", [Trial(model="wrong", config=wrong)], "statemix sweep")
+
+
+def test_a_pattern_may_stand_in_a_list(tmp_path):
+    base = small(model=ModelConfig(d_model=8, num_layers=2, pattern=["bdlru", "attention"]), steps=1)
+    folder = SweepFolder.begin(tmp_path, grid(base, {"model.pattern": [["gru"], ["gru", "hlru"]]}), "script")
+    assert run_sweep(folder, INLINE, lambda line: None).pending == 0
+    ran = [json.loads(row["config"])["model"]["pattern"] for row in table(folder)]
+    assert ran == [["gru"], ["gru", "hlru"]]
+    assert {row["status"] for row in table(folder)} == {"finished"}
 
 
 def test_an_autoencoder_without_places_for_its_sequences_is_named_before_anything_runs(tmp_path):
@@ -592,8 +609,15 @@ def test_impossible_sweeps_are_named(tmp_path):
             grid(small(), {"seed": values})  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match=r"no field 'model\.mixr'; nearest: model\.mixer"):
         grid(small(), {"model.mixr": [1]})
+    with pytest.raises(ValueError, match=r"model\.mixer\.block-size and .*block_size are one field"):
+        grid(small(), {"model.mixer.block-size": [1, 2], "model.mixer.block_size": [3]})
     with pytest.raises(ValueError, match="seeds must be at least 1"):
         grid(small(), {}, seeds=0)
+    small_set = grid(small(data=TaskData(examples=16)), {"batch_size": [16, 17]})
+    with pytest.raises(
+        ValueError, match=r"trial 'batch_size=17': .* a batch of 17 does not fit .* of 16 exam"
+    ):
+        SweepFolder.begin(tmp_path, small_set, "statemix sweep")
     with pytest.raises(ValueError, match="no two the same"):
         SweepFolder.begin(tmp_path, trials() + trials(), "statemix sweep")
     with pytest.raises(ValueError, match="replicas must be at least 1; got 0"):

@@ -64,6 +64,11 @@ def grid(
         path: [value.item() if isinstance(value, np.generic) else value for value in values]
         for path, values in axes.items()
     }
+    fields: dict[str, str] = {}
+    for path in given:
+        other = fields.setdefault(path.replace("-", "_"), path)
+        if other != path:
+            raise ValueError(f"sweep: {other} and {path} are one field: put all its values into one list")
     empty = [path for path, values in given.items() if not values]
     if empty:
         raise ValueError(f"sweep: {empty[0]} must have at least one value; got none: leave it out")
@@ -121,7 +126,7 @@ def check_trials(trials: Sequence[Trial]) -> None:
 
 
 def check_models(trials: Sequence[Trial]) -> None:
-    """Raise ValueError with the name of the first trial whose model cannot be built, and the reason.
+    """Raise ValueError with the name of the first trial that cannot be run, and the reason.
 
     Each distinct model is built once, without its weights.
     """
@@ -129,13 +134,18 @@ def check_models(trials: Sequence[Trial]) -> None:
     for trial in trials:
         try:
             model = trial.config.resolved().model
-            if model not in built:
-                with torch.device("meta"):
-                    make_model(model)
+        except ValueError as error:
+            raise ValueError(f"sweep: trial {trial.model!r}: it cannot be run: {error}") from None
+        # Named by its text: a pattern may stand in a list, which has no hash.
+        if repr(model) in built:
+            continue
+        try:
+            with torch.device("meta"):
+                make_model(model)
         except (ValueError, TypeError) as error:
             reason = f"it has a model that cannot be built: {error}"
             raise ValueError(f"sweep: trial {trial.model!r}: {reason}") from None
-        built.add(model)
+        built.add(repr(model))
 
 
 def settings_name(settings: Mapping[str, Any], otherwise: str) -> str:
