@@ -229,6 +229,12 @@ def test_verdicts_of_other_claims_stay(tmp_path):
     ]  # fmt: skip
 
 
+def test_the_page_of_a_claim_whose_runs_all_crashed_says_that_nothing_is_known(tmp_path):
+    verdict = {**_verdict("permutation-composition"), "device": None, "values": {"a": [], "b": []}}
+    page = reproduce.report_of([{**verdict, "intervals": {"a": None, "b": None}}]).html()
+    assert "device unknown; statemix 0" in page and "None" not in page
+
+
 def test_a_collection_keeps_the_verdicts_of_every_budget_apart(tmp_path):
     name = "permutation-composition"
     hour = {**_verdict(name), "budget": "hour", "values": {"a": [0.9, 0.8], "b": [0.1]}}

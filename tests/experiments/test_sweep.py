@@ -345,6 +345,26 @@ def test_a_crash_is_tried_once_more_and_then_reported(tmp_path, monkeypatch):
     assert sum("seed 0 is given up" in line for line in lines) == 1
 
 
+def test_crashed_trials_whose_results_are_removed_are_tried_again(tmp_path, monkeypatch):
+    run_group, full = launchers.run_group, [True]
+
+    def crashing(path, group, **options):
+        if full:
+            raise OSError("the disk is full")
+        return run_group(path, group, **options)
+
+    monkeypatch.setattr(launchers, "run_group", crashing)
+    folder = SweepFolder.begin(tmp_path, trials()[:3], "statemix sweep")
+    run_sweep(folder, INLINE, lambda line: None)
+    full.clear()
+    assert run_sweep(SweepFolder(tmp_path), INLINE, lambda line: None).pending == 0
+    assert [row["status"] for row in table(folder)] == ["crashed"] * 3
+    remove = 'grep -l \'"status": "crashed"\' results/*.json | xargs rm'
+    subprocess.run(remove, shell=True, cwd=tmp_path, check=True)
+    assert run_sweep(SweepFolder(tmp_path), INLINE, lambda line: None).pending == 0
+    assert [row["status"] for row in table(folder)] == ["finished"] * 3
+
+
 def test_of_trials_that_crash_as_one_only_the_guilty_is_reported(tmp_path, monkeypatch):
     run_group = launchers.run_group
     folder = SweepFolder.begin(tmp_path, trials(), "statemix sweep")

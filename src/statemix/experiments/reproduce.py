@@ -178,7 +178,8 @@ def _shown(verdict: dict[str, Any]) -> ClaimFindings:
     Raises:
         KeyError, TypeError, AttributeError: it is none. ValueError: this version has no such claim.
     """
-    facts = f"{verdict['device']}; {verdict['versions']}; {verdict['date']}"
+    # Where every run crashed nothing says what it ran on.
+    facts = f"{verdict['device'] or 'device unknown'}; {verdict['versions']}; {verdict['date']}"
     return ClaimFindings(
         name=verdict["claim"],
         statement=verdict["statement"],
