@@ -107,6 +107,7 @@ def test_time_that_is_over_leaves_a_command_to_go_on_with(tmp_path, capsys):
         (["parity", "--dry-run", "--seeds", "0"], "seeds must be at least 1; got 0"),
         (["parity", "--dry-run", "--grid", "steps=1,1"], "no two the same; got 'steps=1' with seed 0 twice"),
         (["parity", "--grid", "steps=1,2", "--grid", "steps=3"], "--grid has steps twice"),
+        (["parity", "--dry-run", "--grid", "seed=0,1"], "as values of seed and as 3 seeds: leave the values"),
         (["lm-10m", "--dry-run"], "on shards is trained by itself"),
         (
             ["parity", "--dry-run", "--model.mixer.name", "attention", "--grid", "model.mixer.num-heads=2,3"],

@@ -3,6 +3,8 @@
 import datetime
 import json
 import math
+import threading
+import time
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -17,6 +19,7 @@ from statemix.experiments.sweep import Launch, SweepFolder, SweepFolderError, Tr
 from statemix.experiments.sweep import store as sweep_store
 from statemix.models import make_model
 from statemix.models.sizing import count_mixer_parameters
+from statemix.training import RunFolderError
 
 from ..training.small import small
 
@@ -210,6 +213,8 @@ def test_a_claim_is_run_judged_and_written_down_once(tmp_path):
         assert low <= sum(verdict["values"][model]) / 3 <= high
     assert verdict["command"] == "statemix reproduce permutation-composition --budget minutes"
     assert verdict["device"] and verdict["date"] and verdict["versions"] and verdict["commit"]
+    size = sum(p.numel() for p in make_model(small().resolved().model).parameters())
+    assert f"Parameters of whole models: long {size:,}; short {size:,}." in verdict["notes"]
     times = {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").rglob("results/*.json")}
     reproduce.reproduce([tiny()], "minutes", tmp_path, launch=INLINE, tell=quiet)
     assert times == {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").rglob("results/*.json")}
@@ -224,18 +229,85 @@ def test_verdicts_of_other_claims_stay(tmp_path):
     ]  # fmt: skip
 
 
+def test_the_page_of_a_claim_whose_runs_all_crashed_says_that_nothing_is_known(tmp_path):
+    verdict = {**_verdict("permutation-composition"), "device": None, "values": {"a": [], "b": []}}
+    page = reproduce.report_of([{**verdict, "intervals": {"a": None, "b": None}}]).html()
+    assert "device unknown; statemix 0" in page and "None" not in page
+
+
+def test_a_collection_keeps_the_verdicts_of_every_budget_apart(tmp_path):
+    name = "permutation-composition"
+    hour = {**_verdict(name), "budget": "hour", "values": {"a": [0.9, 0.8], "b": [0.1]}}
+    reproduce.write_verdicts(tmp_path, [hour, _verdict("structure-over-width"), _verdict(name)])
+    later = {**_verdict(name), "verdict": "holds"}
+    reproduce.write_verdicts(tmp_path, [later])
+    kept = {(v["claim"], v["budget"]): v for v in reproduce.read_verdicts(tmp_path)}
+    assert len(kept) == 3 and kept[name, "hour"]["values"] == hour["values"]
+    assert kept[name, "minutes"]["verdict"] == "holds"
+    page = (tmp_path / "report.html").read_text()
+    titles = (f"{name}, hour", f"{name}, minutes", "structure-over-width")
+    assert all(f"<h2>{title}</h2>" in page for title in titles)
+
+
+def test_claims_that_end_at_one_moment_keep_each_others_verdicts(tmp_path, monkeypatch):
+    read = reproduce.read_verdicts
+
+    def slowly(out):
+        found = read(out)
+        time.sleep(0.1)  # in which the other writes, if it can
+        return found
+
+    monkeypatch.setattr(reproduce, "read_verdicts", slowly)
+    threads = [
+        threading.Thread(target=reproduce.write_verdicts, args=(tmp_path, [_verdict(name)]))
+        for name in CLAIMS
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {verdict["claim"] for verdict in read(tmp_path)} == set(CLAIMS)
+
+
+@pytest.mark.parametrize(
+    ("written", "what"),
+    [
+        ("null", "is damaged: "),
+        ('["holds"]', "is damaged: "),
+        (
+            '[{"claim": "permutation-composition", "device": "cpu"}]',
+            "is damaged: a verdict has no 'versions'",
+        ),
+    ],
+)
+def test_verdicts_that_are_none_are_named_before_anything_runs(tmp_path, written, what):
+    (tmp_path / "claims.json").write_text(written)
+    with pytest.raises(RunFolderError, match=what):
+        reproduce.reproduce([tiny()], "minutes", tmp_path, launch=INLINE, tell=quiet)
+    assert [file.name for file in tmp_path.iterdir()] == ["claims.json"]
+    assert (tmp_path / "claims.json").read_text() == written
+
+
+def test_a_verdict_of_a_claim_that_is_not_known_is_named(tmp_path):
+    (tmp_path / "claims.json").write_text(json.dumps([{**_verdict("permutation-composition"), "claim": "b"}]))
+    with pytest.raises(RunFolderError, match=r"is damaged: no claim 'b'; nearest: "):
+        reproduce.read_verdicts(tmp_path)
+
+
 def _verdict(name):
     values = {"a": [0.5, 0.6], "b": [0.7]}
     claim = tiny(name=name, judge=lambda v: [exceeds(v, "a", "b")])
     facts = {"device": "a processor", "versions": "statemix 0", "date": "2026-01-31", "commit": "abc"}
-    return reproduce.judged(claim, values, "minutes", "statemix", {"diverged": ["a"]}, facts)
+    return reproduce.judged(
+        claim, values, "minutes", "statemix", {"diverged": ["a"]}, facts, {"a": [1200, 3000]}
+    )
 
 
 def test_the_report_shows_every_number_and_what_decided(tmp_path):
     reproduce.write_verdicts(tmp_path, [_verdict("permutation-composition")])
     page = (tmp_path / "report.html").read_text()
     for expected in ("undecided", "More steps teach more.", "a: 0.5", "a: 0.6", "b: 0.7", "a above b",
-                     "no interval", "Runs that diverged: a 1.", "statemix"):  # fmt: skip
+                     "no interval", "Runs that diverged: a 1.", "a 1,200 and 3,000.", "statemix"):  # fmt: skip
         assert expected in page
 
 
@@ -261,6 +333,10 @@ def test_measurements_are_made_once(tmp_path, monkeypatch):
     assert claim.collect(tmp_path, "minutes", INLINE, "", quiet) == values
     with pytest.raises(SweepFolderError, match="measurements of the budget 'minutes'"):
         claim.collect(tmp_path, "hour", INLINE, "", quiet)
+    for damaged in ("{", "[]", "null", '{"budget": "minutes"}'):
+        (tmp_path / "measurements.json").write_text(damaged)
+        with pytest.raises(SweepFolderError, match=r"measurements\.json is damaged; move it away"):
+            claim.collect(tmp_path, "minutes", INLINE, "", quiet)
 
 
 def test_a_verdict_names_what_made_the_numbers_and_not_who_judged_them_last(tmp_path, monkeypatch):

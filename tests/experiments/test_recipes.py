@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from statemix.experiments import RECIPES, recipe
+from statemix.experiments.sweep.trials import check_models, seeded
 from statemix.experiments.variants import VARIANTS, variants
 from statemix.models import make_model
 from statemix.models.sizing import count_state
@@ -58,6 +59,22 @@ def test_variants_hold_equal_states(name):
         if model != "attention":
             states = count_state(config.model) // (2 if model == "LSTM" else 1)
             assert states == 48
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("base", [name for name in RECIPES if not name.startswith("lm")])
+def test_variants_of_every_recipe_that_is_swept_can_be_built(name, base):
+    check_models([trial for model, config in variants(name, recipe(base)).items()
+                  for trial in seeded(config, model, 1)])  # fmt: skip
+
+
+def test_layers_that_are_compared_have_the_help_that_the_recipe_counts_on():
+    own = recipe("regular-modular-arithmetic").model.mixer
+    found = variants("mixers", recipe("regular-modular-arithmetic"))
+    for model in ("BD-LRU m=8", "BD-LRU m=1", "BD-LRU m=8, zero initial state", "H-LRU m=8"):
+        mixer = found[model].model.mixer
+        assert (mixer.gate_noise, mixer.block_dropout, mixer.weight_init) == (1.0, 0.5, "fan-in")
+    assert found["BD-LRU m=8"].model.mixer == own
 
 
 def test_unknown_variants_list_the_nearest():

@@ -12,6 +12,7 @@ import time
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from statemix.experiments import recipe, sweep
@@ -29,7 +30,15 @@ from statemix.experiments.sweep.store import ATTEMPTS
 from statemix.experiments.sweep.trials import check_models, groups
 from statemix.models import MIXERS, MixerConfig, ModelConfig, make_model
 from statemix.text.lock import LOCK, locked
-from statemix.training import OptimizerConfig, RunConfig, ScheduleConfig, ShardData, from_json, train
+from statemix.training import (
+    OptimizerConfig,
+    RunConfig,
+    ScheduleConfig,
+    ShardData,
+    TaskData,
+    from_json,
+    train,
+)
 
 from ..training.small import small
 
@@ -52,7 +61,7 @@ def told() -> tuple[list[str], object]:
 
 def test_seeds_that_are_given_twice_are_refused():
     with pytest.raises(
-        ValueError, match="seeds are given twice, as values of seed and as 2 seeds: leave one"
+        ValueError, match="seeds are given twice, as values of seed and as 2 seeds: leave the"
     ):
         grid(small(), {"seed": [1, 2]}, seeds=2)
     assert [trial.config.seed for trial in grid(small(), {"seed": [4, 2]})] == [4, 2]
@@ -83,6 +92,8 @@ def test_a_table_says_of_each_trial_what_training_it_alone_says(tmp_path):
         assert from_json(json.loads(row["config"])) == trial.config
         assert "torch" in row["versions"] and row["device"] and float(row["seconds"]) > 0
         assert int(row["parameters"]) == sum(p.numel() for p in alone.model.parameters())
+        states = [block.mixer.initial_state_for(1).numel() for block in alone.model.blocks]
+        assert int(row["state_numbers"]) == sum(states)
         assert 0 <= float(row["validation_accuracy_at_8"]) <= 1
 
 
@@ -104,6 +115,35 @@ def test_fields_of_one_name_have_columns_of_their_own(tmp_path):
         (mixer, schedule, f"mixer.name={mixer}, schedule.name={schedule}")
         for mixer in axes["model.mixer.name"] for schedule in axes["schedule.name"]
     ]  # fmt: skip
+
+
+def test_what_was_varied_stands_beside_what_came_out_under_the_same_name(tmp_path):
+    wild = OptimizerConfig(learning_rate=1e38)
+    axes = {"steps": [3, 9], "device": ["cpu", "auto"]}
+    made = grid(small(optimizer=wild, schedule=ScheduleConfig(name="constant"), log_every=3), axes)
+    folder = SweepFolder.begin(tmp_path, made, "statemix sweep")
+    folder.write_table()
+    varied = [(row["varied_steps"], row["varied_device"], row["steps"]) for row in table(folder)]
+    assert varied == [("3", "cpu", ""), ("3", "auto", ""), ("9", "cpu", ""), ("9", "auto", "")]
+    run_sweep(folder, INLINE, lambda line: None)
+    # All of them diverge within three steps.
+    assert [row["varied_steps"] for row in table(folder)] == ["3", "3", "9", "9"]
+    assert all(int(row["steps"]) < 3 and row["device"] not in ("cpu", "auto") for row in table(folder))
+
+
+def test_numbers_that_no_column_of_parquet_holds_are_written_as_text(tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    last = 2**64 - 1
+    made = [
+        Trial(model="a", config=small(steps=1, seed=last - 1), settings={"width": "narrow", "share": True}),
+        Trial(model="b", config=small(steps=1, seed=last), settings={"width": 8, "share": 0.5}),
+    ]
+    folder = SweepFolder.begin(tmp_path, made, "statemix sweep")
+    assert run_sweep(folder, INLINE, lambda line: None).pending == 0
+    columns = parquet.read_table(folder.path / "table.parquet").to_pydict()
+    assert columns["seed"] == [str(last - 1), str(last)]
+    assert columns["width"] == ["narrow", "8"] and columns["share"] == ["True", "0.5"]
+    assert columns["accuracy_at_8"] == [float(row["accuracy_at_8"]) for row in table(folder)]
 
 
 def test_trials_that_can_be_trained_as_one_are_grouped_up_to_the_limit():
@@ -192,12 +232,37 @@ def test_what_cannot_be_read_of_a_sweep_is_run_again_or_named(tmp_path):
     folder = SweepFolder.begin(tmp_path, trials()[:1], "statemix sweep")
     assert run_sweep(folder, INLINE, lambda line: None).pending == 0
     (result,) = (tmp_path / "results").iterdir()
-    result.write_text("")
-    assert run_sweep(folder, INLINE, lambda line: None).pending == 0
-    assert [found["status"] for found in folder.results()] == ["finished"]
-    (tmp_path / "sweep.json").write_text("{")
-    with pytest.raises(SweepFolderError, match=r"sweep\.json is damaged"):
-        SweepFolder(tmp_path)
+    for damaged in ("", "{}", "null"):
+        result.write_text(damaged)
+        assert run_sweep(folder, INLINE, lambda line: None).pending == 0
+        assert [found["status"] for found in folder.results()] == ["finished"]
+    for damaged, what in (
+        ("{", "is damaged: Expecting"),
+        ('{"format": 1}', "is damaged: no 'command'"),
+        ('{"format": 1, "command": "", "trials": [0], "groups": {}}', "is damaged: "),
+        ("null", "another version wrote it"),
+        ("[]", "another version wrote it"),
+    ):
+        (tmp_path / "sweep.json").write_text(damaged)
+        with pytest.raises(SweepFolderError, match=what):
+            SweepFolder(tmp_path)
+
+
+def test_a_process_that_is_killed_while_it_notes_a_crash_leaves_notes_that_can_be_read(tmp_path, monkeypatch):
+    folder = SweepFolder.begin(tmp_path, trials()[:1], "statemix sweep")
+    (group,) = folder.groups
+    folder.failed(group, "the first")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            folder.failed(group, "the second")
+    assert SweepFolder(tmp_path).failures(group) == ["the first"]
+    folder.failed(group, "the second")
+    assert [result["error"] for result in SweepFolder(tmp_path).results()] == ["the second"]
 
 
 def test_a_model_that_cannot_be_built_is_named_before_anything_runs(tmp_path):
@@ -210,6 +275,15 @@ def test_a_model_that_cannot_be_built_is_named_before_anything_runs(tmp_path):
     wrong = replace(base, model=replace(base.model, mixer=MixerConfig(), vocab_size=7))
     with pytest.raises(ValueError, match=r"trial 'wrong'.*model\.vocab_size is 7, but the data has 2"):
         SweepFolder.begin(tmp_path / "sweep", [Trial(model="wrong", config=wrong)], "statemix sweep")
+
+
+def test_a_pattern_may_stand_in_a_list(tmp_path):
+    base = small(model=ModelConfig(d_model=8, num_layers=2, pattern=["bdlru", "attention"]), steps=1)
+    folder = SweepFolder.begin(tmp_path, grid(base, {"model.pattern": [["gru"], ["gru", "hlru"]]}), "script")
+    assert run_sweep(folder, INLINE, lambda line: None).pending == 0
+    ran = [json.loads(row["config"])["model"]["pattern"] for row in table(folder)]
+    assert ran == [["gru"], ["gru", "hlru"]]
+    assert {row["status"] for row in table(folder)} == {"finished"}
 
 
 def test_an_autoencoder_without_places_for_its_sequences_is_named_before_anything_runs(tmp_path):
@@ -269,6 +343,26 @@ def test_a_crash_is_tried_once_more_and_then_reported(tmp_path, monkeypatch):
         assert row["status"] == "finished" and row["attempts"] == "2"
     assert sum("tried once more" in line for line in lines) == 2
     assert sum("seed 0 is given up" in line for line in lines) == 1
+
+
+def test_crashed_trials_whose_results_are_removed_are_tried_again(tmp_path, monkeypatch):
+    run_group, full = launchers.run_group, [True]
+
+    def crashing(path, group, **options):
+        if full:
+            raise OSError("the disk is full")
+        return run_group(path, group, **options)
+
+    monkeypatch.setattr(launchers, "run_group", crashing)
+    folder = SweepFolder.begin(tmp_path, trials()[:3], "statemix sweep")
+    run_sweep(folder, INLINE, lambda line: None)
+    full.clear()
+    assert run_sweep(SweepFolder(tmp_path), INLINE, lambda line: None).pending == 0
+    assert [row["status"] for row in table(folder)] == ["crashed"] * 3
+    remove = 'grep -l \'"status": "crashed"\' results/*.json | xargs rm'
+    subprocess.run(remove, shell=True, cwd=tmp_path, check=True)
+    assert run_sweep(SweepFolder(tmp_path), INLINE, lambda line: None).pending == 0
+    assert [row["status"] for row in table(folder)] == ["finished"] * 3
 
 
 def test_of_trials_that_crash_as_one_only_the_guilty_is_reported(tmp_path, monkeypatch):
@@ -511,6 +605,14 @@ def test_a_device_that_is_not_there_fails_the_sweep_and_no_trial(tmp_path, launc
     assert not folder.results() and not any(map(folder.failures, folder.groups))
 
 
+def test_a_grid_takes_ranges_of_numpy(tmp_path):
+    axes = {"seed": [3, 4], "steps": [1, 2], "optimizer.learning_rate": [1e-3, 1e-2], "data.task.length": [8]}
+    arrays = {path: np.array(values) for path, values in axes.items()}
+    made = grid(small(), arrays)
+    assert [trial.id for trial in made] == [trial.id for trial in grid(small(), axes)]
+    assert SweepFolder.begin(tmp_path, made, "a script").trials == grid(small(), axes)
+
+
 def test_the_name_of_a_grid_stands_before_its_settings():
     named = grid(small(), {"model.mixer.block_size": iter([1, 2])}, name="wide")
     assert [trial.model for trial in named] == ["wide, block_size=1", "wide, block_size=2"]
@@ -527,8 +629,15 @@ def test_impossible_sweeps_are_named(tmp_path):
             grid(small(), {"seed": values})  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match=r"no field 'model\.mixr'; nearest: model\.mixer"):
         grid(small(), {"model.mixr": [1]})
+    with pytest.raises(ValueError, match=r"model\.mixer\.block-size and .*block_size are one field"):
+        grid(small(), {"model.mixer.block-size": [1, 2], "model.mixer.block_size": [3]})
     with pytest.raises(ValueError, match="seeds must be at least 1"):
         grid(small(), {}, seeds=0)
+    small_set = grid(small(data=TaskData(examples=16)), {"batch_size": [16, 17]})
+    with pytest.raises(
+        ValueError, match=r"trial 'batch_size=17': .* a batch of 17 does not fit .* of 16 exam"
+    ):
+        SweepFolder.begin(tmp_path, small_set, "statemix sweep")
     with pytest.raises(ValueError, match="no two the same"):
         SweepFolder.begin(tmp_path, trials() + trials(), "statemix sweep")
     with pytest.raises(ValueError, match="replicas must be at least 1; got 0"):

@@ -5,7 +5,17 @@ import math
 import pytest
 import torch
 
-from statemix.models import MIXERS, TIERS, MixerConfig, ModelConfig, fit, fit_tier, make_mixer, make_model
+from statemix.models import (
+    MIXERS,
+    TIERS,
+    Mixer,
+    MixerConfig,
+    ModelConfig,
+    fit,
+    fit_tier,
+    make_mixer,
+    make_model,
+)
 from statemix.models.sizing import count_parameters, count_state
 
 GROWING_STATE = {"attention"}
@@ -176,3 +186,47 @@ def test_a_growing_state_has_no_budget():
 def test_an_unknown_tier_lists_the_tiers():
     with pytest.raises(ValueError, match=r"must be one of \('0.33M'.*got '2M'"):
         fit_tier(config(), "2M")
+
+
+class Average(torch.nn.Module):
+    """A mixer of one's own: an average in each of ``hidden_size`` channels, handed on with a count."""
+
+    def __init__(self, d_model, *, hidden_size=3):
+        super().__init__()
+        self.into, self.out = torch.nn.Linear(d_model, hidden_size), torch.nn.Linear(hidden_size, d_model)
+
+    def forward(self, x, state=None, *, return_state=False):
+        hidden = self.into(x)
+        return self.out(hidden), (hidden[:, -1], hidden[:, -1, :1])
+
+
+@pytest.fixture
+def own_mixers(monkeypatch):
+    sizes = {
+        "fixed": lambda config, width: {},
+        "own": lambda config, width: {"hidden_size": config.num_blocks or 1},
+    }
+    for name, size in sizes.items():
+        monkeypatch.setitem(MIXERS, name, Mixer(layer=Average, sizes=size, grows_with="num_blocks"))
+
+
+def test_a_mixer_of_ones_own_is_sized_like_those_that_ship(own_mixers):
+    model = ModelConfig(vocab_size=16, d_model=8, num_layers=2, mixer=MixerConfig(name="own"))
+    # Channels and a count in each of two layers; a weight and a bias in, a weight out for each channel.
+    assert fit(model, state=2 * 41).config.mixer.num_blocks == 40
+    assert fit(model, mixer_parameters=2 * (40 * (8 + 1 + 8) + 8)).config.mixer.num_blocks == 40
+
+
+@pytest.mark.parametrize("budget", ["parameters", "mixer_parameters", "state"])
+def test_a_layer_that_no_size_changes_is_named(own_mixers, budget):
+    model = ModelConfig(vocab_size=16, d_model=8, num_layers=2, mixer=MixerConfig(name="fixed"))
+    with pytest.raises(ValueError, match=r"num_blocks changes nothing in this model, whose layers are fixed"):
+        fit(model, **{budget: 10**6})
+
+
+def test_a_size_that_no_layer_of_a_pattern_has_is_named():
+    model = ModelConfig(vocab_size=16, d_model=16, mixer=MixerConfig(name="bdlru"), pattern=("attention",))
+    with pytest.raises(
+        ValueError, match=r"num_blocks changes nothing .* whose layers are attention and have"
+    ):
+        fit(model, parameters=100_000)

@@ -171,8 +171,23 @@ def test_a_config_that_cannot_be_meant_is_refused(build, message):
         build()
 
 
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: small(sharpen_gates=1.5), r"sharpen_gates must be a tuple of numbers; got 1\.5: write \(1\.5,\)"),
+        (lambda: small(gate_noise_rise=0.5), r"gate_noise_rise must be a tuple of numbers; got 0\.5"),
+        (lambda: OptimizerConfig(betas=0.9), r"betas must be a tuple of numbers; got 0\.9"),
+        (lambda: OptimizerConfig(betas=("a", "b")), "betas must be a tuple of numbers; got 'a' among them"),
+        (lambda: small(name=3), "config: name must be a str; got 3"),
+    ],
+)  # fmt: skip
+def test_what_is_of_another_kind_is_refused(build, message):
+    with pytest.raises(TypeError, match=message):
+        build()
+
+
 @pytest.mark.parametrize("name", ["steps", "batch_size", "accumulate", "seed", "threads", "evaluate_every"])
-@pytest.mark.parametrize("value", [2.0, math.nan, "3"])
+@pytest.mark.parametrize("value", [2.0, math.nan, "3", True])
 def test_counts_are_integers(name, value):
     with pytest.raises(TypeError, match=f"config: {name} must be an integer; got {value!r}"):
         small(**{name: value})

@@ -3,19 +3,21 @@
 import json
 import math
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 
 from statemix.models import MIXERS, MixerConfig, ModelConfig, make_model
-from statemix.tasks import Permutation
+from statemix.tasks import IGNORED, TASKS, Counting, Permutation
 from statemix.training import (
     OptimizerConfig,
     RunFolderError,
     ScheduleConfig,
     TaskData,
+    open_source,
     replica_group,
     train,
     train_replicas,
@@ -152,6 +154,27 @@ def test_a_group_of_which_all_diverge_stops():
     assert [r.status for r in found] == ["diverged"] * 2 and max(r.step for r in found) < 12
 
 
+@dataclass(frozen=True, kw_only=True)
+class Seldom(Counting):
+    """Counting that asks nothing at all in some batches of training."""
+
+    def generate(self, batch, length, random):
+        inputs, targets = super().generate(batch, length, random)
+        asks = batch != 8 or random.random() < 0.5
+        return inputs, targets if asks else np.full_like(targets, IGNORED)
+
+
+def test_a_batch_in_which_nothing_is_asked_changes_as_much_in_a_group_as_alone(monkeypatch):
+    monkeypatch.setitem(TASKS, "seldom", Seldom)
+    runs = unlike(data=TaskData(task=Seldom(length=8), test_lengths=(8,), test_examples=32))
+    batches = [
+        open_source(run.data).batch(step, batch_size=8, seed=run.seed, steps=12)
+        for run in runs for step in range(12)
+    ]  # fmt: skip
+    assert 0 < sum(bool((batch.targets == IGNORED).all()) for batch in batches) < len(batches)
+    assert_alike(train_replicas(runs, progress=False), [train(run, progress=False) for run in runs])
+
+
 def noisy() -> ModelConfig:
     base = small().model
     return replace(base, mixer=replace(base.mixer, gate_noise=1.0))
@@ -209,6 +232,15 @@ def test_a_row_counts_the_time_in_which_a_device_is_waited_for(monkeypatch):
     for result in results:
         first, last = (row["seconds"] for row in result.history)
         assert first >= 0.2 and last >= first + 0.2 and result.seconds == last
+
+
+def test_a_group_whose_lengths_are_lists_goes_on_as_a_run_does(tmp_path):
+    def runs():
+        return [small(seed=s, data=TaskData(test_lengths=[8, 16], test_examples=8)) for s in (0, 1)]
+
+    before = train_replicas(runs(), out=tmp_path / "group", progress=False)
+    after = train_replicas(runs(), out=tmp_path / "group", resume=True, progress=False)
+    assert [result.scores for result in after] == [result.scores for result in before]
 
 
 def test_an_occupied_folder_and_another_group_are_refused(tmp_path):

@@ -3,10 +3,11 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
-from statemix.models import ModelConfig
+from statemix.models import MixerConfig, ModelConfig
 from statemix.tasks import IGNORED, Counting, Permutation, make
 from statemix.training import (
     RunConfig,
@@ -107,6 +108,22 @@ def test_impossible_settings_are_named(settings, message):
 def test_bins_survive_json():
     config = small(data=TaskData(test_bins=((3, 40), (41, 256))))
     assert from_json(json.loads(json.dumps(to_json(config)))) == config
+
+
+def test_numbers_of_numpy_are_written_as_numbers():
+    share, length = np.float32(0.25), np.int64(16)
+    task = make("noisy-recall", length=length, noise=share, multi_query=True)
+    mixer = MixerConfig(block_size=np.int64(2), selective=np.bool_(True))
+    data = TaskData(task=task, test_lengths=(length, 32), test_examples=np.int64(4))
+    config = RunConfig(model=ModelConfig(d_model=8, mixer=mixer), data=data)
+    plain = replace(
+        config,
+        model=ModelConfig(d_model=8, mixer=MixerConfig(block_size=2)),
+        data=TaskData(
+            task=make("noisy-recall", length=16, noise=0.25), test_lengths=(16, 32), test_examples=4
+        ),
+    )
+    assert json.dumps(to_json(config)) == json.dumps(to_json(plain))
 
 
 def test_a_bin_is_the_mean_over_its_lengths():

@@ -51,7 +51,7 @@ class ReproduceOptions:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run claims; 0 with all done, 1 where runs crashed, 128 + n where it was stopped."""
     options = tyro.cli(ReproduceOptions, args=argv, prog="statemix reproduce", description=_description())
-    claims = [find_claim(name) for name in options.claims] or list(CLAIMS.values())
+    claims = [find_claim(name) for name in dict.fromkeys(options.claims)] or list(CLAIMS.values())
     console = Console()
     if options.dry_run:
         _show_plan(claims, options, console)

@@ -16,17 +16,21 @@ from .changes import with_mixer
 def mixers(base: RunConfig) -> dict[str, RunConfig]:
     """BD-LRU, H-LRU, LSTM, GRU and attention with equal states (an LSTM's cells are as many again).
 
+    BD-LRU and H-LRU have the options of the recipe's own mixer, and a learned initial state.
+
     Examples:
         >>> from .recipes import s3_composition
         >>> mixers(s3_composition())["BD-LRU m=2"].model.mixer.num_blocks
         24
     """
-    size = base.model.mixer.block_size
-    learned = [MixerConfig(name="bdlru", block_size=m, initial_state="learned") for m in range(size, 0, -1)]
-    named = {f"BD-LRU m={mixer.block_size}": mixer for mixer in learned}
+    own = base.model.mixer
+    size = own.block_size
+    # With what the recipe gives its own mixer, such as block dropout: a recipe may count on it.
+    blocks, orders = (replace(own.named(name), initial_state="learned") for name in ("bdlru", "hlru"))
+    named = {f"BD-LRU m={m}": replace(blocks, block_size=m) for m in range(size, 0, -1)}
     named |= {
-        f"BD-LRU m={size}, zero initial state": MixerConfig(name="bdlru", block_size=size),
-        f"H-LRU m={size}": MixerConfig(name="hlru", block_size=size, initial_state="learned"),
+        f"BD-LRU m={size}, zero initial state": replace(blocks, initial_state="zeros"),
+        f"H-LRU m={size}": orders,
         "LSTM": MixerConfig(name="lstm", block_size=1),
         "GRU": MixerConfig(name="gru", block_size=1),
         "attention": MixerConfig(name="attention", block_size=1),

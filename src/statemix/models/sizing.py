@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from math import inf, lcm
 from numbers import Real
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import nn
@@ -17,10 +17,14 @@ from statemix.nn.baselines import Baseline
 from statemix.ops.checks import check_number, check_size
 
 from .factory import make_model
-from .language_model import ModelConfig
+from .language_model import LanguageModel, ModelConfig
 from .mixers import MIXERS, MixerConfig, make_mixer, options_of
 
 Budget = Literal["parameters", "mixer parameters", "state numbers"]
+
+
+# Steps of a size after which a layer that heeds it is larger, were it to round up.
+_STEPS_THAT_SHOW = 64
 
 
 class Tier(NamedTuple):
@@ -96,8 +100,9 @@ def fit(
         tolerance: the largest miss, as a share of the budget.
 
     Raises:
-        ValueError: not exactly one budget, a mixer without such a budget, a multiple_of that is no whole
-            number, or a budget that no size meets; the message says the nearest possible one.
+        ValueError: not exactly one budget, a mixer without such a budget or whose size changes nothing in the
+            model, a multiple_of that is no whole number, or a budget that no size meets; the message says the
+            nearest possible one.
 
     Examples:
         >>> config = ModelConfig(vocab_size=16, d_model=128, num_layers=2, mixer=MixerConfig(block_size=3))
@@ -111,6 +116,14 @@ def fit(
     check_number("fit", "tolerance", tolerance, "a share of at least 0", lambda share: share >= 0)
     knob = _Knob.of(config, multiple_of)
     count = _counter(config, what)
+    # Counts grow with every step in the layers that ship; one of your own may take no notice, and then no
+    # number of steps would ever be enough.
+    if count(knob.turned(1)) == count(knob.turned(_STEPS_THAT_SHOW)):
+        mixers = ", ".join(dict.fromkeys(mixer.name for mixer in config.mixers()))
+        raise ValueError(
+            f"fit: {knob.option} changes nothing in this model, whose layers are {mixers} and have "
+            f"{count(config):,} {what}: name as config.mixer a layer of the model that {knob.option} sizes"
+        )
     steps = _nearest(cache(lambda steps: count(knob.turned(steps))), wanted)
     best = Fit(
         config=knob.turned(steps),
@@ -181,7 +194,20 @@ def count_state(config: ModelConfig) -> int:
         >>> count_state(ModelConfig(d_model=64, mixer=MixerConfig(name="lstm")))
         128
     """
-    return sum(map(_state_numbers, _layers(config)))
+    return sum(_state_numbers(layer, config.d_model) for layer in _layers(config))
+
+
+def state_numbers(model: LanguageModel) -> int | None:
+    """What :func:`count_state` says, of a model that is built; None where a state grows with the sequence.
+
+    Examples:
+        >>> state_numbers(LanguageModel(ModelConfig(vocab_size=5, d_model=64, mixer=MixerConfig(name="gru"))))
+        64
+    """
+    layers = [cast(nn.Module, block.mixer) for block in model.blocks]
+    if any(map(_grows, layers)):
+        return None
+    return sum(_state_numbers(layer, model.config.d_model) for layer in layers)
 
 
 def _budget(parameters: int | None, mixer_parameters: int | None, state: int | None) -> tuple[Budget, int]:
@@ -298,12 +324,21 @@ def _size(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def _state_numbers(layer: nn.Module) -> int:
-    if getattr(layer, "state_grows", False):
+def _grows(layer: nn.Module) -> bool:
+    return bool(getattr(layer, "state_grows", False))
+
+
+def _state_numbers(layer: nn.Module, d_model: int) -> int:
+    if _grows(layer):
         raise ValueError(
             f"fit: the state of {type(layer).__name__} grows with the sequence: match parameters"
         )
     if isinstance(layer, Baseline):
         return layer.state_numbers
-    assert isinstance(layer, RecurrentLayer)
-    return layer.initial_state_for(1).numel()
+    if isinstance(layer, RecurrentLayer):
+        return layer.initial_state_for(1).numel()
+    # A layer of one's own: what it hands on after a step.
+    device = next((p.device for p in layer.parameters()), torch.device("cpu"))
+    with torch.no_grad():
+        _, state = layer(torch.zeros(1, 1, d_model, device=device), return_state=True)
+    return sum(part.numel() for part in (state if isinstance(state, tuple) else (state,)))

@@ -6,9 +6,11 @@ import dataclasses
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+import numpy as np
+
 from statemix.models import MixerConfig, ModelConfig
 from statemix.models.mixers import options_of
-from statemix.ops.checks import check_choices
+from statemix.ops.checks import check_choices, check_numbers
 from statemix.tasks import TASKS, Task, make, name_of
 
 from .data import DataConfig, TaskData, TextData
@@ -81,6 +83,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         kinds = {
+            "name": (str,),
             "model": (ModelConfig,),
             "data": tuple(_DATA_KINDS.values()),
             "optimizer": (OptimizerConfig,),
@@ -92,8 +95,9 @@ class RunConfig:
                 raise TypeError(f"config: {name} must be a {wanted}; got {getattr(self, name)!r}")
         counts = ("steps", "batch_size", "accumulate", "log_every", "checkpoint_every")
         for name in (*counts, "seed", "evaluate_every", "threads"):
-            if not isinstance(getattr(self, name), int):
-                raise TypeError(f"config: {name} must be an integer; got {getattr(self, name)!r}")
+            count = getattr(self, name)
+            if not isinstance(count, int) or isinstance(count, bool):
+                raise TypeError(f"config: {name} must be an integer; got {count!r}")
         check_choices("config", self)
         for name in counts:
             if getattr(self, name) < 1:
@@ -103,7 +107,7 @@ class RunConfig:
                 raise ValueError(f"config: {name} must be at least 0; got {getattr(self, name)}")
         if self.seed >= 2**64:
             raise ValueError(f"config: seed must be below 2**64; got {self.seed}")
-        rise = tuple(self.gate_noise_rise)
+        rise = check_numbers("config", "gate_noise_rise", self.gate_noise_rise)
         if len(rise) != 2 or not 0 <= rise[0] <= rise[1] <= 1:
             raise ValueError(
                 f"config: gate_noise_rise must be two shares of the steps, 0 <= first <= last <= 1; got "
@@ -115,7 +119,8 @@ class RunConfig:
                 "config: gate_noise_rise must have a gate noise that can rise; got model.mixer.gate_noise 0: "
                 "set it, or leave gate_noise_rise out"
             )
-        if not all(0 < factor < float("inf") for factor in self.sharpen_gates):
+        factors = check_numbers("config", "sharpen_gates", self.sharpen_gates)
+        if not all(0 < factor < float("inf") for factor in factors):
             raise ValueError(f"config: sharpen_gates must be numbers above 0; got {self.sharpen_gates}")
         needed = isinstance(self.data, TaskData) and self.data.task.needs_autoencoder
         if needed and self.model.architecture != "autoencoder":
@@ -128,8 +133,11 @@ class RunConfig:
         """The same config with the vocabulary sizes that its data has.
 
         Raises:
-            ValueError: the model was given others, or has no places for its longest sequences.
+            ValueError: the model was given others, or has no places for its longest sequences, or a batch is
+                larger than the training set.
         """
+        if isinstance(self.data, TaskData):
+            self.data.check_batch(self.batch_size)
         sizes: dict[str, int] = {}
         for name in ("vocab_size", "output_size"):
             given, wanted = getattr(self.model, name), getattr(self.data, name)
@@ -206,7 +214,10 @@ def _encode(value: Any) -> Any:
             if isinstance(value, cls):
                 plain["kind"] = kind
         return plain
-    return list(value) if isinstance(value, tuple) else value
+    if isinstance(value, tuple | list):
+        return [_encode(one) for one in value]
+    # Numbers of NumPy are taken wherever numbers are, and JSON knows Python's own alone.
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _decode(cls: Any, values: dict[str, Any], where: str) -> Any:

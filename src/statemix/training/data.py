@@ -147,6 +147,14 @@ class TaskData:
             return longest
         return int(stream(_LENGTHS, "train", step).integers(self.min_length, longest + 1))
 
+    def check_batch(self, batch_size: int) -> None:
+        """Raise ValueError unless a batch fits the training set."""
+        if self.examples is not None and batch_size > self.examples:
+            raise ValueError(
+                f"data: a batch of {batch_size} does not fit a training set of {self.examples} examples; "
+                f"lower batch_size or raise data.examples"
+            )
+
 
 def _check_bins(bins: tuple[tuple[int, int], ...]) -> None:
     def is_bin(pair: tuple[int, int]) -> bool:
@@ -214,11 +222,7 @@ class TaskSource:
 
     def _of_training_set(self, examples: int, step: int, batch_size: int, seed: int) -> Batch:
         """A batch of an epoch; what does not fill a last one is left out until the next shuffle."""
-        if batch_size > examples:
-            raise ValueError(
-                f"data: a batch of {batch_size} does not fit a training set of {examples} examples; lower "
-                f"batch_size or raise data.examples"
-            )
+        self.config.check_batch(batch_size)
         epoch, place = divmod(step, examples // batch_size)
         order = stream(seed, "train", _SHUFFLES + epoch).permutation(examples)
         chosen = torch.from_numpy(order[place * batch_size : (place + 1) * batch_size])

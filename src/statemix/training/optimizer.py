@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from statemix.ops.checks import check_number
+from statemix.ops.checks import check_number, check_numbers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,8 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         for field in ("learning_rate", "weight_decay", "eps"):
             check_number("optimizer", field, getattr(self, field), "at least 0", lambda size: size >= 0)
-        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+        betas = check_numbers("optimizer", "betas", self.betas)
+        if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
             raise ValueError(f"optimizer: betas must be two numbers that lie in [0, 1); got {self.betas}")
         check_number("optimizer", "clip_norm", self.clip_norm, "above 0", lambda size: size > 0)
 

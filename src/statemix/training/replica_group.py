@@ -66,7 +66,7 @@ class ReplicaGroup:
     def _open(self, folder: Path, resume: bool) -> None:
         if not resume:
             write_json(folder / REPLICAS, [to_json(config) for config in self.configs])
-        elif not (folder / REPLICAS).is_file() or self.configs != _read_replicas(folder):
+        elif not (folder / REPLICAS).is_file() or not _same(self.configs, _read_replicas(folder)):
             raise RunFolderError(
                 f"run folder {folder}: it holds other replicas; resume it with the configs in {REPLICAS}"
             )
@@ -238,3 +238,8 @@ class ReplicaGroup:
 
 def _read_replicas(folder: Path) -> list[RunConfig]:
     return [from_json(values) for values in json.loads((folder / REPLICAS).read_bytes())]
+
+
+def _same(ones: Sequence[RunConfig], others: Sequence[RunConfig]) -> bool:
+    """Whether configs say the same: lengths in a list and in a tuple do."""
+    return [to_json(config) for config in ones] == [to_json(config) for config in others]

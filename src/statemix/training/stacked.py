@@ -109,7 +109,8 @@ class StackedModels(nn.Module):
             logits.flatten(0, 1).float(), wanted.flatten(), ignore_index=IGNORED, reduction="none"
         )
         asked = (wanted != IGNORED).sum(1)
-        loss = losses.view_as(wanted).sum(1) / asked
+        # A batch in which nothing is asked has nothing wrong: no division by zero, which would look diverged.
+        loss = losses.view_as(wanted).sum(1) / asked.clamp(min=1)
         grads = torch.autograd.grad(loss.sum(), list(self._leaves.values()), allow_unused=True)
         with torch.no_grad():
             gradient = self._gathered(grads)

@@ -125,6 +125,10 @@ class Claim(ABC):
         """The models of runs that "diverged" and of runs that "crashed", one name a run."""
         return {}
 
+    def sizes(self, folder: Path) -> dict[str, list[int]]:
+        """Parameters of each model, once for each size that it was run at, in rising order."""
+        return {}
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedClaim(Claim):
@@ -181,6 +185,13 @@ class TrainedClaim(Claim):
                 found.setdefault(status, []).append(result["settings"]["model"])
         return found
 
+    def sizes(self, folder: Path) -> dict[str, list[int]]:
+        found: dict[str, set[int]] = {}
+        for result in SweepFolder(folder).results():
+            if result.get("parameters"):
+                found.setdefault(result["settings"]["model"], set()).add(result["parameters"])
+        return {model: sorted(some) for model, some in found.items()}
+
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredClaim(Claim):
@@ -196,7 +207,7 @@ class MeasuredClaim(Claim):
     ) -> Values | None:
         file = folder / MEASUREMENTS
         if file.is_file():
-            written = json.loads(file.read_bytes())
+            written = _read_measurements(file)
             if written["budget"] != budget:
                 raise SweepFolderError(
                     f"folder {folder}: it holds measurements of the budget {written['budget']!r}; continue "
@@ -209,17 +220,30 @@ class MeasuredClaim(Claim):
         facts: Facts = {
             "device": device_name(choose_device(device or "auto")),
             "versions": versions(),
-            "date": datetime.date.today().isoformat(),
+            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
             "commit": commit(),
         }
         write_json(file, {"budget": budget, "values": values, "facts": facts})
         return values
 
     def facts(self, folder: Path) -> Facts:
-        return json.loads((folder / MEASUREMENTS).read_bytes())["facts"]
+        return _read_measurements(folder / MEASUREMENTS)["facts"]
 
     def plan(self, budget: Budget) -> list[dict[str, Any]]:
         return self.planned(budget)
+
+
+def _read_measurements(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_bytes())
+        whole = {"budget", "values", "facts"} <= set(found)
+    except (ValueError, TypeError):
+        whole = False
+    if not whole:
+        raise SweepFolderError(
+            f"folder {file.parent}: {file.name} is damaged; move it away, and it is measured again"
+        )
+    return found
 
 
 def values_of(results: Sequence[Mapping[str, Any]]) -> Values:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from statemix.bench.environment import commit, versions
+from statemix.models.sizing import state_numbers
 from statemix.text.lock import is_occupied, locked
 from statemix.training import TrainResult, from_json, to_json
 from statemix.training.folder import write_json
@@ -32,6 +33,10 @@ from .trials import MOST_REPLICAS, Trial, check_models, check_trials, group_id, 
 
 ATTEMPTS = 2
 _FORMAT = 1
+
+# Columns of what came out of a trial, before and behind its scores.
+_SIZES = ("steps", "parameters", "state_numbers")
+_FACTS = ("seconds", "replicas", "attempts", "device", "versions", "commit", "date", "error")
 
 
 class SweepFolderError(RuntimeError):
@@ -56,24 +61,32 @@ class SweepFolder:
         try:
             written = json.loads(file.read_bytes())
         except ValueError as error:
-            raise SweepFolderError(
-                f"sweep folder {self.path}: sweep.json is damaged: {error}; choose another folder"
-            ) from None
-        if written.get("format") != _FORMAT:
+            raise self._damaged(error) from None
+        if not isinstance(written, dict) or written.get("format") != _FORMAT:
             raise SweepFolderError(
                 f"sweep folder {self.path}: another version wrote it; choose another folder"
             )
-        self.command: str = written["command"]
-        named = {
-            t["id"]: Trial(model=t["model"], config=from_json(t["config"]), settings=t["settings"])
-            for t in written["trials"]
-        }
+        try:
+            self.command: str = written["command"]
+            named = {
+                t["id"]: Trial(model=t["model"], config=from_json(t["config"]), settings=t["settings"])
+                for t in written["trials"]
+            }
+            members = {group: [named[i] for i in some] for group, some in written["groups"].items()}
+        except (KeyError, TypeError, AttributeError) as error:
+            raise self._damaged(error) from None
         self.trials = list(named.values())
         self.groups: dict[str, list[Trial]] = {}
-        for group, members in written["groups"].items():
-            self.groups |= self._left_of(group, [named[i] for i in members])
+        for group, some in members.items():
+            self.groups |= self._left_of(group, some)
         # Names are those that were written down: another version, whose configs have more fields, finds them.
         self._names = {id(trial): name for name, trial in named.items()}
+
+    def _damaged(self, error: Exception) -> SweepFolderError:
+        what = f"no {error}" if isinstance(error, KeyError) else str(error)
+        return SweepFolderError(
+            f"sweep folder {self.path}: sweep.json is damaged: {what}; choose another folder"
+        )
 
     @classmethod
     def begin(
@@ -159,9 +172,10 @@ class SweepFolder:
     def result(self, trial: Trial) -> dict[str, Any] | None:
         """What came out of a trial of :attr:`trials`; None while it is not done, or cannot be read."""
         try:
-            return json.loads((self.path / "results" / f"{self._names[id(trial)]}.json").read_bytes())
+            found = json.loads((self.path / "results" / f"{self._names[id(trial)]}.json").read_bytes())
         except (FileNotFoundError, ValueError):
             return None
+        return found if isinstance(found, dict) and "status" in found else None
 
     def results(self) -> list[dict[str, Any]]:
         """What came out of all trials that are done, in their order."""
@@ -186,8 +200,9 @@ class SweepFolder:
         Returns:
             Groups of :attr:`groups`.
         """
-        with open(self.path / "groups" / f"{group}.failures", "a") as file:
-            file.write(json.dumps(reason) + "\n")
+        lines = [json.dumps(failure) + "\n" for failure in [*self._own_failures(group), reason]]
+        # Whole: a line that was torn off, by a process that is killed here, could not be read again.
+        _replace(self.path / "groups" / f"{group}.failures", "".join(lines).encode())
         members = self.groups[group]
         if len(members) == 1 and len(self._own_failures(group)) >= ATTEMPTS:
             if self.result(members[0]) is None:
@@ -224,6 +239,7 @@ class SweepFolder:
                     "status": result.status,
                     "steps": result.step,
                     "parameters": sum(p.numel() for p in result.model.parameters()),
+                    "state_numbers": state_numbers(result.model),
                     "scores": result.scores,
                     "validation": scores_in(last),
                     "seconds": result.seconds,
@@ -247,7 +263,7 @@ class SweepFolder:
             import pyarrow.parquet
         except ModuleNotFoundError:
             return table
-        arrays = pyarrow.table({name: [row.get(name) for row in rows] for name in columns})
+        arrays = pyarrow.table({name: _arrow([row.get(name) for row in rows]) for name in columns})
         unfinished = table.with_name(".table.parquet.writing")
         pyarrow.parquet.write_table(arrays, unfinished)
         os.replace(unfinished, table.with_suffix(".parquet"))
@@ -270,27 +286,15 @@ class SweepFolder:
         found = self.result(trial) or {"status": "pending"}
         row = {
             "model": trial.model,
-            **{named: _plain(trial.settings[path]) for path, named in short_names(trial.settings).items()},
+            **{_free(named): _plain(trial.settings[p]) for p, named in short_names(trial.settings).items()},
             "seed": trial.config.seed,
             "learning_rate": trial.config.optimizer.learning_rate,
             "weight_decay": trial.config.optimizer.weight_decay,
             "status": found["status"],
-            **{name: found.get(name) for name in ("steps", "parameters")},
+            **{name: found.get(name) for name in _SIZES},
             **found.get("scores", {}),
             **{f"validation_{name}": value for name, value in found.get("validation", {}).items()},
-            **{
-                name: found.get(name)
-                for name in (
-                    "seconds",
-                    "replicas",
-                    "attempts",
-                    "device",
-                    "versions",
-                    "commit",
-                    "date",
-                    "error",
-                )
-            },
+            **{name: found.get(name) for name in _FACTS},
         }
         row["config"] = json.dumps(to_json(trial.config))
         return row
@@ -302,6 +306,21 @@ def _settings(trial: Trial) -> dict[str, Any]:
     return {
         path: value if isinstance(value, kinds) else repr(value) for path, value in trial.settings.items()
     }
+
+
+def _free(name: str) -> str:
+    """The column of a field that was varied: what came out of a trial must not stand in its place."""
+    return f"varied_{name}" if name in ("status", "config", *_SIZES, *_FACTS) else name
+
+
+def _arrow(values: list[Any]) -> Any:
+    """A column of Parquet; as text where no type of Arrow holds it, such as words among numbers."""
+    import pyarrow
+
+    try:
+        return pyarrow.array(values)
+    except (pyarrow.ArrowException, OverflowError):
+        return pyarrow.array([None if value is None else str(value) for value in values], pyarrow.string())
 
 
 def _plain(value: Any) -> Any:

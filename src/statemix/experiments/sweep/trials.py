@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from statemix.models import make_model
@@ -58,15 +59,19 @@ def grid(
     for path, values in axes.items():
         if isinstance(values, str) or not isinstance(values, Iterable):
             raise TypeError(f"sweep: the values of {path} must be a list; got {values!r}: write [{values!r}]")
-    given = {path: list(values) for path, values in axes.items()}
+    # Ranges of NumPy hold numbers of its own, which a field for an integer does not take.
+    given = {
+        path: [value.item() if isinstance(value, np.generic) else value for value in values]
+        for path, values in axes.items()
+    }
+    fields: dict[str, str] = {}
+    for path in given:
+        other = fields.setdefault(path.replace("-", "_"), path)
+        if other != path:
+            raise ValueError(f"sweep: {other} and {path} are one field: put all its values into one list")
     empty = [path for path, values in given.items() if not values]
     if empty:
         raise ValueError(f"sweep: {empty[0]} must have at least one value; got none: leave it out")
-    if seeds > 1 and "seed" in given:
-        # Counted from each value, they would meet: one run under two names.
-        raise ValueError(
-            f"sweep: seeds are given twice, as values of seed and as {seeds} seeds: leave one out"
-        )
     trials = []
     for values in itertools.product(*given.values()):
         settings = dict(zip(given, values, strict=True))
@@ -85,10 +90,16 @@ def seeded(
     """The same run with several seeds, counted from its own.
 
     Raises:
-        ValueError: no seeds.
+        ValueError: no seeds, or several where the settings name one.
     """
     if seeds < 1:
         raise ValueError(f"sweep: seeds must be at least 1; got {seeds}")
+    if seeds > 1 and "seed" in (settings or {}):
+        # Counted from each value, they would meet: one run under two names.
+        raise ValueError(
+            f"sweep: seeds are given twice, as values of seed and as {seeds} seeds: leave the values out, or "
+            f"ask for 1 seed of each"
+        )
     return [
         Trial(model=model, config=replace(config, seed=config.seed + i), settings=settings or {})
         for i in range(seeds)
@@ -115,7 +126,7 @@ def check_trials(trials: Sequence[Trial]) -> None:
 
 
 def check_models(trials: Sequence[Trial]) -> None:
-    """Raise ValueError with the name of the first trial whose model cannot be built, and the reason.
+    """Raise ValueError with the name of the first trial that cannot be run, and the reason.
 
     Each distinct model is built once, without its weights.
     """
@@ -123,13 +134,18 @@ def check_models(trials: Sequence[Trial]) -> None:
     for trial in trials:
         try:
             model = trial.config.resolved().model
-            if model not in built:
-                with torch.device("meta"):
-                    make_model(model)
+        except ValueError as error:
+            raise ValueError(f"sweep: trial {trial.model!r}: it cannot be run: {error}") from None
+        # Named by its text: a pattern may stand in a list, which has no hash.
+        if repr(model) in built:
+            continue
+        try:
+            with torch.device("meta"):
+                make_model(model)
         except (ValueError, TypeError) as error:
             reason = f"it has a model that cannot be built: {error}"
             raise ValueError(f"sweep: trial {trial.model!r}: {reason}") from None
-        built.add(model)
+        built.add(repr(model))
 
 
 def settings_name(settings: Mapping[str, Any], otherwise: str) -> str:

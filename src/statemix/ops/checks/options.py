@@ -102,3 +102,14 @@ def check_number(
     if isinstance(number, bool) or not isinstance(number, Real) or not fits(float(number)):
         raise ValueError(f"{operation}: {name} must be {wanted}; got {number!r}")
     return number
+
+
+def check_numbers(operation: str, name: str, numbers: Sequence[float]) -> tuple[float, ...]:
+    """Numbers as a tuple; TypeError where they are no tuple, or one is no number."""
+    if not isinstance(numbers, tuple | list):
+        hint = f": write ({numbers!r},)" if isinstance(numbers, Real) else ""
+        raise TypeError(f"{operation}: {name} must be a tuple of numbers; got {numbers!r}{hint}")
+    for number in numbers:
+        if isinstance(number, bool) or not isinstance(number, Real):
+            raise TypeError(f"{operation}: {name} must be a tuple of numbers; got {number!r} among them")
+    return tuple(numbers)
