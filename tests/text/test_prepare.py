@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import pathlib
 import subprocess
 import sys
 import time
@@ -574,6 +575,14 @@ def test_finished_text_is_opened_and_other_text_never_written_over(tmp_path):
     (tmp_path / "mine" / "thesis.txt").write_text("")
     with pytest.raises(ShardError, match="not empty and holds no shards"):
         quiet([tmp_path / "src"], tmp_path / "mine")
+
+
+def test_a_folder_is_the_same_source_however_its_path_is_spelled(tmp_path, monkeypatch):
+    write_folder(tmp_path / "src")
+    monkeypatch.chdir(tmp_path)
+    before = contents(quiet(["src/"], "out").folder)
+    for spelled in ("src", "./src", pathlib.Path("src")):
+        assert contents(quiet([spelled], "out").folder) == before
 
 
 def test_a_damaged_journal_is_named(tmp_path):

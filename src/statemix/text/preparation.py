@@ -28,7 +28,14 @@ from .journal import (
 from .lock import LOCK, locked
 from .shards import FORMAT, INDEX, SPLITS, ShardError, TokenShards, digest, read_index, sha256_of
 from .splitting import Splitter
-from .tokenizers import TOKENIZER_FILE, ByteTokenizer, FileTokenizer, Tokenizer, train_bpe
+from .tokenizers import (
+    TOKENIZER_FILE,
+    ByteTokenizer,
+    FileTokenizer,
+    Tokenizer,
+    check_learned_size,
+    train_bpe,
+)
 from .writing import SplitWriter
 
 _BATCH_BYTES = 2**21
@@ -69,6 +76,8 @@ class PrepareOptions:
                 f"text: end_token names the end in a tokenizer.json, and {self.tokenizer!r} has its own; got "
                 f"{self.end_token!r}: leave it out"
             )
+        if self.tokenizer == "train-bpe":
+            check_learned_size(self.vocab_size)
         for name in ("shard_tokens", "training_bytes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"text: {name} must be at least 1; got {getattr(self, name)}")
