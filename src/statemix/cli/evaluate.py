@@ -72,9 +72,10 @@ def main(argv: list[str]) -> int:
         if format_of(opened.path) != "run":
             raise ValueError(f"{opened.path} does not say what it was trained on: give --data")
         data = read_config(opened.path).data
-        if isinstance(data, TextData) and data.corpus != "stdlib" and not Path(data.corpus).exists():
+        text = data.corpus if isinstance(data, TextData) else getattr(data, "path", "stdlib")
+        if text != "stdlib" and not Path(text).exists():
             raise ValueError(
-                f"the text that {opened.path.name} was trained on, {data.corpus}, is not here: give --data"
+                f"the text that {opened.path.name} was trained on, {text}, is not here: give --data"
             )
     device = next(opened.model.parameters()).device
     with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bfloat16"):
