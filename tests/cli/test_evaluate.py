@@ -49,6 +49,13 @@ def test_a_run_is_measured_as_it_was_when_it_ended(shards, tmp_path, capsys):
     assert "32 to 63" in shown and f"{float(total['bits_per_byte']):.4f}" in shown
 
 
+def test_a_model_whose_tokens_are_no_text_reads_none(tmp_path, capsys):
+    run(TaskData(task=Counting(length=16), test_lengths=(16,), test_examples=8), tmp_path / "run", steps=1)
+    (tmp_path / "other.txt").write_text(text(50))
+    assert main(["evaluate", str(tmp_path / "run"), "--data", str(tmp_path / "other.txt")]) == 1
+    assert f"{tmp_path / 'run'}: its tokens are no text" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("kind", ["shards", "text"])
 def test_a_run_whose_text_is_gone_asks_for_other_text(shards, tmp_path, capsys, kind):
     gone = tmp_path / "gone"

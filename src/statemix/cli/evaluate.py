@@ -15,7 +15,7 @@ import tyro
 
 from statemix.text import PrepareOptions, ReadOptions, ShardError, SourceError, TokenShards, prepare
 from statemix.text.shards import INDEX
-from statemix.text.tokenizers import TOKENIZER_FILE, ByteTokenizer
+from statemix.text.tokenizers import TOKENIZER_FILE
 from statemix.training import ShardData, TaskData, TextData, read_config
 from statemix.training.data import TextSource, open_source
 from statemix.training.evaluation import evaluate
@@ -112,7 +112,7 @@ def _shards(
                 (folder / "held-out").write_bytes(source.corpus.held_out.tobytes())
                 name, read = str(folder / "held-out"), ReadOptions(separator="\0")
             assert name is not None
-            tokenizer = opened.tokenizer or ByteTokenizer()
+            tokenizer = opened.text_tokenizer()
             tokenizer.save(folder)
             file = folder / TOKENIZER_FILE
             options = PrepareOptions(validation_share=0.0, read=read)

@@ -20,7 +20,7 @@ from statemix.models.sampling import Sampler
 from statemix.text import Tokenizer
 from statemix.training.devices import cpu_threads
 
-from ._models import ModelFileError, OpenedModel, open_model
+from ._models import OpenedModel, open_model
 
 DEFAULT_PROMPT = "And it came to pass"
 
@@ -84,12 +84,7 @@ def _generate(options: Options) -> None:
     if not 0 <= options.seed < 2**64:
         raise ValueError(f"seed must be at least 0 and below 2**64; got {options.seed}")
     opened = open_model(options.model, device=options.device)
-    tokenizer = opened.tokenizer
-    if tokenizer is None:
-        raise ModelFileError(
-            f"{opened.path}: its tokens are no text (it was trained on a generated task, or its tokenizer is "
-            f"missing: put its tokenizer.json there)"
-        )
+    tokenizer = opened.text_tokenizer()
     prompt = _prompt(options, tokenizer)
     with cpu_threads(options.threads or _threads_for(opened)):
         _write(opened, tokenizer, prompt, options)
