@@ -68,7 +68,7 @@ def test_a_vocabulary_too_small_for_bytes_is_refused_before_anything_is_made_or_
     flags = ["--tokenizer", "train-bpe", "--vocab-size", "10"]
     assert main(["text", "prepare", str(notes), "--out", str(tmp_path / "out"), *flags]) == 2
     said = capsys.readouterr().err
-    assert "vocab_size must be at least 257 (bytes and an end); got 10" in said
+    assert "vocab_size must be an integer of at least 257 (bytes and an end); got 10" in said
     assert "learning" not in said and not (tmp_path / "out").exists()
 
 

@@ -345,6 +345,26 @@ def test_the_mark_at_the_beginning_of_a_file_is_none_of_its_text(tmp_path):
         quiet([tmp_path / "bad.txt"], tmp_path / "bad", options)
 
 
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"tokenizer": pathlib.Path("t.json")}, TypeError, r"as text; got .*: write 't\.json'"),
+        ({"tokenizer": None}, TypeError, "must be 'bytes', 'train-bpe' or the path of a tokenizer.json"),
+        (
+            {"tokenizer": "train-bpe", "vocab_size": 300.5},
+            ValueError,
+            "an integer of at least 257 .*got 300.5",
+        ),
+        ({"shard_tokens": 1.5}, ValueError, "shard_tokens must be an integer of at least 1; got 1.5"),
+        ({"training_bytes": 0}, ValueError, "training_bytes must be an integer of at least 1; got 0"),
+        ({"validation_share": float("nan")}, ValueError, r"must lie in \[0, 1\); got nan"),
+    ],
+)
+def test_options_that_mean_nothing_are_refused(options, error, message):
+    with pytest.raises(error, match=message):
+        PrepareOptions(**options)
+
+
 def test_sources_are_names_and_paths_in_a_list(tmp_path):
     (tmp_path / "a.txt").write_text("some text")
     shards = prepare([tmp_path / "a.txt"], tmp_path / "out", ALL, progress=False)

@@ -194,8 +194,10 @@ class FileTokenizer(Tokenizer):
 
 def check_learned_size(vocab_size: int) -> None:
     """Raise ValueError for a vocabulary that has no room for every byte and an end."""
-    if vocab_size < 257:
-        raise ValueError(f"tokenizer: vocab_size must be at least 257 (bytes and an end); got {vocab_size}")
+    if not isinstance(vocab_size, int) or vocab_size < 257:
+        raise ValueError(
+            f"tokenizer: vocab_size must be an integer of at least 257 (bytes and an end); got {vocab_size!r}"
+        )
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int) -> FileTokenizer:
