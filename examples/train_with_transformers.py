@@ -1,8 +1,9 @@
 """Train a small byte model with Transformers' Trainer, save it, and let a pipeline write on.
 
-pip install 'statemix[train,hf]'
-python examples/train_with_transformers.py                       # Python's own library, a minute on a CPU
-python examples/train_with_transformers.py --corpus my-texts/ --steps 2000
+With what pip install 'statemix[train,hf]' brings:
+
+    python examples/train_with_transformers.py                      # Python's own library, a minute on a CPU
+    python examples/train_with_transformers.py --corpus my-texts/ --steps 2000
 """
 
 from __future__ import annotations

@@ -1,9 +1,12 @@
 """What the documentation says runs: README blocks, docstring examples, public names."""
 
+import ast
 import doctest
 import importlib
 import pkgutil
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -67,3 +70,16 @@ def test_every_public_name_exists_and_is_documented():
     for name in statemix.__all__:
         value = getattr(statemix, name)
         assert name == "__version__" or value.__doc__
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "examples").glob("*.py")), ids=lambda script: script.stem)
+def test_the_commands_of_an_example_stand_in_its_help_as_they_are_typed(script):
+    text = script.read_text()
+    if "transformers" in text:
+        pytest.importorskip("transformers")
+    command = f"python examples/{script.name}"
+    typed = [line for line in ast.get_docstring(ast.parse(text)).splitlines() if command in line]
+    shown = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True, timeout=120)
+    assert shown.returncode == 0 and typed, shown.stderr
+    lines = [line.strip() for line in shown.stdout.splitlines()]
+    assert [line.strip() for line in typed] == [line for line in lines if line.startswith(command)]

@@ -31,7 +31,13 @@ def weights(folder):
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"tie_embeddings": True, "num_layers": 2, "pattern": ("bdlru", "hlru")}], ids=str
+    "settings",
+    [
+        {},
+        {"tie_embeddings": True, "num_layers": 2, "pattern": ("bdlru", "hlru")},
+        {"num_layers": 3, "pattern": ("hlru", "lstm"), "gradient_checkpointing": True, "max_length": 99},
+    ],
+    ids=str,
 )
 def test_a_run_goes_there_and_back_bit_for_bit(tmp_path, settings, capsys):
     trained(tmp_path / "run", **settings)

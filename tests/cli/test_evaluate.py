@@ -1,6 +1,7 @@
 """``statemix evaluate``, as it is typed, against the numbers of the run itself."""
 
 import csv
+import shutil
 
 import pytest
 
@@ -46,6 +47,28 @@ def test_a_run_is_measured_as_it_was_when_it_ended(shards, tmp_path, capsys):
     mean = sum(int(r["tokens"]) * float(r["bits_per_byte"]) for r in buckets) / int(total["tokens"])
     assert mean == pytest.approx(float(total["bits_per_byte"]))
     assert "32 to 63" in shown and f"{float(total['bits_per_byte']):.4f}" in shown
+
+
+def test_a_model_whose_tokens_are_no_text_reads_none(tmp_path, capsys):
+    run(TaskData(task=Counting(length=16), test_lengths=(16,), test_examples=8), tmp_path / "run", steps=1)
+    (tmp_path / "other.txt").write_text(text(50))
+    assert main(["evaluate", str(tmp_path / "run"), "--data", str(tmp_path / "other.txt")]) == 1
+    assert f"{tmp_path / 'run'}: its tokens are no text" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["shards", "text"])
+def test_a_run_whose_text_is_gone_asks_for_other_text(shards, tmp_path, capsys, kind):
+    gone = tmp_path / "gone"
+    if kind == "shards":
+        shutil.copytree(shards, gone)
+        run(ShardData(path=str(gone), length=64), tmp_path / "run", steps=2)
+    else:
+        gone.write_text(text())
+        run(TextData(corpus=str(gone), length=64), tmp_path / "run", steps=2)
+    gone.rename(tmp_path / "elsewhere")
+    assert main(["evaluate", str(tmp_path / "run")]) == 2
+    assert f"that run was trained on, {gone}, is not here: give --data" in capsys.readouterr().err
+    assert main(["evaluate", str(tmp_path / "run"), "--data", str(tmp_path / "elsewhere")]) == 0
 
 
 def test_any_text_can_be_measured_at_any_length(shards, tmp_path, capsys):

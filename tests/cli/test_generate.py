@@ -1,6 +1,7 @@
 """``statemix generate`` writes what the model says, from folders of either format, or names what is wrong."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -136,6 +137,22 @@ def test_streaming_holds_back_half_a_character(tmp_path, capsys, monkeypatch):
     pieces = list(generate._pieces(iter([*text.encode(), 0xE4]), ByteTokenizer(), made))
     assert [p for p in pieces if p] == ["a", "你", "\U0001f600", "b", "\ufffd"]
     assert made == [*text.encode(), 0xE4]
+
+
+@pytest.mark.parametrize("stream", [[], ["--stream"]], ids=["whole", "streamed"])
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+@pytest.mark.parametrize("piped", [False, True], ids=["argument", "standard input"])
+def test_a_prompt_is_utf_8_and_output_what_its_encoding_has(tmp_path, stream, encoding, piped):
+    prompt = "né 你"
+    command = ["generate", str(tmp_path / "run"), "--prompt", "-" if piped else prompt, *stream]
+    model = write(tmp_path / "run")
+    done = subprocess.run(
+        [sys.executable, "-m", "statemix", *command, "--max-new-tokens", "9", "--temperature", "0"],
+        input=prompt.encode(), capture_output=True, env=os.environ | {"PYTHONIOENCODING": encoding},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr.decode()
+    tokens = model.generate(torch.tensor([list(prompt.encode())]), 9, temperature=0)[0].tolist()
+    assert done.stdout == bytes(tokens).decode().encode(encoding, "replace") + b"\n"
 
 
 @pytest.mark.parametrize("stream", [[], ["--stream"]], ids=["whole", "streamed"])
@@ -310,6 +327,8 @@ def test_the_tokenizer_says_what_ends_a_text_where_the_model_does_not(tmp_path):
         (["--prompt", "a", "--max-new-tokens", "0"], "max-new-tokens must be at least 1; got 0"),
         (["--prompt", "a", "--threads", "-1"], "threads must be at least 0; got -1"),
         (["--prompt", "a", "--device", "gpu"], "device 'gpu': there is no such kind"),
+        (["--prompt", "a", "--device", "meta"], "device 'meta': this machine has none"),
+        (["--prompt", "a", "--seed", str(2**64)], f"seed must be at least 0 and below 2**64; got {2**64}"),
         (["--prompt", "a", "--device", "cuda:99"], "device 'cuda:99': this machine has"),
     ],
 )

@@ -64,6 +64,14 @@ def test_after_a_wrong_flag_the_right_one_does(tmp_path, capsys):
     assert TokenShards(tmp_path / "out").index["splits"]["train"]["bytes"] == 6
 
 
+def test_a_vocabulary_too_small_for_bytes_is_refused_before_anything_is_made_or_said(notes, tmp_path, capsys):
+    flags = ["--tokenizer", "train-bpe", "--vocab-size", "10"]
+    assert main(["text", "prepare", str(notes), "--out", str(tmp_path / "out"), *flags]) == 2
+    said = capsys.readouterr().err
+    assert "vocab_size must be an integer of at least 257 (bytes and an end); got 10" in said
+    assert "learning" not in said and not (tmp_path / "out").exists()
+
+
 def test_what_is_left_out_is_listed(notes, tmp_path, capsys):
     (notes / "bad.md").write_bytes(b"\xff")
     (notes / "empty.md").write_text("")
@@ -93,6 +101,7 @@ def test_what_is_left_out_is_listed(notes, tmp_path, capsys):
         (["prepare", "hf:", "--out", "x"], 2, "is written hf:NAME"),
         (["prepare", ".", "--out", "o", "--validation-share", "1"], 2, "must lie in [0, 1)"),
         (["prepare", ".", "--out", "o", "--tokenizer", "a.txt"], 1, "it is no tokenizer.json"),
+        (["prepare", "", "--out", "o"], 2, "a source has an empty name"),
     ],
 )
 def test_wrong_use_is_explained(arguments, code, message, tmp_path, monkeypatch, capsys):

@@ -91,7 +91,13 @@ def test_an_occupied_folder_is_refused(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("device", "message"), [("gpu", "there is no such kind"), ("cuda:99", "this machine has")]
+    ("device", "message"),
+    [
+        ("gpu", "there is no such kind"),
+        ("cuda:99", "this machine has"),
+        ("meta", "this machine has none; give auto, cpu"),
+        ("hpu", "this machine has none; give auto, cpu"),
+    ],
 )
 def test_a_device_that_is_not_there_is_refused(device, message, tmp_path, capsys):
     out = tmp_path / "run"

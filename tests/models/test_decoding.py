@@ -384,6 +384,42 @@ def test_what_cannot_be_decoded_is_named(use, error, message):
         use()
 
 
+@pytest.mark.parametrize(("kind", "settings"), KINDS, ids=str)
+@torch.no_grad()
+def test_states_that_do_not_fit_are_refused_and_those_that_were_there_stay(kind, settings):
+    model = model_of(**settings)
+    tokens = torch.randint(23, (3, 9))
+    decoder = Decoder(model, 2)
+    decoder.prefill(tokens[:2])
+    wider = model_of(**settings | {"d_model": 32, "mixer": MixerConfig(block_size=7)})
+    for other, rows in ((model, 3), (wider, 2)):
+        with pytest.raises(ValueError, match="of another model or batch size"):
+            decoder.load(other(tokens[:rows], return_states=True)[1])
+    step = torch.tensor([4, 5])
+    wanted = model(torch.cat([tokens[:2], step[:, None]], 1))[:, -1]
+    torch.testing.assert_close(decoder.step(step), wanted, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("pattern", [("bdlru",), ("bdlru", "lstm"), ("bdlru", "attention")])
+def test_a_model_that_was_put_in_training_mode_is_decoded_no_further(pattern):
+    mixer = MixerConfig(block_size=3, num_blocks=5, gate_noise=1.0)
+    decoder = Decoder(model_of(pattern=pattern, mixer=mixer), 1)
+    prompt = torch.tensor([[1, 2, 3]])
+    decoder.prefill(prompt)
+    states = decoder.states
+    decoder.model.train()
+    for use in (
+        lambda: decoder.step(torch.tensor([4])),
+        lambda: decoder.prefill(prompt),
+        lambda: decoder.load(states),
+    ):
+        with pytest.raises(ValueError, match=r"in training mode; call model\.eval\(\) first"):
+            use()
+    decoder.model.eval()
+    wanted = decoder.model(torch.tensor([[1, 2, 3, 4]]))[:, -1]
+    torch.testing.assert_close(decoder.step(torch.tensor([4])), wanted, atol=1e-5, rtol=0)
+
+
 def begun(batch: int) -> Decoder:
     decoder = Decoder(model_of(), batch)
     decoder.prefill(torch.zeros(batch, 3, dtype=torch.long))

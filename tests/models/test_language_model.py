@@ -284,6 +284,28 @@ def test_padded_prompts_are_written_on_as_each_alone():
         assert together[row, 6:].tolist() == wanted.tolist()
 
 
+@pytest.mark.parametrize("options", [{"gate_noise": 3.0}, {"block_dropout": 0.5}], ids=str)
+@pytest.mark.parametrize("name", ["bdlru", "hlru"])
+def test_what_training_draws_is_no_part_of_what_a_model_writes(name, options):
+    model = model_of(num_layers=2, mixer=MixerConfig(name=name, block_size=2, **options))
+    prompt = torch.randint(11, (2, 4))
+    model.train()
+    model.blocks[1].eval()  # frozen, as where adapters are trained
+    numbers = torch.get_rng_state()
+    written = model.generate(prompt, 30, temperature=0)
+    assert torch.equal(torch.get_rng_state(), numbers)  # training goes on as it would have
+    assert model.training and model.blocks[0].mixer.training and not model.blocks[1].mixer.training
+    model.eval()
+    likeliest = model(written).argmax(-1)
+    assert written[:, 4:].tolist() == likeliest[:, 3:-1].tolist()
+
+
+def test_between_two_tokens_of_a_stream_a_model_may_be_trained():
+    model = model_of().train()
+    for _ in itertools.islice(model.stream(torch.zeros(1, 2, dtype=torch.long)), 3):
+        assert model.training and all(block.training for block in model.blocks)
+
+
 def test_rows_end_at_stop_tokens():
     model = model_of()
     prompt = torch.randint(11, (2, 4))

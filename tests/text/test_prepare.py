@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import pathlib
 import subprocess
 import sys
 import time
@@ -344,6 +345,26 @@ def test_the_mark_at_the_beginning_of_a_file_is_none_of_its_text(tmp_path):
         quiet([tmp_path / "bad.txt"], tmp_path / "bad", options)
 
 
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"tokenizer": pathlib.Path("t.json")}, TypeError, r"as text; got .*: write 't\.json'"),
+        ({"tokenizer": None}, TypeError, "must be 'bytes', 'train-bpe' or the path of a tokenizer.json"),
+        (
+            {"tokenizer": "train-bpe", "vocab_size": 300.5},
+            ValueError,
+            "an integer of at least 257 .*got 300.5",
+        ),
+        ({"shard_tokens": 1.5}, ValueError, "shard_tokens must be an integer of at least 1; got 1.5"),
+        ({"training_bytes": 0}, ValueError, "training_bytes must be an integer of at least 1; got 0"),
+        ({"validation_share": float("nan")}, ValueError, r"must lie in \[0, 1\); got nan"),
+    ],
+)
+def test_options_that_mean_nothing_are_refused(options, error, message):
+    with pytest.raises(error, match=message):
+        PrepareOptions(**options)
+
+
 def test_sources_are_names_and_paths_in_a_list(tmp_path):
     (tmp_path / "a.txt").write_text("some text")
     shards = prepare([tmp_path / "a.txt"], tmp_path / "out", ALL, progress=False)
@@ -574,6 +595,14 @@ def test_finished_text_is_opened_and_other_text_never_written_over(tmp_path):
     (tmp_path / "mine" / "thesis.txt").write_text("")
     with pytest.raises(ShardError, match="not empty and holds no shards"):
         quiet([tmp_path / "src"], tmp_path / "mine")
+
+
+def test_a_folder_is_the_same_source_however_its_path_is_spelled(tmp_path, monkeypatch):
+    write_folder(tmp_path / "src")
+    monkeypatch.chdir(tmp_path)
+    before = contents(quiet(["src/"], "out").folder)
+    for spelled in ("src", "./src", pathlib.Path("src")):
+        assert contents(quiet([spelled], "out").folder) == before
 
 
 def test_a_damaged_journal_is_named(tmp_path):

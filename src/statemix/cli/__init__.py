@@ -68,13 +68,18 @@ def _warnings_as_sentences() -> Iterator[None]:
 
 
 class _Output:
-    """The standard output, whose reader may leave: that is no error of files, which commands would report."""
+    """The standard output as commands write to it.
+
+    Its reader may leave, which is no error of files, which commands would report. What a terminal's encoding
+    does not have is replaced: a model may write any character, and is not to be stopped by one.
+    """
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        return self._unless_closed(self._stream.write, text)
+        encoding = getattr(self._stream, "encoding", None) or "utf-8"
+        return self._unless_closed(self._stream.write, text.encode(encoding, "replace").decode(encoding))
 
     def flush(self) -> None:
         self._unless_closed(self._stream.flush)

@@ -34,6 +34,19 @@ class OpenedModel:
     tokenizer: Tokenizer | None
     path: Path
 
+    def text_tokenizer(self) -> Tokenizer:
+        """The tokenizer, where text is to be read or written.
+
+        Raises:
+            ModelFileError: there is none.
+        """
+        if self.tokenizer is None:
+            raise ModelFileError(
+                f"{self.path}: its tokens are no text (it was trained on a generated task, or its tokenizer "
+                f"is missing: put its tokenizer.json there)"
+            )
+        return self.tokenizer
+
 
 def open_model(path: Path | None, *, device: str = "auto") -> OpenedModel:
     """The model in a folder of either format; the shipped example for None.

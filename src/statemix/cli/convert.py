@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from statemix.models import LanguageModel
+from statemix.models import LanguageModel, ModelConfig
 from statemix.text import ByteTokenizer, Tokenizer
 from statemix.text.tokenizers import TOKENIZER_FILE
 from statemix.training import (
@@ -179,7 +179,7 @@ def _to_run(source: Path, made: Path, name: str) -> None:
     with told_of(source):
         model_config = our_config(theirs.config)
     config, step = _known_run(source)
-    if config is None or replace(config.model, output_size=None) != replace(model_config, output_size=None):
+    if config is None or not _is_the_same(config.model, model_config):
         data = TextData() if theirs.config.vocab_size == 256 else ShardData(path="shards")
         config = RunConfig(name=name, model=model_config, data=data)
     model = from_huggingface(theirs).float()  # runs keep float32; every bfloat16 is one
@@ -190,6 +190,15 @@ def _to_run(source: Path, made: Path, name: str) -> None:
             tokenizer = tokenizer_of_huggingface(source, theirs.config)
             if tokenizer is not None:
                 write_json(made / "end_token.json", tokenizer.end_token)
+
+
+def _is_the_same(model: ModelConfig, converted: ModelConfig) -> bool:
+    """Whether a run's model is the one that came back: a pattern may be said in several ways."""
+    said = {"mixer": converted.mixer, "pattern": converted.pattern}
+    # What the format of Transformers has no word for.
+    said |= {"output_size": converted.output_size, "gradient_checkpointing": converted.gradient_checkpointing}
+    said |= {"max_length": converted.max_length}
+    return replace(model, **said) == converted and model.mixers() == converted.mixers()
 
 
 def _known_run(source: Path) -> tuple[RunConfig | None, int]:

@@ -15,7 +15,7 @@ import tyro
 
 from statemix.text import PrepareOptions, ReadOptions, ShardError, SourceError, TokenShards, prepare
 from statemix.text.shards import INDEX
-from statemix.text.tokenizers import TOKENIZER_FILE, ByteTokenizer
+from statemix.text.tokenizers import TOKENIZER_FILE
 from statemix.training import ShardData, TaskData, TextData, read_config
 from statemix.training.data import TextSource, open_source
 from statemix.training.evaluation import evaluate
@@ -72,9 +72,10 @@ def main(argv: list[str]) -> int:
         if format_of(opened.path) != "run":
             raise ValueError(f"{opened.path} does not say what it was trained on: give --data")
         data = read_config(opened.path).data
-        if isinstance(data, TextData) and data.corpus != "stdlib" and not Path(data.corpus).exists():
+        text = data.corpus if isinstance(data, TextData) else getattr(data, "path", "stdlib")
+        if text != "stdlib" and not Path(text).exists():
             raise ValueError(
-                f"the text that {opened.path.name} was trained on, {data.corpus}, is not here: give --data"
+                f"the text that {opened.path.name} was trained on, {text}, is not here: give --data"
             )
     device = next(opened.model.parameters()).device
     with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bfloat16"):
@@ -111,7 +112,7 @@ def _shards(
                 (folder / "held-out").write_bytes(source.corpus.held_out.tobytes())
                 name, read = str(folder / "held-out"), ReadOptions(separator="\0")
             assert name is not None
-            tokenizer = opened.tokenizer or ByteTokenizer()
+            tokenizer = opened.text_tokenizer()
             tokenizer.save(folder)
             file = folder / TOKENIZER_FILE
             options = PrepareOptions(validation_share=0.0, read=read)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from statemix.models.sampling import Sampler
 from statemix.text import Tokenizer
 from statemix.training.devices import cpu_threads
 
-from ._models import ModelFileError, OpenedModel, open_model
+from ._models import OpenedModel, open_model
 
 DEFAULT_PROMPT = "And it came to pass"
 
@@ -80,13 +81,10 @@ def _generate(options: Options) -> None:
         raise ValueError(f"threads must be at least 0; got {options.threads}")
     if options.max_new_tokens < 1:
         raise ValueError(f"max-new-tokens must be at least 1; got {options.max_new_tokens}")
+    if not 0 <= options.seed < 2**64:
+        raise ValueError(f"seed must be at least 0 and below 2**64; got {options.seed}")
     opened = open_model(options.model, device=options.device)
-    tokenizer = opened.tokenizer
-    if tokenizer is None:
-        raise ModelFileError(
-            f"{opened.path}: its tokens are no text (it was trained on a generated task, or its tokenizer is "
-            f"missing: put its tokenizer.json there)"
-        )
+    tokenizer = opened.text_tokenizer()
     prompt = _prompt(options, tokenizer)
     with cpu_threads(options.threads or _threads_for(opened)):
         _write(opened, tokenizer, prompt, options)
@@ -131,7 +129,9 @@ def _prompt(options: Options, tokenizer: Tokenizer) -> np.ndarray:
             raise ValueError('there is no prompt; give one with --prompt "..."')
         text = DEFAULT_PROMPT
     try:
-        data = (sys.stdin.read() if text == "-" else text).encode()
+        # As bytes, since the locale that made text of them may be another than UTF-8.
+        data = sys.stdin.buffer.read() if text == "-" else os.fsencode(text)
+        data.decode("utf-8")
     except (UnicodeEncodeError, UnicodeDecodeError) as error:
         raise ValueError(
             f"the prompt is not UTF-8 (at {error.start}); convert it: iconv -f latin1 -t utf-8"

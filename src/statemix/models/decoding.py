@@ -65,9 +65,8 @@ class Decoder:
                 f"statemix.models.huggingface.from_huggingface(model) makes one of a Transformers model"
             )
         batch_size = check_size("Decoder", "batch_size", batch_size)
-        if model.training:
-            raise ValueError("Decoder: the model is in training mode; call model.eval() first")
         self.model, self.batch_size = model, batch_size
+        self._check_mode()
         self._compile, self._fused = compile, fused
         self._started = False
         self._prepare()
@@ -97,6 +96,11 @@ class Decoder:
         else:
             self._run = self._make_step(fuse=fuses)
         self._places = Places(model)
+
+    def _check_mode(self) -> None:
+        """Raise in training mode, whose noise a step that was made in evaluation mode does not draw."""
+        if self.model.training:
+            raise ValueError("Decoder: the model is in training mode; call model.eval() first")
 
     def _reads_the_model(self) -> bool:
         """Whether a step still reads what the model has, and not what it had when the step was made."""
@@ -149,6 +153,7 @@ class Decoder:
 
         ``mask`` (B, T) is True at real tokens, for prompts of unequal length padded on the left.
         """
+        self._check_mode()
         check_prompt(prompt, mask, self.model.embedding.num_embeddings)
         if prompt.shape[0] != self.batch_size:
             raise ValueError(
@@ -161,7 +166,13 @@ class Decoder:
 
     @torch.no_grad()
     def load(self, states: tuple[Any, ...]) -> None:
-        """Go on from these states, such as a model's own ``return_states=True`` gives."""
+        """Go on from these states, such as a model's own ``return_states=True`` gives.
+
+        Raises:
+            ValueError: states of another model or batch size, or a model that was put in training mode.
+                TypeError: what are no states. The states that were there stay.
+        """
+        self._check_mode()
         if not self._reads_the_model():
             self._prepare()
         if not isinstance(states, tuple | list) or len(states) != len(self._states):
@@ -169,16 +180,17 @@ class Decoder:
             raise ValueError(
                 f"Decoder: states must be a tuple, one for each layer: {len(self._states)}; got {given}"
             )
+        here, there = tensors_in(self._states), tensors_in(states)
+        shapes, found = [tuple(t.shape) for t in here], [tuple(t.shape) for t in there]
+        if not _same_shapes(shapes, found, grow=self._grows):
+            but = ", but for one size of each that grows" if self._grows else ""
+            raise ValueError(
+                f"Decoder: states must have the shapes {shapes}{but}; got {found}: they are of another model "
+                f"or batch size"
+            )
         if self._grows:
             self._states = states
         else:
-            here, there = tensors_in(self._states), tensors_in(states)
-            shapes, found = [t.shape for t in here], [t.shape for t in there]
-            if shapes != found:
-                raise ValueError(
-                    f"Decoder: states must have the shapes {[tuple(s) for s in shapes]}; got "
-                    f"{[tuple(s) for s in found]}: they are of another model or batch size"
-                )
             torch._foreach_copy_(here, there)
         self._started = True
 
@@ -187,9 +199,11 @@ class Decoder:
         """Tokens (B,) -> logits (B, V), in a buffer that the next step writes over.
 
         Raises:
-            RuntimeError: before :meth:`prefill` or :meth:`load`. ValueError: another batch size, or on a CPU
-                tokens that the model does not have. TypeError: tokens that are no integers.
+            RuntimeError: before :meth:`prefill` or :meth:`load`. ValueError: another batch size, a model that
+                was put in training mode, or on a CPU tokens that the model does not have. TypeError: tokens
+                that are no integers.
         """
+        self._check_mode()
         if not self._started:
             raise RuntimeError("Decoder: there is no state yet; call prefill(prompt) or load(states) first")
         check_tokens("Decoder", tokens, 1)
@@ -285,6 +299,18 @@ class Decoder:
             return logits
 
         return run
+
+
+def _same_shapes(here: list[tuple[int, ...]], there: list[tuple[int, ...]], *, grow: bool) -> bool:
+    """Whether shapes are the same; where states grow, but for one size of each behind the batch."""
+    if not grow:
+        return here == there
+    return len(here) == len(there) and all(
+        len(one) == len(other)
+        and one[:1] == other[:1]
+        and sum(a != b for a, b in zip(one, other, strict=True)) <= 1
+        for one, other in zip(here, there, strict=True)
+    )
 
 
 def _own(states: tuple[Any, ...]) -> tuple[Any, ...]:

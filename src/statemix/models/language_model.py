@@ -19,6 +19,7 @@ from statemix.shapes import Boundaries, Mask, Tokens
 
 from .block import INITIAL_STD, MLP, Block, Blocks, check_tokens, embedded
 from .mixers import MixerConfig, make_mixer
+from .modes import evaluating
 from .sampling import Sampler
 
 
@@ -250,6 +251,8 @@ class LanguageModel(nn.Module):
         """Yield sampled tokens (B,), in the memory of one state (attention's grows).
 
         It ends when every row has met a stop token, which a row then repeats; without any it never ends.
+        The model is read as in evaluation mode, whatever mode it is in: noise that training draws is no part
+        of what it says, and would take random numbers from the training that it is part of.
 
         Args:
             prompt: (B, T) with T at least 1.
@@ -304,13 +307,16 @@ class LanguageModel(nn.Module):
     def _stream(
         self, prompt: Tensor, mask: Tensor | None, sampler: Sampler, generator: torch.Generator | None
     ) -> Iterator[Tensor]:
-        logits, states = self.read(prompt, mask=mask)
+        with evaluating(self):
+            logits, states = self.read(prompt, mask=mask)
         while True:
             token = sampler.next(logits, generator)
             yield token
             if sampler.finished:
                 return
-            logits, states = self.step(token, states)
+            # Anew for each token: between two of them the model may be trained.
+            with evaluating(self):
+                logits, states = self.step(token, states)
 
     def _logits(self, x: Tensor) -> Tensor:
         return F.linear(x, self.embedding.weight) if self.head is None else self.head(x)

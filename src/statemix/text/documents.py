@@ -69,10 +69,14 @@ class Part:
 
 
 def names_of(sources: Sequence[str | os.PathLike[str]]) -> list[str]:
-    """Sources as they are written on a command line.
+    """Sources as texts, each path in its one spelling: a slash at the end of a folder says nothing.
 
     Raises:
-        TypeError: one name in place of a list, or a source that is no name.
+        TypeError: one name in place of a list, or a source that is no name. ValueError: an empty name.
+
+    Examples:
+        >>> names_of(["notes/", "./a.txt", "hf:roneneldan/TinyStories"])
+        ['notes', 'a.txt', 'hf:roneneldan/TinyStories']
     """
     required = "text: sources must be a list of files, folders or 'hf:NAME'"
     if isinstance(sources, str | os.PathLike):
@@ -83,7 +87,10 @@ def names_of(sources: Sequence[str | os.PathLike[str]]) -> list[str]:
                 f"{required}; got {type(source).__name__} among them: write a dataset down with "
                 f"save_to_disk, or rows as JSON lines, and give their path"
             )
-    return [os.fspath(source) for source in sources]
+        if not os.fspath(source):
+            raise ValueError("text: a source has an empty name; give a file, a folder or hf:NAME")
+    names = [os.fspath(source) for source in sources]
+    return [name if name.startswith("hf:") else str(Path(name)) for name in names]
 
 
 def list_parts(sources: list[str], options: ReadOptions) -> list[Part]:

@@ -28,7 +28,14 @@ from .journal import (
 from .lock import LOCK, locked
 from .shards import FORMAT, INDEX, SPLITS, ShardError, TokenShards, digest, read_index, sha256_of
 from .splitting import Splitter
-from .tokenizers import TOKENIZER_FILE, ByteTokenizer, FileTokenizer, Tokenizer, train_bpe
+from .tokenizers import (
+    TOKENIZER_FILE,
+    ByteTokenizer,
+    FileTokenizer,
+    Tokenizer,
+    check_learned_size,
+    train_bpe,
+)
 from .writing import SplitWriter
 
 _BATCH_BYTES = 2**21
@@ -62,6 +69,12 @@ class PrepareOptions:
     """How sources become documents."""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.tokenizer, str):
+            hint = f": write {str(self.tokenizer)!r}" if isinstance(self.tokenizer, os.PathLike) else ""
+            raise TypeError(
+                f"text: tokenizer must be 'bytes', 'train-bpe' or the path of a tokenizer.json as text; got "
+                f"{self.tokenizer!r}{hint}"
+            )
         if not 0 <= self.validation_share < 1:
             raise ValueError(f"text: validation_share must lie in [0, 1); got {self.validation_share}")
         if self.end_token and self.tokenizer in ("bytes", "train-bpe"):
@@ -69,9 +82,12 @@ class PrepareOptions:
                 f"text: end_token names the end in a tokenizer.json, and {self.tokenizer!r} has its own; got "
                 f"{self.end_token!r}: leave it out"
             )
+        if self.tokenizer == "train-bpe":
+            check_learned_size(self.vocab_size)
         for name in ("shard_tokens", "training_bytes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"text: {name} must be at least 1; got {getattr(self, name)}")
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"text: {name} must be an integer of at least 1; got {value!r}")
 
 
 def prepare(

@@ -192,6 +192,14 @@ class FileTokenizer(Tokenizer):
         (folder / TOKENIZER_FILE).write_text(self._definition, encoding="utf-8")
 
 
+def check_learned_size(vocab_size: int) -> None:
+    """Raise ValueError for a vocabulary that has no room for every byte and an end."""
+    if not isinstance(vocab_size, int) or vocab_size < 257:
+        raise ValueError(
+            f"tokenizer: vocab_size must be an integer of at least 257 (bytes and an end); got {vocab_size!r}"
+        )
+
+
 def train_bpe(texts: Iterable[str], vocab_size: int) -> FileTokenizer:
     """A byte-level BPE learned from texts: any text can be encoded, and none is changed by it.
 
@@ -204,8 +212,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> FileTokenizer:
 
     Source: Sennrich et al. 2016, arXiv 1508.07909; bytes as in GPT-2.
     """
-    if vocab_size < 257:
-        raise ValueError(f"tokenizer: vocab_size must be at least 257 (bytes and an end); got {vocab_size}")
+    check_learned_size(vocab_size)
     library = _tokenizers()
     model = library.Tokenizer(library.models.BPE())
     model.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -26,6 +26,10 @@ def choose_device(name: str) -> torch.device:
         raise ValueError(f"device {name!r}: there is no such kind; give auto, cpu, cuda or cuda:1") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"device {name!r}: this machine has {torch.cuda.device_count()} GPUs; give cpu")
+    if device.type not in ("cpu", "cuda"):
+        here = torch.accelerator.current_accelerator(check_available=True)
+        if here is None or here.type != device.type:
+            raise ValueError(f"device {name!r}: this machine has none; give auto, cpu, cuda or cuda:1")
     return device
 
 

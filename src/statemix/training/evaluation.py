@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from statemix.models import LanguageModel
+from statemix.models.modes import evaluating
 from statemix.tasks import IGNORED, Task
 from statemix.text import parallel_rows
 
@@ -41,9 +42,7 @@ def evaluate(model: LanguageModel, source: Source, split: str = "test") -> dict[
         >>> evaluate(LanguageModel(ModelConfig(vocab_size=2, d_model=8)), open_source(data)).keys()
         dict_keys(['accuracy_at_16', 'accuracy_at_64'])
     """
-    training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         if isinstance(source, TaskSource):
             config = source.config
             scores = {
@@ -59,8 +58,6 @@ def evaluate(model: LanguageModel, source: Source, split: str = "test") -> dict[
             return text_scores(model, source)
         held_out = parallel_rows(source.corpus.held_out, _TEXT_ROWS, source.config.evaluation_bytes)
         return {"bits_per_byte": bits_per_token(model, *held_out, window=source.config.length)}
-    finally:
-        model.train(training)
 
 
 def text_scores(model: nn.Module, source: ShardSource) -> dict[str, float]:

@@ -134,6 +134,19 @@ def test_what_is_no_model_of_the_right_kind_is_named(convert):
         convert("runs/text")
 
 
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_a_checkpoint_of_another_architecture_is_refused_and_no_weights_are_drawn_for_it(tmp_path, kind):
+    sizes = {"vocab_size": 11, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    sizes |= {"intermediate_size": 16} if kind == "llama" else {}
+    other = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **sizes))
+    other.save_pretrained(tmp_path)
+    for load in (StatemixForCausalLM.from_pretrained, StatemixConfig.from_pretrained):
+        with pytest.raises(ValueError, match=f"another architecture, '{kind}': load it with AutoConfig"):
+            load(tmp_path)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert type(again) is type(other) and same_weights(again, other)
+
+
 def test_words_that_are_others_in_a_config_of_transformers_are_not_kept_and_forgotten():
     with pytest.raises(
         ValueError, match=r"there is no d_model \(write hidden_size\), head_dim \(write mixer_opt"

@@ -129,6 +129,21 @@ class StatemixConfig(PreTrainedConfig):
         self.model_config()
 
     @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As in Transformers, which warns of another architecture's config and then draws weights for it.
+
+        Raises:
+            ValueError: the config of another architecture.
+        """
+        kind = config_dict.get("model_type", cls.model_type)
+        if kind != cls.model_type:
+            raise ValueError(
+                f"StatemixConfig: this is the config of another architecture, {kind!r}: load it with "
+                f"AutoConfig or AutoModelForCausalLM"
+            )
+        return super().from_dict(config_dict, **kwargs)
+
+    @classmethod
     def register_for_auto_class(cls, auto_class: Any = "AutoConfig") -> None:
         """Nothing: what is saved points to this package, and copies no code."""
 
