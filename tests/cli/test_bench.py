@@ -116,6 +116,21 @@ def test_what_cannot_be_measured_is_refused(arguments, message, capsys):
     assert message in said.err and not said.out
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["op", "--minutes", "1"], "op takes no --minutes, which is of decode; got 1.0: leave it out"),
+        (["layer", "--cases", "contract"], "layer takes no --cases, which is of op; got ('contract',)"),
+        (["host", "--only", "4"], "host takes no --only, which is of op, layer, decode; got (4,)"),
+        (["decode", "--peer-seconds", "3"], "decode takes no --peer-seconds, which is of op, layer; got 3.0"),
+    ],
+)
+def test_an_option_that_would_change_nothing_is_refused(arguments, message, capsys):
+    assert main(["bench", *arguments, "--device", "cpu"]) == 2
+    said = capsys.readouterr()
+    assert f"statemix bench: {message}" in said.err and not said.out
+
+
 @pytest.mark.parametrize("command", ["bench", "evaluate"])
 def test_a_table_that_cannot_be_written_is_named_before_anything_is_measured(tmp_path, command, capsys):
     (tmp_path / "file").write_text("a table")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -69,6 +70,7 @@ def main(argv: list[str]) -> int:
         check_number("bench", f"--{name}", getattr(options, name), "at least 0", lambda size: size >= 0)
     for size in options.only:
         check_size("bench", "--only", size)
+    _check_taken(options)
     device = _device(options)
     if options.csv is not None and options.csv.suffix == ".txt":
         raise ValueError(
@@ -169,6 +171,27 @@ def _decode(options: Options, device: torch.device) -> Iterable[dict[str, Any]]:
 
 # Each raises for options that it cannot take where it is called; its rows are measured as they are asked for.
 MEASURES = {"op": _operators, "layer": _layers, "host": _host, "decode": _decode}
+
+# What each takes of the options that not all do. Whoever wants no peers gets none anywhere.
+_TAKES = {
+    "op": ("only", "cases", "backend", "peer_seconds"),
+    "layer": ("only", "peer_seconds"),
+    "host": (),
+    "decode": ("only", "compile", "minutes"),
+}
+
+
+def _check_taken(options: Options) -> None:
+    """Raise ValueError for an option that would change nothing of what is measured."""
+    taken = _TAKES[options.what]
+    for name in dict.fromkeys(itertools.chain(*_TAKES.values())):
+        if name not in taken and getattr(options, name) != getattr(Options, name):
+            whose = ", ".join(what for what, names in _TAKES.items() if name in names)
+            flag = name.replace("_", "-")
+            raise ValueError(
+                f"bench: {options.what} takes no --{flag}, which is of {whose}; got "
+                f"{getattr(options, name)!r}: leave it out"
+            )
 
 
 def _summary(row: dict[str, Any]) -> str:
