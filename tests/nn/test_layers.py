@@ -519,6 +519,24 @@ def test_hooks_of_projections_run_and_may_bring_their_weights(name):
     torch.testing.assert_close(layer.step(x[:, 0])[0], wanted[:, 0])
 
 
+@each_layer
+def test_hooks_of_all_modules_run_for_every_projection_and_may_change_what_it_takes(name):
+    layer = make(name)
+    doubled = copy.deepcopy(layer)
+    with torch.no_grad():
+        for module in doubled.modules():
+            if isinstance(module, torch.nn.Linear):
+                module.weight.mul_(2)
+    x = torch.randn(2, 60, D)
+
+    def double(module, args):
+        return (2 * args[0],) if isinstance(module, torch.nn.Linear) else None
+
+    with torch.nn.modules.module.register_module_forward_pre_hook(double):
+        y = layer(x)
+    torch.testing.assert_close(y, doubled(x))
+
+
 def test_state_alone_is_not_returned_unless_asked():
     layer = make("bdlru")
     y = layer(torch.randn(1, 3, D), layer.initial_state_for(1))

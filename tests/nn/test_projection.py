@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from torch._dynamo import compiled_autograd
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from statemix.nn.projection import two_products
@@ -111,6 +112,24 @@ def test_autocast_leaves_float64_as_it_is():
     x, first, second = (torch.randn(s, dtype=torch.float64) for s in ((2, 3, 4), (5, 4), (3, 4)))
     with torch.autocast("cpu", torch.bfloat16):
         assert all(y.dtype == torch.float64 for y in two_products(x, first, None, second))
+
+
+@pytest.mark.parametrize("joined", [False, True])
+def test_a_compiled_backward_pass_gives_the_same_gradients(joined):
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    given = [torch.randn(*s, requires_grad=True) for s in ((2, 5, 4), (6, 4), (6,), (3, 4))]
+    cotangents = torch.randn(2, 5, 9).split((6, 3), -1)  # parts of one row, as a scan gives them back
+    products = two_products(*given, joined=joined)
+    with compiled_autograd._enable(torch.compile(fullgraph=True, backend="aot_eager")):
+        torch.autograd.backward(products, cotangents)
+    wide = [x.detach().double().requires_grad_() for x in given]
+    x, first, bias, second = wide
+    want = torch.autograd.grad(
+        (x @ first.T + bias, x @ second.T), wide, tuple(c.double() for c in cotangents)
+    )
+    for got, w in zip(given, want, strict=True):
+        torch.testing.assert_close(got.grad.double(), w, rtol=1e-5, atol=1e-5)
 
 
 def test_transforms_see_plain_operations():

@@ -8,9 +8,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._dynamo import compiled_autograd
 
 from statemix.nn import HLRU
 from statemix.nn.window import _WindowProduct, window_product
+from tests.tolerances import GRADIENT
+from tests.truth import relative_error
 
 
 def row_by_row(hidden, initial, weight, bounds):
@@ -128,3 +131,59 @@ def test_a_layer_reads_no_state_of_a_neighbour_even_where_that_is_no_number():
     alone = layer(x[1:])
     x[0, -1] = float("nan")
     torch.testing.assert_close(layer(x)[1:], alone)
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["once", "twice"])
+@pytest.mark.parametrize("lengths", [None, (3, 0, 1, 70)], ids=["batch", "packed"])
+def test_a_backward_pass_inside_of_autocast_makes_the_products_of_its_forward_pass(lengths, again):
+    torch.manual_seed(0)
+    batch, time = (2, 40) if lengths is None else (1, sum(lengths))
+    cu = None if lengths is None else torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
+    bounds = range(0, batch * time + 1, time) if cu is None else cu.tolist()
+    given = [
+        torch.randn(batch, time, 4),
+        torch.randn(batch if lengths is None else len(lengths), 3, 4),
+        torch.randn(5, 12),
+    ]
+    found = []
+    for dtype, product in (
+        (torch.float32, lambda *x: window_product(*x, cu)),
+        (torch.float64, lambda *x: row_by_row(*x, bounds)),
+    ):
+        inputs = [x.to(dtype).requires_grad_() for x in given]
+        y = product(*inputs).tanh()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.float32):
+            gradients = torch.autograd.grad(y.sum(), inputs, create_graph=again)
+        if again:
+            gradients = torch.autograd.grad(sum(g.square().sum() for g in gradients), inputs)
+        found.append(gradients)
+    for got, want in zip(*found, strict=True):
+        assert relative_error(got, want) < GRADIENT[torch.float32]
+
+
+@pytest.mark.parametrize("lengths", [(3,), (70,), (3, 0, 1, 70)])
+def test_autocast_reads_states_in_its_dtype_at_any_length(lengths):
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(1, sum(lengths), 4), torch.randn(5, 12)
+    cu = torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = window_product(hidden, None, weight, cu)
+    assert y.dtype == torch.bfloat16
+    want = row_by_row(hidden.double(), None, weight.double(), cu.tolist())
+    # States, weights and products are rounded, each by 2^-9 of itself.
+    assert relative_error(y, want) < 3 * 2**-9
+
+
+def test_a_compiled_backward_pass_gives_the_gradients_of_the_readout():
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    hidden = torch.randn(2, 40, 4, requires_grad=True)
+    weight = torch.randn(5, 12, requires_grad=True)
+    cotangent = torch.randn(2, 40, 5)
+    wide = [x.detach().double().requires_grad_() for x in (hidden, weight)]
+    want = torch.autograd.grad(row_by_row(wide[0], None, wide[1], [0, 40, 80]), wide, cotangent.double())
+    y = window_product(hidden, None, weight)
+    with compiled_autograd._enable(torch.compile(fullgraph=True, backend="aot_eager")):
+        y.backward(cotangent)
+    for x, w in zip((hidden, weight), want, strict=True):
+        assert relative_error(x.grad, w) < GRADIENT[torch.float32]

@@ -201,6 +201,72 @@ def test_compiled_whole_graphs_equal_eager_with_gradients_and_new_lengths(family
             assert relative_error(g, w) < 1e-12
 
 
+REVERSE_MODES = {
+    "grad": torch.func.grad,
+    "grad of each row": lambda loss: torch.func.vmap(
+        torch.func.grad(lambda logits: loss(logits[None])), randomness="error"
+    ),
+    "grad of grad": lambda loss: torch.func.grad(lambda z: torch.func.grad(loss)(z).square().sum()),
+    "hessian": lambda loss: torch.func.jacrev(torch.func.jacrev(loss)),
+}
+each_reverse_mode = pytest.mark.parametrize("mode", REVERSE_MODES.values(), ids=REVERSE_MODES)
+
+
+@each_family
+@each_reverse_mode
+@pytest.mark.parametrize("way", ["compiled", "registered"])
+def test_reverse_modes_of_func_are_right_where_an_operator_is_compiled_or_called(family, mode, way):
+    torch._dynamo.reset()
+    logits, values, initial = inputs(family, Shape(1, 3, 2, 2))
+    registered = getattr(torch.ops.statemix, f"{family}_scan_forward").default
+
+    def loss_through(scan):
+        def loss(z):
+            hidden, final = scan(z)
+            return hidden.square().sum() + final.sin().sum()
+
+        return loss
+
+    truth = loss_through(lambda z: OPERATORS[family](z, values, initial, backend="reference"))
+    if way == "compiled":
+        run = mode(loss_through(lambda z: OPERATORS[family](z, values, initial, backend="cpu")))
+        run = torch.compile(run, fullgraph=True, backend="aot_eager")
+    else:
+        run = mode(loss_through(lambda z: registered(z, values, initial, None, "softmax", "cpu")))
+    # In float64 the reference is a loop of differentiable operations, of which PyTorch knows the derivatives.
+    want = mode(truth)(logits)
+    assert want.abs().max() > 1e-3
+    assert relative_error(run(logits), want) < 1e-10
+
+
+@each_family
+def test_derivatives_go_on_through_a_gradient_that_was_compiled(family):
+    torch._dynamo.reset()
+    logits, values, initial = inputs(family, Shape(1, 3, 2, 2), grad=True)
+    gradient = torch.func.grad(loss_of(family, "cpu"))
+    compiled = torch.compile(gradient, fullgraph=True, backend="aot_eager")
+    truth = torch.func.grad(loss_of(family, "reference"))
+    got, want = (
+        torch.autograd.grad(take(logits, values, initial).square().sum(), (logits, values, initial))
+        for take in (compiled, truth)
+    )
+    for g, w in zip(got, want, strict=True):
+        assert relative_error(g, w) < 1e-10
+
+
+@each_family
+def test_forward_mode_of_a_registered_operator_is_refused_with_what_to_do(family):
+    logits, values, initial = inputs(family, Shape(1, 3, 2, 2))
+    registered = getattr(torch.ops.statemix, f"{family}_scan_forward").default
+
+    def loss(z):
+        return registered(z, values, initial, None, "softmax", "cpu")[0].square().sum()
+
+    for transform in (torch.func.jacfwd, torch.func.hessian):
+        with pytest.raises(NotImplementedError, match="take reverse mode"):
+            transform(loss)(logits)
+
+
 @each_family
 def test_compiled_packed_sequences_equal_eager(family):
     torch._dynamo.reset()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torch import nn
+from torch.nn.modules.module import _has_any_global_hook
 
 
 def is_plain(module: nn.Module | None, kind: type[nn.Module] = nn.Linear) -> bool:
@@ -20,6 +21,8 @@ def is_plain(module: nn.Module | None, kind: type[nn.Module] = nn.Linear) -> boo
         False
     """
     if module is None or type(module) is not kind or "forward" in vars(module):
+        return False
+    if _has_any_global_hook():  # of all modules there are
         return False
     hooks = (
         module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks

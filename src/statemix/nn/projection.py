@@ -83,7 +83,9 @@ class _JoinedProducts(torch.autograd.Function):
     def backward(ctx: Any, one: Tensor, other: Tensor) -> tuple[Tensor | None, ...]:
         x, first, second, weight = ctx.saved_tensors
         wanted, parts = ctx.needs_input_grad, (first.shape[0], second.shape[0])
-        both = None if torch.is_grad_enabled() else _rejoined(one, other)
+        # A compiled backward pass knows no addresses.
+        apart = torch.is_grad_enabled() or torch.compiler.is_compiling()
+        both = None if apart else _rejoined(one, other)
         if both is None:
             a, b = weight.split(parts)
             if torch.is_grad_enabled():  # of which the weight is no function

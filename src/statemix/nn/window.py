@@ -17,7 +17,7 @@ from statemix.kernels.precision import state_dtype
 from statemix.ops._transforms import are_gradients_batched
 from statemix.ops.hlru import shifted_windows
 
-from .transforms import is_rewritten
+from .transforms import is_autocast, is_rewritten, without_autocast
 
 
 def window_product(
@@ -47,6 +47,8 @@ def window_product(
     # nothing.
     if is_rewritten() or 8 * sequences * (order - 1) >= rows:
         return _plain(hidden, initial, weight, cu_seqlens)
+    if is_autocast(hidden.device) and hidden.dtype != torch.float64:  # which autocast leaves as it is
+        hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
     return _WindowProduct.apply(hidden, initial, weight, cu_seqlens)
 
 
@@ -72,24 +74,38 @@ class _WindowProduct(torch.autograd.Function):
         by_lag = weight.to(hidden.dtype).view(-1, edges.order, edges.channels)
         oldest_first = by_lag.flip(1).view(weight.shape).T
         y = edges.empty(rows, weight.shape[0])
-        edges.put_inner_windows(rows, oldest_first, y)
-        edges.put_first(y, edges.windows(edges.entering(rows, initial)), oldest_first)
+        with without_autocast(hidden):
+            edges.put_inner_windows(rows, oldest_first, y)
+            edges.put_first(y, edges.windows(edges.entering(rows, initial)), oldest_first)
         return edges.steps(y)
 
     @staticmethod
     def backward(ctx, *grads):
         hidden, initial, weight, cu_seqlens = ctx.saved_tensors
         (grad,) = grads
-        if torch.is_grad_enabled() or are_gradients_batched():
-            return _plain_gradients(hidden, initial, weight, cu_seqlens, grad)
-        edges = _Edges.of(hidden, weight, cu_seqlens)
-        rows, outputs = (x.contiguous().view(-1, x.shape[2]) for x in (hidden, grad))
-        grad_hidden = grad_initial = grad_weight = None
-        if any(ctx.needs_input_grad[:2]):
-            grad_hidden, grad_initial = _gradients_of_states(edges, rows, outputs, weight, initial)
-        if ctx.needs_input_grad[2]:
-            grad_weight = _gradient_of_weight(edges, rows, outputs, initial).to(weight.dtype)
-        return grad_hidden, grad_initial, grad_weight, None
+        # Products have the dtype of the forward pass wherever the backward pass is called.
+        with without_autocast(grad):
+            if torch.is_grad_enabled() or torch.compiler.is_compiling() or are_gradients_batched():
+                return _plain_gradients(hidden, initial, weight, cu_seqlens, grad)
+            return _gradients(hidden, initial, weight, cu_seqlens, grad, ctx.needs_input_grad)
+
+
+def _gradients(
+    hidden: Tensor,
+    initial: Tensor | None,
+    weight: Tensor,
+    cu_seqlens: Tensor | None,
+    grad: Tensor,
+    wanted: tuple[bool, ...],
+) -> tuple[Tensor | None, ...]:
+    edges = _Edges.of(hidden, weight, cu_seqlens)
+    rows, outputs = (x.contiguous().view(-1, x.shape[2]) for x in (hidden, grad))
+    grad_hidden = grad_initial = grad_weight = None
+    if any(wanted[:2]):
+        grad_hidden, grad_initial = _gradients_of_states(edges, rows, outputs, weight, initial)
+    if wanted[2]:
+        grad_weight = _gradient_of_weight(edges, rows, outputs, initial).to(weight.dtype)
+    return grad_hidden, grad_initial, grad_weight, None
 
 
 def _gradients_of_states(

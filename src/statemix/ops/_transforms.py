@@ -52,6 +52,11 @@ def needs_autograd(arguments: tuple[Any, ...]) -> bool:
     return False
 
 
+def is_forward_mode() -> bool:
+    """Whether a forward mode of torch.func is at work, at whatever level."""
+    return any(level.key() == TransformType.Jvp for level in get_interpreter_stack() or [])
+
+
 def forward_modes(arguments: tuple[Any, ...]) -> int:
     """How many forward modes of torch.func these tensors pass through.
 

@@ -16,20 +16,21 @@ with. Compilers and exporters see the registered operators ``statemix::<family>_
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch._functorch.utils import unwrap_dead_wrappers
+from torch._functorch.utils import enable_single_level_autograd_function, unwrap_dead_wrappers
 from torch.autograd import forward_ad
 
 from statemix.kernels.precision import state_dtype
 
 from ._batching import Output, fold_into_batch
 from ._derivatives import vjp
-from ._transforms import forward_modes, needs_autograd, needs_operator
+from ._transforms import forward_modes, is_forward_mode, needs_autograd, needs_operator
 from .counters import count
 from .dispatch import kernels, warn_once
 
@@ -226,7 +227,16 @@ def _autograd_kernel(operator: Any, function: type[torch.autograd.Function]) -> 
 
     def kernel(*arguments):
         if needs_autograd(arguments):
-            return _applied(function, arguments)
+            if is_forward_mode():
+                raise NotImplementedError(
+                    f"{operator.name()}: forward mode of torch.func (jvp, jacfwd, hessian) cannot be "
+                    "compiled, nor taken of this operator: call bdlru_scan or hlru_scan without "
+                    "torch.compile, or take reverse mode (vjp, jacrev)"
+                )
+            # A transform of torch.func has come down to one of its levels, of which this is the autograd:
+            # ``function.apply`` would send it through all of them again.
+            with enable_single_level_autograd_function():
+                return _plainly_applied(function, arguments)
         with torch._C._AutoDispatchBelowAutograd():
             return operator(*arguments)
 
@@ -255,15 +265,29 @@ def _applied(function: type[torch.autograd.Function], arguments: tuple) -> Any:
     """``function.apply`` without its inspection of the signature, which takes longer than all the rest."""
     if torch._C._are_functorch_transforms_active():
         return function.apply(*arguments)
+    return _plainly_applied(function, arguments)
+
+
+def _plainly_applied(function: type[torch.autograd.Function], arguments: tuple) -> Any:
     return super(torch.autograd.Function, function).apply(*unwrap_dead_wrappers(arguments))  # type: ignore[misc]
 
 
 def _below_autograd(arguments: tuple, run: Callable[..., Any], operator: Any) -> Any:
     """Call the kernel itself where tensors are plain; else let the dispatcher see the operator."""
     if needs_operator(arguments):
-        with torch._C._AutoDispatchBelowAutograd():
+        with torch._C._AutoDispatchBelowAutograd(), _levels_below():
             return operator(*arguments)
     return run(*arguments)
+
+
+@contextmanager
+def _levels_below() -> Iterator[None]:
+    """Levels of torch.func below this one differentiate too: an autograd function has switched that off."""
+    if torch._C._are_functorch_transforms_active():
+        with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True):
+            yield
+    else:
+        yield
 
 
 def _state_like(gate_logits, values, initial_state, cu_seqlens) -> Tensor:
