@@ -271,9 +271,8 @@ class _Batch(_Edges):
         edge = self.order - 1
         timeline = states.new_zeros(self.shape[0], edge + self.count, self.channels)
         timeline[0, edge:] = states[: self.count]
-        before = None if initial is None else self.before(initial).to(states.dtype)
-        if before is not None:
-            timeline[:, :edge] = before
+        if initial is not None:
+            timeline[:, :edge] = self.before(initial)
         if self.shape[0] > 1:
             previous = self._edge(states, self.shape[1] - edge, edge)[:, :-1]
             timeline[1:, :edge].sub_(previous.transpose(0, 1))
