@@ -366,6 +366,22 @@ def test_an_expanded_gradient_is_never_made_whole(family):
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(got, want, strict=True))
 
 
+@pytest.mark.parametrize("broadcast", [False, True])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_default_device_elsewhere_changes_no_output(family, broadcast):
+    case = make_case(family, batch=2, time=5, size=2, width=9)
+    if broadcast:
+        case.z = case.z[:1, :1].contiguous()
+
+    def run():
+        hidden, final = case.forward()
+        return hidden, final, *case.backward(hidden, None, final)
+
+    with torch.device("meta"):
+        got = run()
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(got, run(), strict=True))
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_threads_that_call_at_once_get_what_one_alone_gets(family):
     all_cases = [make_case(family, batch=2, time=60, size=2, width=200, seed=seed) for seed in range(4)]
