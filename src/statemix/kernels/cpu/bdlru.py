@@ -54,7 +54,7 @@ def forward(
         *byte_strides(z, values.shape), *byte_strides(v), *byte_strides(hidden),
         *state_strides(start), *byte_strides(final),
     )  # fmt: skip
-    run(_forward, arguments, plan)
+    run(_forward, arguments, plan, (z, v, start, hidden, final))
     return hidden, final
 
 
@@ -87,7 +87,7 @@ def backward(
         *state_strides(start), *state_strides(dfinal),
         dz.adds, *dz.strides, *byte_strides(dv), *byte_strides(initial_gradient),
     )  # fmt: skip
-    run(_backward, arguments, plan)
+    run(_backward, arguments, plan, (z, v, h, dh, start, dfinal, dz.target, dv, initial_gradient))
     return dz.finish(), dv, initial_gradient
 
 
