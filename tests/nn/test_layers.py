@@ -20,6 +20,8 @@ LAYERS = {
     "hlru-latest": lambda **k: HLRU(D, num_channels=5, order=3, readout="latest", **k),
     "hlru-constant": lambda **k: HLRU(D, num_channels=5, order=3, selective=False, **k),
 }
+# Products of few rows and of many round differently, on some processors by more than on others.
+PRODUCTS = 1e-5
 each_layer = pytest.mark.parametrize("name", LAYERS)
 each_start = pytest.mark.parametrize("start", ["zeros", "learned"])
 
@@ -46,14 +48,14 @@ def test_pieces_of_any_length_and_single_steps_equal_the_whole(name, start, data
     for a, b in zip([0, *cuts], [*cuts, T], strict=True):
         y, state = layer(x[:, a:b], state, return_state=True)
         outputs.append(y)
-    assert relative_error(torch.cat(outputs, 1), whole) < 1e-6
-    assert relative_error(state, final) < 1e-6
+    assert relative_error(torch.cat(outputs, 1), whole) < PRODUCTS
+    assert relative_error(state, final) < PRODUCTS
     steps, state = [], None
     for t in range(T):
         y, state = layer.step(x[:, t], state)
         steps.append(y)
-    assert relative_error(torch.stack(steps, 1), whole) < 1e-6
-    assert relative_error(state, final) < 1e-6
+    assert relative_error(torch.stack(steps, 1), whole) < PRODUCTS
+    assert relative_error(state, final) < PRODUCTS
 
 
 @each_layer
@@ -94,8 +96,8 @@ def test_packed_sequences_equal_each_on_its_own(name, start, lengths, given_stat
         own = None if state is None else state[i : i + 1]
         want, want_final = layer(piece[None], own, return_state=True)
         got = y[:, bounds[i] : bounds[i + 1]]
-        assert relative_error(got, want) < 1e-6
-        assert relative_error(final[i], want_final[0]) < 1e-6
+        assert relative_error(got, want) < PRODUCTS
+        assert relative_error(final[i], want_final[0]) < PRODUCTS
 
 
 @each_layer
@@ -112,8 +114,8 @@ def test_padded_steps_leave_the_state_and_put_out_zero(name, start, data, T):
     assert (y[~mask] == 0).all()
     for b in range(3):
         want, want_final = layer(x[b : b + 1, mask[b]], return_state=True)
-        assert relative_error(y[b, mask[b]], want[0]) < 1e-6
-        assert relative_error(final[b], want_final[0]) < 1e-6
+        assert relative_error(y[b, mask[b]], want[0]) < PRODUCTS
+        assert relative_error(final[b], want_final[0]) < PRODUCTS
 
 
 @each_layer
@@ -156,9 +158,9 @@ def test_columns_added_for_speed_change_no_result(name):
     keys = set(layer.state_dict())
     layer._extra_columns = lambda x: 3
     got, final = layer(x, return_state=True)
-    assert relative_error(got, want) < 1e-6
-    assert relative_error(final, want_final) < 1e-6
-    assert relative_error(layer(x[:1], cu_seqlens=bounds), want_packed) < 1e-6
+    assert relative_error(got, want) < PRODUCTS
+    assert relative_error(final, want_final) < PRODUCTS
+    assert relative_error(layer(x[:1], cu_seqlens=bounds), want_packed) < PRODUCTS
     assert set(layer.state_dict()) == keys
 
 
@@ -167,14 +169,14 @@ def test_the_formula_of_the_paper_stands_in_the_parameters():
     layer = BDLRU(D, num_blocks=N, block_size=M)
     z = (x @ layer.gate.weight.T + layer.gate.bias).view(2, 6, M, M + 1, N)
     h, _ = bdlru_scan(z, (x @ layer.value.weight.T).view(2, 6, M, N))
-    assert relative_error(layer(x), h.flatten(2) @ layer.output.weight.T) < 1e-6
+    assert relative_error(layer(x), h.flatten(2) @ layer.output.weight.T) < PRODUCTS
     layer = HLRU(D, num_channels=N, order=M)
     z = (x @ layer.gate.weight.T + layer.gate.bias).view(2, 6, M + 1, N)
     h, _ = hlru_scan(z, x @ layer.value.weight.T)
     window = torch.zeros(2, 6, M, N)
     for k in range(M):
         window[:, k:, k] = h[:, : 6 - k]
-    assert relative_error(layer(x), window.flatten(2) @ layer.output.weight.T) < 1e-6
+    assert relative_error(layer(x), window.flatten(2) @ layer.output.weight.T) < PRODUCTS
 
 
 @pytest.mark.parametrize(
@@ -378,7 +380,7 @@ def test_the_companion_matrix_moves_the_window():
         layer.value.weight.zero_()
     _, moved = layer(x, state, return_state=True)
     want = torch.einsum("bnij,bjn->bin", layer.transition(x)[:, 0], state)
-    assert relative_error(moved, want) < 1e-6
+    assert relative_error(moved, want) < PRODUCTS
 
 
 @each_layer

@@ -19,6 +19,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TRITON = importlib.util.find_spec("triton") is not None
 
 runs = pytest.mark.skipif(not INTERPRETED and DEVICE == "cpu", reason="needs the interpreter or a GPU")
+on_a_card = [] if INTERPRETED or DEVICE == "cpu" else [pytest.mark.gpu]
 
 
 def _version(package: str) -> tuple[int, ...]:

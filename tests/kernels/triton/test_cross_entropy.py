@@ -4,9 +4,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.kernels.triton.interpreter import DEVICE, compiled_code, for_each_vendor, runs
+from tests.kernels.triton.interpreter import DEVICE, compiled_code, for_each_vendor, on_a_card, runs
 
 pytest.importorskip("triton")
+
+pytestmark = on_a_card
 
 
 def case(rows, vocabulary, dtype):

@@ -8,13 +8,12 @@ from hypothesis import strategies as st
 
 from statemix import BDLRU, HLRU, LanguageModel, MixerConfig, ModelConfig, kernel_counts, reset_kernel_counts
 from tests import tolerances
-from tests.kernels.triton.interpreter import DEVICE, INTERPRETED, runs
+from tests.kernels.triton.interpreter import DEVICE, INTERPRETED, on_a_card, runs
 from tests.ops.cases import FAMILIES, NORMALIZATIONS, TRUTHS, Shape, inputs
 from tests.truth import relative_error
 
 triton = pytest.importorskip("triton")
 
-on_a_card = [] if INTERPRETED or DEVICE == "cpu" else [pytest.mark.gpu]
 pytestmark = on_a_card
 each_family = pytest.mark.parametrize("family", FAMILIES)
 SIZES = [*range(1, 9), 16]

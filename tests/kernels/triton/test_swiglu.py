@@ -3,9 +3,11 @@
 import pytest
 import torch
 
-from tests.kernels.triton.interpreter import DEVICE, compiled_code, for_each_vendor, runs
+from tests.kernels.triton.interpreter import DEVICE, compiled_code, for_each_vendor, on_a_card, runs
 
 pytest.importorskip("triton")
+
+pytestmark = on_a_card
 
 
 @runs
