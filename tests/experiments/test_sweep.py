@@ -28,8 +28,8 @@ from statemix.experiments.sweep import (
 from statemix.experiments.sweep.runner import run_group
 from statemix.experiments.sweep.store import ATTEMPTS
 from statemix.experiments.sweep.trials import check_models, groups
+from statemix.files import LOCK, locked
 from statemix.models import MIXERS, MixerConfig, ModelConfig, make_model
-from statemix.text.lock import LOCK, locked
 from statemix.training import (
     OptimizerConfig,
     RunConfig,

@@ -10,7 +10,7 @@ import time
 import pytest
 import torch
 
-from statemix.text.lock import locked
+from statemix.files import locked
 from statemix.training import Observer, RunFolderError, load_run, train, train_replicas
 from statemix.training.folder import prepared_folder
 
@@ -79,7 +79,7 @@ class Watching(Observer):
 FORKING = """
 import os, sys, time
 from pathlib import Path
-from statemix.text.lock import locked
+from statemix.files import locked
 with locked(Path(sys.argv[1]), RuntimeError()):
     child = os.fork()
     if child:

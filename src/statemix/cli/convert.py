@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from statemix.files import write_json
 from statemix.models import LanguageModel, ModelConfig
 from statemix.text import ByteTokenizer, Tokenizer
 from statemix.text.tokenizers import TOKENIZER_FILE
@@ -26,7 +27,7 @@ from statemix.training import (
     to_json,
 )
 from statemix.training.checkpoint import newest_checkpoint, save_checkpoint
-from statemix.training.folder import CHECKPOINTS, CONFIG, write_json
+from statemix.training.folder import CHECKPOINTS, CONFIG, END_TOKEN_FILE, RESULT
 from statemix.training.optimizer import make_optimizer
 
 from ._models import (
@@ -189,7 +190,7 @@ def _to_run(source: Path, made: Path, name: str) -> None:
         with contextlib.suppress(ValueError):  # without an end it is still a model
             tokenizer = tokenizer_of_huggingface(source, theirs.config)
             if tokenizer is not None:
-                write_json(made / "end_token.json", tokenizer.end_token)
+                write_json(made / END_TOKEN_FILE, tokenizer.end_token)
 
 
 def _is_the_same(model: ModelConfig, converted: ModelConfig) -> bool:
@@ -213,6 +214,6 @@ def _known_run(source: Path) -> tuple[RunConfig | None, int]:
 
 
 def _copy(source: Path, made: Path) -> None:
-    for name in (*KEPT_FILES, "result.json", "example.json", "end_token.json", "README.md"):
+    for name in (*KEPT_FILES, RESULT, "example.json", END_TOKEN_FILE, "README.md"):
         if (source / name).is_file() and not (made / name).exists():
             shutil.copyfile(source / name, made / name)

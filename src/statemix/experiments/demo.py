@@ -21,6 +21,7 @@ from statemix.analysis import (
 )
 from statemix.analysis.report.language import LanguageFindings
 from statemix.analysis.report.state_tracking import LearnedBlocks, Tracker
+from statemix.files import is_occupied
 from statemix.models import LanguageModel, MixerConfig
 from statemix.tasks import Permutation
 from statemix.text import baselines, open_corpus
@@ -32,7 +33,7 @@ from statemix.training import (
     TrainResult,
     train,
 )
-from statemix.training.folder import check_own, is_occupied
+from statemix.training.folder import check_own
 
 from .recipes import s3_composition, text_bytes
 

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from statemix.files import LOCK, locked, write_json
+
 from .documents import Part, ReadOptions, SourceError, list_parts, names_of, read_part
 from .journal import (
     JOURNAL,
@@ -23,9 +25,7 @@ from .journal import (
     identity,
     nothing_done,
     read_journal,
-    write_json,
 )
-from .lock import LOCK, locked
 from .shards import FORMAT, INDEX, SPLITS, ShardError, TokenShards, digest, read_index, sha256_of
 from .splitting import Splitter
 from .tokenizers import (

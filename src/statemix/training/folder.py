@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
-import os
 import platform
 import shutil
 import sys
@@ -15,7 +14,7 @@ from typing import Any
 
 import torch
 
-from statemix.text.lock import LOCK, is_occupied, locked
+from statemix.files import LOCK, is_occupied, locked, write_json
 
 from .config import RunConfig, differences, from_json, to_json
 
@@ -154,13 +153,6 @@ def environment(config: RunConfig) -> dict[str, Any]:
         "seed": config.seed,
         "command": sys.argv,
     }
-
-
-def write_json(path: Path, values: Any) -> None:
-    """Write it whole or not at all."""
-    temporary = path.with_name(f".{path.name}.writing")
-    temporary.write_text(json.dumps(values, indent=2) + "\n")
-    os.replace(temporary, path)
 
 
 def _text_sha256(path: Path) -> str | None:

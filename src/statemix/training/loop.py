@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
 
+from statemix.files import write_json
 from statemix.models import LanguageModel, make_model
 from statemix.nn import sharpen_gates
 
@@ -18,7 +19,7 @@ from .config import RunConfig
 from .data import Source, open_source
 from .devices import choose_device, cpu_threads, own_random_numbers
 from .evaluation import evaluate
-from .folder import CHECKPOINTS, END_TOKEN_FILE, RESULT, prepared_folder, read_config, read_result, write_json
+from .folder import CHECKPOINTS, END_TOKEN_FILE, RESULT, prepared_folder, read_config, read_result
 from .metrics import CsvMetrics, Observer, Row, TensorBoardMetrics, is_finite, scores_in
 from .optimizer import make_optimizer
 from .progress import make_progress

@@ -12,6 +12,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from statemix.files import write_json
 from statemix.models import LanguageModel, make_model
 from statemix.nn.sharpening import gate_parameters
 
@@ -20,7 +21,7 @@ from .checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
 from .config import RunConfig, from_json, to_json
 from .data import open_source
 from .evaluation import evaluate
-from .folder import CHECKPOINTS, RESULT, RunFolderError, prepared_folder, write_json
+from .folder import CHECKPOINTS, RESULT, RunFolderError, prepared_folder
 from .loop import Status, TrainResult
 from .metrics import EVALUATIONS, METRICS, CsvTable, Observer, Row, metrics_row, scores_in
 from .prefetch import stacked_batches
