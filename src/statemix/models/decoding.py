@@ -14,13 +14,13 @@ from statemix.nn.fused_step import unfused_steps
 from statemix.ops.checks import check_size
 from statemix.shapes import Mask, Tokens
 
-from .block import check_tokens, unknown_token
 from .buffered_step import BufferedStep, can_buffer
 from .fused_step import FusedStep, can_fuse
-from .language_model import LanguageModel, check_prompt
+from .inputs import check_prompt, check_tokens, unknown_token
+from .language_model import LanguageModel
 from .places import Places
 from .sampling import Sampler
-from .states import map_tensors, tensors_in
+from .states import grows, map_tensors, tensors_in
 
 StepKind = Literal["streamed", "fused", "graph", "buffered", "moved", "growing"]
 
@@ -85,7 +85,7 @@ class Decoder:
             )
         self._tokens = torch.zeros(self.batch_size, dtype=torch.long, device=model.embedding.weight.device)
         _, self._states = model(self._tokens[:, None], return_states=True)
-        self._grows = any(getattr(block.mixer, "state_grows", False) for block in model.blocks)
+        self._grows = any(grows(block.mixer) for block in model.blocks)
         step: Callable[..., Any] = model.step
         if self._compile:
             step = torch.compile(model.step, dynamic=self._grows)
