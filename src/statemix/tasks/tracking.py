@@ -22,11 +22,6 @@ class StateTracking(Task):
     asked: Literal["every", "last"] = "every"
     """Whether the answer is asked at every step or at the last one only."""
 
-    def check(self) -> None:
-        super().check()
-        if self.asked not in ("every", "last"):
-            raise ValueError(f'{type(self).__name__}: asked must be "every" or "last"; got {self.asked!r}')
-
     @abstractmethod
     def track(self, batch: int, length: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Inputs and the answer at every step, each (batch, length); the last step has one."""
