@@ -645,7 +645,7 @@ def test_impossible_sweeps_are_named(tmp_path):
     shards = [Trial(model="lm", config=RunConfig(data=ShardData()))]
     with pytest.raises(ValueError, match="on shards is trained by itself, with statemix train"):
         SweepFolder.begin(tmp_path, shards, "statemix sweep")
-    with pytest.raises(ValueError, match="no launcher 'locall'; nearest: local"):
+    with pytest.raises(ValueError, match=r"launcher must be one of .*; got 'locall'; nearest: local"):
         Launch(launcher="locall")
     with pytest.raises(ValueError, match="minutes_at_most must be above 0; got nan"):
         Launch(minutes_at_most=float("nan"))

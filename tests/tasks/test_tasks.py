@@ -306,7 +306,11 @@ def test_an_unknown_setting_lists_the_nearest():
         ("selective-copying", {"vocabulary": 3}, "vocabulary must be at least 4; got 3"),
         ("memorization", {"dictionary_seed": -1}, "dictionary_seed must be at least 0; got -1"),
         ("permutation", {"num_generators": 2}, 'pass tokens="generators"'),
-        ("permutation", {"tokens": "some"}, r"tokens must be one of \('elements', 'generators'\); got 'some'"),
+        (
+            "permutation",
+            {"tokens": "some"},
+            r"tokens must be one of \('elements', 'generators'\); got 'some'",
+        ),
         ("word-problem", {"num_generators": 60}, "must lie between 1 and 59, .* got 60"),
         ("word-problem", {"num_generators": 1}, "no 1 elements of A5 were found that generate it; take more"),
         ("word-problem", {"generator_seed": -1}, "generator_seed must be at least 0; got -1"),

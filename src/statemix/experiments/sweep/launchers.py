@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import math
 import multiprocessing
@@ -18,6 +17,7 @@ from typing import Any, Literal
 
 import torch
 
+from statemix.ops.checks import check_choices, check_number
 from statemix.training.devices import choose_device
 from statemix.training.signals import StopRequests
 
@@ -50,11 +50,9 @@ class Launch:
     """Executor of submitit in place of SLURM: "local" or "debug"."""
 
     def __post_init__(self) -> None:
-        if self.launcher not in LAUNCHERS:
-            near = difflib.get_close_matches(self.launcher, LAUNCHERS, n=1) or list(LAUNCHERS)
-            raise ValueError(f"sweep: no launcher {self.launcher!r}; nearest: {', '.join(near)}")
-        if self.minutes_at_most is not None and not self.minutes_at_most > 0:
-            raise ValueError(f"sweep: minutes_at_most must be above 0; got {self.minutes_at_most}")
+        check_choices("sweep", self)
+        if self.minutes_at_most is not None:
+            check_number("sweep", "minutes_at_most", self.minutes_at_most, "above 0", lambda m: m > 0)
 
 
 @dataclass(frozen=True)
