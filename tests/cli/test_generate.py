@@ -324,8 +324,14 @@ def test_the_tokenizer_says_what_ends_a_text_where_the_model_does_not(tmp_path):
             ["--prompt", "a", "--top-p", "2"],
             "statemix generate: top_p must be a number above 0 and at most 1",
         ),
-        (["--prompt", "a", "--max-new-tokens", "0"], "max-new-tokens must be at least 1; got 0"),
-        (["--prompt", "a", "--threads", "-1"], "threads must be at least 0; got -1"),
+        (
+            ["--prompt", "a", "--max-new-tokens", "0"],
+            "generate: --max-new-tokens must be an integer of at least 1; got 0",
+        ),
+        (
+            ["--prompt", "a", "--threads", "-1"],
+            "generate: --threads must be an integer of at least 0; got -1",
+        ),
         (["--prompt", "a", "--device", "gpu"], "device 'gpu': there is no such kind"),
         (["--prompt", "a", "--device", "meta"], "device 'meta': this machine has none"),
         (["--prompt", "a", "--seed", str(2**64)], f"seed must be at least 0 and below 2**64; got {2**64}"),

@@ -58,9 +58,7 @@ def open_model(path: Path | None, *, device: str = "auto") -> OpenedModel:
     folder = EXAMPLE if path is None else path
     place = choose_device(device)
     if format_of(folder) == "run":
-        model: Any = load_run(folder, device=str(place))
-        if not isinstance(model, LanguageModel):
-            raise ModelFileError(f"{folder}: it holds an {type(model).__name__.lower()}, no language model")
+        model = language_model_of_run(folder, device=str(place))
         tokenizer = tokenizer_of_run(folder)
     else:
         from statemix.models.huggingface.conversion import language_model
@@ -76,6 +74,18 @@ def open_model(path: Path | None, *, device: str = "auto") -> OpenedModel:
             f"they belong to different models"
         )
     return OpenedModel(model, tokenizer, folder)
+
+
+def language_model_of_run(folder: Path, *, device: str = "cpu") -> LanguageModel:
+    """The model of a run folder.
+
+    Raises:
+        ModelFileError: it is of another architecture.
+    """
+    model: Any = load_run(folder, device=device)
+    if not isinstance(model, LanguageModel):
+        raise ModelFileError(f"{folder}: it holds an {type(model).__name__.lower()}, no language model")
+    return model
 
 
 @contextlib.contextmanager

@@ -22,7 +22,6 @@ from statemix.training import (
     ShardData,
     TextData,
     from_json,
-    load_run,
     read_config,
     to_json,
 )
@@ -34,6 +33,7 @@ from ._models import (
     Format,
     ModelFileError,
     format_of,
+    language_model_of_run,
     load_huggingface,
     quiet,
     tokenizer_of_huggingface,
@@ -104,7 +104,7 @@ def convert(options: Options) -> Format:
             _to_run(source, made, target.name)
         else:
             step = newest_checkpoint_step(source)
-            write_run(made, read_config(source), _language_model(source), step)
+            write_run(made, read_config(source), language_model_of_run(source), step)
             _copy(source, made)
         if target.exists():
             target.rmdir()
@@ -126,13 +126,6 @@ def newest_checkpoint_step(folder: Path) -> int:
     return int(checkpoint.name.rpartition("-")[2])
 
 
-def _language_model(folder: Path) -> LanguageModel:
-    model: Any = load_run(folder)
-    if not isinstance(model, LanguageModel):
-        raise ModelFileError(f"{folder}: it holds an {type(model).__name__.lower()}, no language model")
-    return model
-
-
 def _to_huggingface(source: Path, made: Path, max_shard_size: str) -> None:
     from statemix.models.huggingface import to_huggingface
 
@@ -140,7 +133,7 @@ def _to_huggingface(source: Path, made: Path, max_shard_size: str) -> None:
     ends: dict[str, Any] = {}
     if tokenizer is not None:
         ends = {"eos_token_id": tokenizer.end_token, "pad_token_id": tokenizer.end_token}
-    model = _language_model(source)
+    model = language_model_of_run(source)
     with told_of(source):
         model = to_huggingface(model, **ends)
     with quiet():

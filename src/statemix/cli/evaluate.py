@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 import torch
 import tyro
 
+from statemix.ops.checks import check_size
 from statemix.text import PrepareOptions, ReadOptions, ShardError, SourceError, TokenShards, prepare
 from statemix.text.shards import INDEX
 from statemix.text.tokenizers import TOKENIZER_FILE
@@ -57,9 +58,8 @@ class Options:
 
     def __post_init__(self) -> None:
         for name in ("length", "tokens"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1; got {value}")
+            if getattr(self, name) is not None:
+                check_size("evaluate", f"--{name}", getattr(self, name))
 
 
 def main(argv: list[str]) -> int:

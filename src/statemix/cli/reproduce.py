@@ -21,6 +21,8 @@ from statemix.experiments.reproduce import REPORT, VERDICTS, Stopped, read_verdi
 from statemix.experiments.sweep import Launch
 from statemix.ops.checks import check_number
 
+from . import FAILED
+
 
 @dataclass(frozen=True, kw_only=True)
 class ReproduceOptions:
@@ -81,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(
             f"statemix reproduce: {crashed} runs crashed; their errors are in {out / 'runs'}", file=sys.stderr
         )
-    return 1 if crashed else 0
+    return FAILED if crashed else 0
 
 
 def _launch(options: ReproduceOptions, minutes: float | None) -> Launch:
