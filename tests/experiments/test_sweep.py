@@ -414,6 +414,7 @@ def test_a_worker_that_is_killed_takes_only_its_group_with_it_once(tmp_path):
     )
     sweeping.start()
     while not (folder.run_folder(group) / "checkpoints").exists():
+        assert sweeping.is_alive()
         time.sleep(0.02)
     (worker,) = multiprocessing.active_children()
     os.kill(worker.pid, signal.SIGKILL)
