@@ -144,12 +144,12 @@ def tokenizer_of_run(folder: Path) -> Tokenizer | None:
 
 
 def tokenizer_of_huggingface(folder: Path, config: Any) -> Tokenizer | None:
-    """The tokenizer.json in a folder; bytes for a vocabulary of 256 without one.
+    """The tokenizer.json in a folder; without one, bytes for a vocabulary of their size.
 
     What ends a text the model says, else the tokenizer, else the usual names do.
     """
     if not (folder / TOKENIZER_FILE).is_file():
-        return ByteTokenizer() if config.vocab_size == 256 else None
+        return ByteTokenizer() if config.vocab_size == ByteTokenizer.vocab_size else None
     end = config.eos_token_id
     end = end[0] if isinstance(end, list) else end
     return FileTokenizer.from_file(folder, end_token=_end_text(folder) if end is None else end)

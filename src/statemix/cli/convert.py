@@ -174,7 +174,8 @@ def _to_run(source: Path, made: Path, name: str) -> None:
         model_config = our_config(theirs.config)
     config, step = _known_run(source)
     if config is None or not _is_the_same(config.model, model_config):
-        data = TextData() if theirs.config.vocab_size == 256 else ShardData(path="shards")
+        reads_bytes = theirs.config.vocab_size == ByteTokenizer.vocab_size
+        data = TextData() if reads_bytes else ShardData(path="shards")
         config = RunConfig(name=name, model=model_config, data=data)
     model = from_huggingface(theirs).float()  # runs keep float32; every bfloat16 is one
     write_run(made, config, model, step)

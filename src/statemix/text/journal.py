@@ -11,10 +11,8 @@ from typing import Any, TypedDict
 from statemix.files import is_occupied
 
 from .documents import Part
-from .shards import ShardError
+from .shards import JOURNAL, ShardError
 from .tokenizers import TOKENIZER_FILE
-
-JOURNAL = "preparing.json"
 
 
 class LeftOut(TypedDict):

@@ -16,7 +16,6 @@ from statemix.files import LOCK, locked, write_json
 
 from .documents import Part, ReadOptions, SourceError, list_parts, names_of, read_part
 from .journal import (
-    JOURNAL,
     Journal,
     LeftOut,
     check_free,
@@ -26,7 +25,7 @@ from .journal import (
     nothing_done,
     read_journal,
 )
-from .shards import FORMAT, INDEX, SPLITS, ShardError, TokenShards, digest, read_index, sha256_of
+from .shards import FORMAT, INDEX, JOURNAL, SPLITS, ShardError, TokenShards, digest, read_index, sha256_of
 from .splitting import Splitter
 from .tokenizers import (
     TOKENIZER_FILE,

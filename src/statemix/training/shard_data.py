@@ -15,7 +15,16 @@ import numpy as np
 
 from statemix.ops.checks import check_size
 from statemix.tasks import Batch, stream
-from statemix.text import Packed, PrepareOptions, ReadOptions, TokenShards, pack, permuted, prepare
+from statemix.text import (
+    ByteTokenizer,
+    Packed,
+    PrepareOptions,
+    ReadOptions,
+    TokenShards,
+    pack,
+    permuted,
+    prepare,
+)
 from statemix.text.corpora import HELD_OUT_SHARE, LEFT_OUT
 from statemix.text.shards import INDEX
 
@@ -47,7 +56,7 @@ class ShardData:
 
     @property
     def vocab_size(self) -> int:
-        return 256 if self.path == "stdlib" else open_shards(self.path).vocab_size
+        return ByteTokenizer.vocab_size if self.path == "stdlib" else open_shards(self.path).vocab_size
 
     @property
     def output_size(self) -> int:
