@@ -1,4 +1,4 @@
-"""Files that several processes meet in: one of them writes at a time, and whole or not at all."""
+"""Files that several processes meet in: one of them writes at a time, whole or not at all; and the cache."""
 
 from __future__ import annotations
 
@@ -26,6 +26,14 @@ def is_occupied(folder: Path) -> bool:
     Hidden files are nothing: locks, and what a process had begun to write when it was killed.
     """
     return folder.is_dir() and any(not file.name.startswith(".") for file in folder.iterdir())
+
+
+def cache_folder() -> Path:
+    """Where lies what can be made again: ``$STATEMIX_CACHE_DIR``, else statemix among the user's caches."""
+    if chosen := os.environ.get("STATEMIX_CACHE_DIR"):
+        return Path(chosen)
+    caches = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return Path(caches) / "statemix"
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -39,6 +39,17 @@ class Task(ABC):
         TypeError: a setting of another kind than its field's, such as a length of 3.5.
         ValueError: a length below :attr:`minimum_length`, or a setting out of range. Every length from
             the minimum on works.
+
+    Examples:
+        >>> class LargestSoFar(Task):
+        ...     num_tokens = output_size = 5
+        ...
+        ...     def generate(self, batch, length, random):
+        ...         inputs = random.integers(5, size=(batch, length))
+        ...         return inputs, np.maximum.accumulate(inputs, axis=1)
+        >>> inputs, targets = LargestSoFar(length=8).sample(2)
+        >>> bool((inputs.cummax(1).values == targets).all())
+        True
     """
 
     needs_autoencoder: ClassVar[bool] = False

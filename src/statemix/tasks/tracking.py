@@ -17,6 +17,14 @@ class StateTracking(Task):
 
     Asked at every step, one training length shows all shorter ones. Asked at the last step only, lengths
     are drawn: 3-40 in training and 40-256 in tests is the protocol that peers share.
+
+    Raises:
+        ValueError, TypeError: as of :class:`Task`.
+
+    Examples:
+        >>> from statemix.tasks import make
+        >>> make("counting", length=12).test_lengths, make("parity", length=40).test_lengths
+        ((12, 48, 192), (40, 64, 128, 256))
     """
 
     asked: Literal["every", "last"] = "every"

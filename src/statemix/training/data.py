@@ -21,7 +21,16 @@ _SHUFFLES = 2**32
 
 @dataclass(frozen=True, kw_only=True)
 class TaskData:
-    """Train on a generated task, test at several lengths."""
+    """Train on a generated task, test at several lengths.
+
+    Raises:
+        TypeError: no task. ValueError: lengths, sizes or a choice that the task cannot have.
+
+    Examples:
+        >>> data = TaskData(task=Permutation(length=32), start_length=2, test_lengths=(32, 128))
+        >>> data.vocab_size, data.longest
+        (6, 128)
+    """
 
     task: Task = field(default_factory=Permutation)
     """What is generated; its length is the one trained on."""

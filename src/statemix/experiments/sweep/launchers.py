@@ -72,6 +72,16 @@ def run_sweep(folder: SweepFolder, launch: Launch, tell: Tell = print) -> Outcom
         ValueError: this machine is to run it, and has no such device.
         SweepFolderError: another process runs it now.
         ModuleNotFoundError: the cluster's package is not installed; the message names the extra.
+
+    Examples:
+        >>> from statemix.experiments.sweep import grid
+        >>> from statemix.training import RunConfig, TaskData
+        >>> base = RunConfig(steps=2, device="cpu", data=TaskData(test_lengths=(8,), test_examples=8))
+        >>> folder = SweepFolder.begin("sweep", grid(base, {"model.d_model": [8, 16]}), "what was typed")
+        >>> run_sweep(folder, Launch(launcher="inline"), tell=lambda line: None)
+        Outcome(pending=0, signal=None)
+        >>> [result["status"] for result in folder.results()]
+        ['finished', 'finished']
     """
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         raise RuntimeError(

@@ -50,6 +50,14 @@ class SweepFolder:
 
     Raises:
         SweepFolderError: it holds no sweep. Use :meth:`begin` to start or continue one.
+
+    Examples:
+        >>> from statemix.experiments.sweep import grid
+        >>> from statemix.training import RunConfig
+        >>> trials = grid(RunConfig(), {"model.d_model": [8, 16]}, seeds=3)
+        >>> folder = SweepFolder.begin("sweep", trials, "what was typed")
+        >>> len(folder.trials), len(folder.pending()), folder.results()
+        (6, 2, [])
     """
 
     def __init__(self, path: str | Path) -> None:
