@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
@@ -19,7 +18,7 @@ from .fused_step import FusedStep, can_fuse
 from .inputs import check_prompt, check_tokens, unknown_token
 from .language_model import LanguageModel
 from .places import Places
-from .sampling import Sampler
+from .sampling import Sampler, continued
 from .states import grows, map_tensors, tensors_in
 
 StepKind = Literal["streamed", "fused", "graph", "buffered", "moved", "growing"]
@@ -248,10 +247,7 @@ class Decoder:
         generator: torch.Generator | None = None,
     ) -> Tokens:
         """The prompt and at most ``max_new_tokens`` tokens after it, (B, T + new)."""
-        max_new_tokens = check_size("generate", "max_new_tokens", max_new_tokens, at_least=0)
-        tokens = self.stream(prompt, sampler, mask=mask, generator=generator)
-        new = list(itertools.islice(tokens, max_new_tokens))
-        return torch.cat([prompt, torch.stack(new, 1)], 1) if new else prompt
+        return continued(prompt, self.stream(prompt, sampler, mask=mask, generator=generator), max_new_tokens)
 
     def _make_step(self, *, fuse: bool) -> Callable[[Tensor], Tensor]:
         self._kind: StepKind

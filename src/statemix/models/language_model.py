@@ -21,7 +21,7 @@ from .block import INITIAL_STD, MLP, Block, Blocks
 from .inputs import check_mask, check_prompt, check_tokens, embedded
 from .mixers import MixerConfig, make_mixer
 from .modes import evaluating
-from .sampling import Sampler
+from .sampling import Sampler, continued
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -296,13 +296,11 @@ class LanguageModel(nn.Module):
             >>> model.generate(prompts, 4, mask=mask, temperature=0).shape
             torch.Size([2, 7])
         """
-        max_new_tokens = check_size("generate", "max_new_tokens", max_new_tokens, at_least=0)
         tokens = self.stream(
             prompt, mask=mask, temperature=temperature, top_k=top_k, top_p=top_p,
             stop_tokens=stop_tokens, generator=generator,
         )  # fmt: skip
-        new = list(itertools.islice(tokens, max_new_tokens))
-        return torch.cat([prompt, torch.stack(new, 1)], 1) if new else prompt
+        return continued(prompt, tokens, max_new_tokens)
 
     @torch.no_grad()
     def _stream(
