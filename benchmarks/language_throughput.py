@@ -16,6 +16,7 @@ import argparse
 import csv
 import importlib
 import json
+import math
 import statistics
 import subprocess
 import sys
@@ -37,6 +38,7 @@ from statemix.training import OptimizerConfig
 from statemix.training.optimizer import make_optimizer
 
 OURS = ("bdlru-1", "bdlru-2", "bdlru-4", "hlru-2", "hlru-4")
+SECONDS_AT_ONCE = 0.7
 COLUMNS = (
     "mixer", "compiled", "parameters", "milliseconds", "tokens_per_second", "of_attention", "of_gemm",
     "activation_bytes_per_token_and_layer", "peak_gib", "note",
@@ -101,7 +103,7 @@ def make(name: str, arguments: argparse.Namespace) -> LanguageModel:
 
 
 def measure(name: str, compiled: bool, arguments: argparse.Namespace) -> dict[str, Any]:
-    """One row: the median of steps that take a second and a half together."""
+    """One row: a step's time, the median of three runs of ``SECONDS_AT_ONCE``."""
     device = torch.device(arguments.device)
     on_gpu = device.type == "cuda"
     torch.manual_seed(0)
@@ -129,21 +131,20 @@ def measure(name: str, compiled: bool, arguments: argparse.Namespace) -> dict[st
         optimizer.step()
         optimizer.zero_grad()
 
-    for _ in range(3):
-        step()
-    if on_gpu:
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-    times: list[float] = []
-    end = time.perf_counter() + 1.5
-    while len(times) < 3 or time.perf_counter() < end:
+    def seconds_of(steps: int) -> float:
+        """A step's mean over some that are waited for once, as training waits when it writes its log."""
         began = time.perf_counter()
-        # Several steps at a time, so that the host runs ahead as it does in training.
-        for _ in range(4):
+        for _ in range(steps):
             step()
         if on_gpu:
             torch.cuda.synchronize()
-        times.append((time.perf_counter() - began) / 4)
+        return (time.perf_counter() - began) / steps
+
+    seconds_of(3)  # kernels are compiled and memory is reserved from here on
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    at_once = max(4, math.ceil(SECONDS_AT_ONCE / seconds_of(4)))
+    times = [seconds_of(at_once) for _ in range(3)]
     seconds = statistics.median(times)
     return {
         "mixer": name,

@@ -296,16 +296,17 @@ COMPARED = {
 
 
 def baselines(seeds: int) -> Iterator[Trial]:
-    """The baselines on A5, S5 and S3, with the same curriculum, with a start token and without."""
+    """The baselines on A5, S5 and S3, with the same curriculum and each help that BD-LRU has, or none."""
     groups = {name: recipe(name) for name in ("a5-composition", "s5-composition")}
     groups["s3-composition"] = exactly(recipe("s3-composition"), steps=3000)
-    for token in (True, False):
+    for help_ in ("start token", "no start token", "learned initial state"):
         for name, config in groups.items():
             config = with_data(config, test_lengths=(8, 32, 128), test_examples=TEST_EXAMPLES)
-            config = replace(started(config) if token else config, threads=0)
+            config = replace(started(config) if help_ == "start token" else config, threads=0)
+            first = "learned" if help_ == "learned initial state" else "zeros"
             for kind, mixer in COMPARED.items():
-                model = f"{name}, {kind}, {'start token' if token else 'no start token'}"
-                yield from over(with_mixer(config, mixer), model, seeds=seeds, rates=(1e-3, 2e-3))
+                changed = with_mixer(config, replace(mixer, initial_state=first))
+                yield from over(changed, f"{name}, {kind}, {help_}", seeds=seeds, rates=(1e-3, 2e-3))
 
 
 def mad(seeds: int, epochs: int = 40) -> Iterator[Trial]:
@@ -411,6 +412,7 @@ def main() -> int:
     parser.add_argument("--rates", nargs="+", type=float, help="only these learning rates")
     parser.add_argument("--decays", nargs="+", type=float, help="only these weight decays")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--only-seeds", nargs="+", type=int, help="only these of them, as parts of a study")
     parser.add_argument("--minutes", type=float, default=9.5, help="for all studies together")
     parser.add_argument(
         "--replicas", type=int, default=MOST_REPLICAS,
@@ -426,6 +428,7 @@ def main() -> int:
             shortened(trial, arguments.share)
             for trial in study(arguments.seeds)
             if any(part in trial.model for part in arguments.models)
+            and (arguments.only_seeds is None or trial.config.seed in arguments.only_seeds)
             and (not arguments.rates or trial.settings["rate"] in arguments.rates)
             and (not arguments.decays or trial.settings["decay"] in arguments.decays)
         ]

@@ -21,6 +21,7 @@ COMMANDS = {
     "sweep": "train a grid over a recipe, resumable, on all devices or a cluster, into one table",
     "generate": "write on from a prompt, with a model of yours or the small one that ships",
     "evaluate": "bits per byte and perplexity of a model on held-out text, by length of context",
+    "inspect": "write a page about what the recurrent layers of a trained model do",
     "convert": "turn a run into a model of Transformers, or back",
     "bench": "measure operators and layers, after checking that they are right",
     "tasks": "list the generated tasks, and show samples of one",

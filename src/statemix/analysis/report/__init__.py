@@ -5,8 +5,9 @@
     machine      versions, system, device
     figures      learning curves, accuracy against length, decay, bars
     transitions  matrices, and eigenvalues in the unit circle
-    state_tracking, language, demo
-                 whole sections, and the demo's page
+    model        ModelFindings and model_page: the page about one trained model
+    state_tracking, language, demo, claims
+                 whole sections, and pages of their own
 
 Drawings are inline SVG whose colours come from the page, so that one page reads well in light and in dark.
 Text is escaped unless it is an :class:`Html`.
@@ -27,6 +28,7 @@ from .elements import (
 from .figures import Bar, Curve, accuracy_by_length, bars, decay, learning_curves
 from .html import Html, render, tag
 from .machine import cpu_name, machine
+from .model import ModelFindings, model_page
 from .page import Page, Section
 from .transitions import Dots, block_structure, matrix, spectrum_legend, unit_circle
 
@@ -36,6 +38,7 @@ __all__ = [
     "Curve",
     "Dots",
     "Html",
+    "ModelFindings",
     "Page",
     "Section",
     "accuracy_by_length",
@@ -50,6 +53,7 @@ __all__ = [
     "learning_curves",
     "machine",
     "matrix",
+    "model_page",
     "panels",
     "render",
     "sample",
