@@ -235,6 +235,42 @@ def test_a_stronger_coefficient_is_a_stronger_colour():
     assert strengths[0] < strengths[3] < strengths[2] < strengths[1] == 1
 
 
+def test_titles_in_any_script_have_anchors_of_their_own():
+    titles = ("Längen", "Lüngen", "長さ", "状態")
+    page = Page(title="t", lead="l", sections=[Section(title=t, body=Html("")) for t in titles])
+    assert [f'href="#{t.lower()}"' in page.html() for t in titles] == [True] * 4
+
+
+def test_the_trained_length_stands_where_it_belongs_beside_longer_ones():
+    curve = Curve(name="bdlru", series=1, x=(32, 128), y=(1.0, 0.5))
+    drawing = accuracy_by_length([curve], trained_at=8)
+    line = next(
+        e for e in parsed(drawing).iter("line") if e.get("x1") == e.get("x2") and e.get("class") == "level"
+    )
+    marks = [float(c.get("cx")) for c in parsed(drawing).iter("circle") if c.get("r") == "4"][-2:]
+    # 8 to 32 and 32 to 128 are equal ratios.
+    assert marks[0] - float(line.get("x1")) == pytest.approx(marks[1] - marks[0], abs=0.1)
+
+
+@pytest.mark.parametrize(
+    "drawing",
+    [
+        lambda bad: unit_circle([Dots(name="a", series=1, eigenvalues=torch.tensor([complex(bad, 0), 1j]))]),
+        lambda bad: matrix(torch.tensor([[bad, 1.0], [0.5, 0.25]])),
+        lambda bad: bars([Bar(name="a", value=bad, series=1), Bar(name="b", value=4.0, series=2)], unit="u"),
+        lambda bad: learning_curves(
+            [Curve(name="a", series=1, x=[0, bad], y=[1, 2])], y_label="y", levels=[(bad, "l")]
+        ),
+    ],
+    ids=["unit_circle", "matrix", "bars", "learning_curves"],
+)
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_no_drawing_has_a_place_or_a_size_that_is_no_number(drawing, bad):
+    for element in parsed(drawing(bad)).iter():
+        for value in element.attrib.values():
+            assert not re.search(r"\b(nan|inf)\b", value), element.attrib
+
+
 def test_a_value_that_is_no_number_leaves_no_trace():
     curve = Curve(name="a", series=1, x=[0, 1, 2], y=[0.5, math.nan, math.inf])
     assert "nan" not in learning_curves([curve], y_label="y") and "inf" not in learning_curves(
@@ -255,6 +291,12 @@ def test_no_curves_still_make_a_figure():
     parsed(learning_curves([], y_label="y"))
     parsed(decay([], y_label="y"))
     parsed(bars([], unit="u"))
+    parsed(accuracy_by_length([]))
+
+
+def test_values_that_are_all_alike_have_an_axis_however_large_they_are():
+    for value in (0.0, 3.0, -1e17, 1e300):
+        assert Scale.linear(value, value).low < value < Scale.linear(value, value).high
 
 
 @given(st.integers(0, 3000))

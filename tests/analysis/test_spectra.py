@@ -83,6 +83,39 @@ def test_every_layer_of_a_model_is_seen_on_its_own_input():
     assert torch.allclose(traces, wanted.sum(-1).real, atol=1e-5)
 
 
+class Residual(nn.Module):
+    """A model of a user's own, which adds to its stream in place and projects in the dtype of autocast."""
+
+    def __init__(self):
+        super().__init__()
+        self.entry, self.layer = nn.Linear(4, 4), BDLRU(4, num_blocks=3, block_size=2, weight_init="fan-in")
+
+    def forward(self, x, scale):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            x = self.entry(x) * scale
+            x += self.layer(x=x)
+        return x
+
+
+def test_a_layer_is_recorded_as_it_was_called_whatever_the_model_does_around_it():
+    torch.manual_seed(0)
+    model, x = Residual(), torch.randn(2, 7, 4)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        wanted = (model.entry(x) * 3).float()
+    recorded = record_inputs(model, x, scale=3)["layer"][1]
+    assert recorded.dtype == torch.float32 and torch.equal(recorded, wanted)
+    found = transition_spectra(model, x, scale=3)["layer"].eigenvalues.sum(-1).real
+    traces = torch.einsum("...ii", model.layer.transition(wanted)).double()
+    torch.testing.assert_close(found, traces, atol=1e-6, rtol=1e-5)
+
+
+def test_a_call_that_a_layer_refuses_is_refused_by_the_layer():
+    with pytest.raises(TypeError, match=r"x must be a torch\.Tensor"):
+        record_inputs(BDLRU(4, num_blocks=3, block_size=2), [1.0])
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'x'"):
+        record_inputs(BDLRU(4, num_blocks=3, block_size=2))
+
+
 def test_recording_leaves_no_hook_behind_even_after_an_error():
     layer = BDLRU(4, num_blocks=3, block_size=2)
     with pytest.raises(ValueError, match="x must be"):
@@ -132,6 +165,11 @@ def test_random_softmax_blocks_turn_as_often_as_is_known():
         blocks = torch.softmax(torch.randn(4000, size, size + 1, dtype=torch.float64), -1)[..., :size]
         found = summarize(torch.linalg.eigvals(blocks), tolerance=1e-9).complex_share
         assert found == pytest.approx(share, abs=0.025)
+
+
+def test_eigenvalues_of_single_states_may_be_real():
+    found = summarize(torch.tensor([[0.5], [-0.25]]))
+    assert (found.complex_share, found.negative_share, found.radius) == (0.0, 0.5, 0.5)
 
 
 def test_no_blocks_are_refused():

@@ -6,9 +6,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from statemix import BDLRU, HLRU
 from statemix.analysis import StateBound, contrast_left, gradient_reach, running_products, state_bound
+from statemix.nn.baselines import LRU
 
 CYCLE = torch.tensor([[0.0, 0, 1], [1, 0, 0], [0, 1, 0]])
 
@@ -62,6 +64,13 @@ def test_a_run_of_no_steps_is_refused():
             state_bound(BDLRU(4, num_blocks=1, block_size=2), torch.zeros(batch, time, 4))
 
 
+def test_a_run_that_is_none_of_a_layer_with_a_bound_is_refused():
+    with pytest.raises(TypeError, match=r"must be a BDLRU or an HLRU, .* got LRU"):
+        state_bound(LRU(4, hidden_size=2), torch.zeros(2, 3, 4))
+    with pytest.raises(ValueError, match=r"state_bound: x must be \(B, T, D\); got \(3, 4\)"):
+        state_bound(BDLRU(4, num_blocks=1, block_size=2), torch.zeros(3, 4))
+
+
 @pytest.mark.parametrize("family", [BDLRU, HLRU])
 def test_a_state_that_is_no_number_is_in_no_bound(family):
     sizes = {"num_blocks": 2, "block_size": 2} if family is BDLRU else {"num_channels": 2, "order": 2}
@@ -108,6 +117,12 @@ def test_the_contrast_of_single_states_is_their_gain():
     assert contrast_left(products)[0, :, 0].tolist() == [0.5**t for t in range(1, 8)]
 
 
+def test_a_product_that_is_no_number_leaves_the_others_their_contrast():
+    products = torch.stack([CYCLE, CYCLE * math.nan, CYCLE * math.inf])
+    left = contrast_left(products)
+    assert left[0].item() == pytest.approx(1.0) and left[1:].isnan().all()
+
+
 def test_gradients_of_a_scalar_recurrence_fade_as_its_gain():
     gain = 0.8
     layer = BDLRU(1, num_blocks=1, block_size=1, selective=False)
@@ -116,6 +131,16 @@ def test_gradients_of_a_scalar_recurrence_fade_as_its_gain():
     reach = gradient_reach(layer, torch.randn(3, 12, 1))
     ratios = reach[:-1] / reach[1:]
     assert torch.allclose(ratios, torch.full_like(ratios, gain), rtol=1e-4)
+
+
+@pytest.mark.parametrize("inference", [False, True])
+def test_gradients_that_fade_below_single_precision_squared_are_still_told(inference):
+    with torch.inference_mode(inference):
+        reach = gradient_reach(lambda x: 1e-30 * x.cumsum(1), torch.randn(3, 4, 2))
+    alike = gradient_reach(lambda x: x.cumsum(1), torch.randn(20_000, 4, 2))
+    assert (reach > 0).all()
+    # The expected squared norm of a random direction of two numbers is two.
+    assert alike.tolist() == pytest.approx([2**0.5] * 4, rel=0.02)
 
 
 def test_an_output_has_no_gradient_from_later_inputs():
@@ -146,6 +171,21 @@ def test_a_step_that_is_not_there_is_refused(time, step):
 def test_a_function_that_forgets_its_input_is_refused():
     with pytest.raises(ValueError, match="function must depend on x"):
         gradient_reach(torch.zeros_like, torch.randn(2, 5, 3))
+
+
+@pytest.mark.parametrize(
+    ("function", "x", "error", "says"),
+    [
+        (lambda x: nn.Linear(3, 3)(torch.zeros_like(x)), torch.ones(2, 5, 3), ValueError, "must depend on x"),
+        (lambda x: (x, None), torch.ones(2, 5, 3), TypeError, r"return one tensor .* got tuple: choose"),
+        (lambda x: x, torch.ones(2, 5, 3, dtype=torch.int64), TypeError, "got torch.int64: embed tokens"),
+        (lambda x: x, torch.ones(0, 5, 3), ValueError, "at least one sequence"),
+    ],
+    ids=["other tensors", "tuple", "tokens", "empty"],
+)
+def test_what_has_no_gradient_by_its_input_is_refused_with_what_to_do(function, x, error, says):
+    with pytest.raises(error, match=says):
+        gradient_reach(function, x)
 
 
 def test_a_function_that_changes_the_length_is_refused():

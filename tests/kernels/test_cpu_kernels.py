@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from dataclasses import dataclass
+from time import sleep
 
 import pytest
 import torch
@@ -16,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from statemix.kernels.cpu import _layout, _memory, _scan, bdlru, hlru
+from statemix.kernels.cpu import _layout, _memory, _scan, _threads, bdlru, hlru
+from statemix.kernels.cpu._cache import KernelFiles
 from tests import truth
 
 KERNELS = {"bdlru": bdlru, "hlru": hlru}
@@ -366,6 +368,22 @@ def test_an_expanded_gradient_is_never_made_whole(family):
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(got, want, strict=True))
 
 
+@pytest.mark.parametrize("broadcast", [False, True])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_default_device_elsewhere_changes_no_output(family, broadcast):
+    case = make_case(family, batch=2, time=5, size=2, width=9)
+    if broadcast:
+        case.z = case.z[:1, :1].contiguous()
+
+    def run():
+        hidden, final = case.forward()
+        return hidden, final, *case.backward(hidden, None, final)
+
+    with torch.device("meta"):
+        got = run()
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(got, run(), strict=True))
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_threads_that_call_at_once_get_what_one_alone_gets(family):
     all_cases = [make_case(family, batch=2, time=60, size=2, width=200, seed=seed) for seed in range(4)]
@@ -404,6 +422,38 @@ def test_memory_is_used_again_only_after_the_last_tensor_over_it_is_gone():
     del other, again
     _memory.release_memory()
     assert _memory.kept_bytes() == 0
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_interrupted_call_keeps_its_memory_until_its_threads_are_done(family, threads, monkeypatch):
+    threads(2)
+    at_work, goes_on = threading.Event(), threading.Event()
+
+    def slow(compiled, *arguments):
+        if threading.current_thread() is threading.main_thread():
+            at_work.wait(60)
+        else:
+            at_work.set()
+            goes_on.wait(60)
+        compiled(*arguments)
+
+    def interrupted(job):
+        raise KeyboardInterrupt
+
+    case = make_case(family, batch=2, time=600, size=2, width=300)
+    _memory.release_memory()
+    monkeypatch.setattr(_threads, "launch", slow)
+    monkeypatch.setattr(_threads._Job, "wait", interrupted)
+    interruptions = 0
+    try:
+        case.forward()
+    except KeyboardInterrupt:
+        interruptions += 1
+    assert interruptions == 1 and _memory.kept_bytes() == 0
+    goes_on.set()
+    while _memory.kept_bytes() == 0:  # for ever, were it never given back
+        sleep(0.01)
+    _memory.release_memory()
 
 
 def in_a_new_process(script: str, **environment: str) -> None:
@@ -445,6 +495,32 @@ def test_kernels_run_where_no_cache_can_be_written():
     in_a_new_process(
         CALL, NUMBA_CACHE_DIR="/dev/null/nowhere", NUMBA_CACHE_LOCATOR_CLASSES="UserProvidedCacheLocator"
     )
+
+
+def test_kernels_whose_files_are_damaged_are_compiled_anew(tmp_path):
+    for _ in range(2):
+        in_a_new_process(CALL, NUMBA_CACHE_DIR=str(tmp_path))
+        (file,) = (path for path in tmp_path.rglob("hlru*") if path.is_file())
+        assert file.stat().st_size > 1000
+        file.write_bytes(file.read_bytes()[:1000])
+
+
+def test_kernels_that_two_processes_keep_at_once_are_told_apart(tmp_path, monkeypatch):
+    one, other = (KernelFiles(str(tmp_path), "kernel", b"stamp") for _ in range(2))
+    opened = one._open_for_write
+
+    def meanwhile(path):
+        monkeypatch.setattr(one, "_open_for_write", opened)
+        other.save(("bfloat16",), "code of the other")
+        return opened(path)
+
+    monkeypatch.setattr(one, "_open_for_write", meanwhile)
+    one.save(("float32",), "code of the one")
+    found = KernelFiles(str(tmp_path), "kernel", b"stamp")
+    assert found.load(("float32",)) == "code of the one"
+    assert found.load(("bfloat16",)) == "code of the other"
+    assert found.load(("float64",)) is None
+    assert KernelFiles(str(tmp_path), "kernel", b"changed").load(("float32",)) is None
 
 
 def test_numba_is_imported_with_the_kernels_and_not_before():

@@ -62,6 +62,24 @@ def test_steps_say_what_the_forward_pass_says(kind, settings, batch):
         torch.testing.assert_close(torch.stack(found, 1), model(tokens)[:, 8:], atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize(("kind", "settings"), [KINDS[0], KINDS[4], *KINDS[-2:]], ids=str)
+@torch.no_grad()
+def test_a_decoder_follows_its_model_and_not_the_defaults_of_the_day(kind, settings):
+    model, tokens = model_of(**settings), torch.randint(23, (2, 9))
+    wanted = model(tokens)[:, 4:]
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            decoder = Decoder(model, 2)
+            found = [decoder.prefill(tokens[:, :5])]
+            found += [decoder.step(tokens[:, t]).clone() for t in range(5, 9)]
+    finally:
+        torch.set_default_dtype(before)
+    assert decoder.kind == kind
+    torch.testing.assert_close(torch.stack(found, 1), wanted, atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize(("kind", "settings"), [KINDS[0], *KINDS[-2:]], ids=str)
 @pytest.mark.parametrize("make", [copy.copy, copy.deepcopy])
 @torch.no_grad()

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.utils.prune import l1_unstructured
 
 from statemix.kernels.reference.normalization import normalize
 from statemix.models import LanguageModel, ModelConfig
@@ -122,6 +123,19 @@ def test_a_hugging_face_model_is_sharpened_and_keeps_it(tmp_path):
 def test_what_cannot_be_sharpened_is_refused(make, factor, error, words):
     with pytest.raises(error, match=words):
         sharpen_gates(make(), factor)
+
+
+@pytest.mark.parametrize("change", ["parametrized", "pruned"])
+def test_constant_gates_that_are_computed_are_refused(change):
+    layer = HLRU(4, num_channels=2, order=2, selective=False)
+    if change == "pruned":
+        l1_unstructured(layer, "gate_logits", 0.5)
+    else:
+        nn.utils.parametrize.register_parametrization(layer, "gate_logits", nn.Tanh())
+    with pytest.raises(
+        TypeError, match=r"gate_logits of layer .*HLRU must be a parameter; got Tensor: merge"
+    ):
+        sharpen_gates(layer, 2.0)
 
 
 def test_a_gate_with_an_adapter_is_refused_before_anything_changes():

@@ -147,6 +147,23 @@ def test_any_strides_give_the_same(family, backend):
 
 @each_family
 @each_backend
+def test_a_view_that_means_the_negative_of_its_memory_is_read_as_such(family, backend):
+    def run(tensors, gradient):
+        leaves = [tensor.detach().requires_grad_() for tensor in tensors]
+        hidden, final = OPERATORS[family](*leaves, backend=backend)
+        return hidden, final, *torch.autograd.grad(hidden, leaves, gradient)
+
+    negative = [torch.complex(x, x).conj().imag for x in inputs(family, Shape(2, 7, 3, 1))]
+    assert all(x.is_neg() for x in negative)
+    gradient = torch.complex(negative[1], negative[1]).conj().imag
+    got = run(negative, gradient)
+    want = run([x.resolve_neg() for x in negative], gradient.resolve_neg())
+    for g, w in zip(got, want, strict=True):
+        torch.testing.assert_close(g, w)
+
+
+@each_family
+@each_backend
 @each_normalization
 def test_a_nan_reaches_only_what_depends_on_it(family, backend, normalization):
     shape = Shape(2, 10, 2, 4)

@@ -29,9 +29,13 @@ def gradient_reach(
         step: the step whose output is asked.
         generator: where the directions are drawn from; default PyTorch's own.
 
+    Returns:
+        (T,) float64, on the CPU.
+
     Raises:
-        ValueError: the output does not have the batch and the time of x, or does not depend on it; or a step
-            that x does not have.
+        ValueError: the output does not have the batch and the time of x, or does not depend on it; no
+            sequence; or a step that x does not have.
+        TypeError: x is no tensor of floats, or the output is no tensor.
 
     Examples:
         >>> reach = gradient_reach(lambda x: x.cumsum(1), torch.randn(4, 10, 3))
@@ -42,17 +46,32 @@ def gradient_reach(
         raise ValueError(
             f"gradient_reach: step must be one of those of x (B, T, D) = {tuple(x.shape)}; got {step}"
         )
-    x = x.detach().requires_grad_()
-    with torch.enable_grad():
+    if x.shape[0] == 0:
+        raise ValueError(f"gradient_reach: x must have at least one sequence; got {tuple(x.shape)}")
+    if not x.is_floating_point():
+        raise TypeError(
+            f"gradient_reach: x must be of floats, to be differentiated by; got {x.dtype}: embed tokens "
+            f"first, and give what comes after the embedding as the function"
+        )
+    with torch.inference_mode(False), torch.enable_grad():
+        x = x.detach().clone().requires_grad_()
         y = function(x)
+        if not isinstance(y, Tensor):
+            raise TypeError(
+                f"gradient_reach: function must return one tensor (B, T, any); got {type(y).__name__}: "
+                f"choose the output, e.g. lambda x: lstm(x)[0]"
+            )
         if y.shape[:2] != x.shape[:2]:
             raise ValueError(
                 f"gradient_reach: function must keep batch and time {tuple(x.shape[:2])}; it returned "
                 f"{tuple(y.shape)}"
             )
-        if not y.requires_grad:
+        gradient = None
+        if y.requires_grad:
+            asked = y[:, step]
+            direction = torch.randn(asked.shape, generator=generator, dtype=asked.dtype, device=asked.device)
+            (gradient,) = torch.autograd.grad(asked, x, direction, allow_unused=True)
+        if gradient is None:
             raise ValueError("gradient_reach: function must depend on x, differentiably; its output does not")
-        asked = y[:, step]
-        direction = torch.randn(asked.shape, generator=generator, dtype=asked.dtype, device=asked.device)
-        (gradient,) = torch.autograd.grad(asked, x, direction)
-    return gradient.square().sum(-1).mean(0).sqrt()
+    # In float64: what has faded to 1e-20 is squared on the way.
+    return gradient.cpu().double().square().reshape(*x.shape[:2], -1).sum(-1).mean(0).sqrt()

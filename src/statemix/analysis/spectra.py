@@ -47,8 +47,11 @@ class SpectrumSummary:
     """steps until the slowest mode of a block has fallen to 1/e, at the median over blocks"""
 
 
-def transition_spectra(model: nn.Module, *arguments: Any) -> dict[str, Spectrum]:
+def transition_spectra(model: nn.Module, *arguments: Any, **options: Any) -> dict[str, Spectrum]:
     """Run a model once and take the spectrum of every recurrent layer on what that layer saw.
+
+    That is ``model(*arguments, **options)``; padded steps, where the model was given a mask, are among the
+    steps of the spectrum.
 
     Raises:
         ValueError: the model holds no recurrent layer of statemix.
@@ -62,8 +65,8 @@ def transition_spectra(model: nn.Module, *arguments: Any) -> dict[str, Spectrum]
     """
     with torch.no_grad():
         return {
-            name: Spectrum(layer=name, eigenvalues=eigenvalues(layer.transition(inputs).double().cpu()))
-            for name, (layer, inputs) in record_inputs(model, *arguments).items()
+            name: Spectrum(layer=name, eigenvalues=eigenvalues(layer.transition(inputs).cpu().double()))
+            for name, (layer, inputs) in record_inputs(model, *arguments, **options).items()
         }
 
 
@@ -80,7 +83,8 @@ def summarize(eigenvalues: Complex[Tensor, "*blocks M"], *, tolerance: float = T
     """
     if eigenvalues.numel() == 0:
         raise ValueError(f"summarize: needs at least one block; got shape {tuple(eigenvalues.shape)}")
-    blocks = eigenvalues.reshape(-1, eigenvalues.shape[-1])
+    # Those of blocks of one may come as real numbers.
+    blocks = eigenvalues.reshape(-1, eigenvalues.shape[-1]).to(torch.complex128)
     magnitudes = blocks.abs()
     return SpectrumSummary(
         complex_share=(blocks.imag.abs() > tolerance).any(-1).double().mean().item(),

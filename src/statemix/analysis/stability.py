@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from statemix.nn import RecurrentLayer
+from statemix.ops.checks import check_rank
 from statemix.shapes import Sequence, State
 
 
@@ -40,14 +41,21 @@ def state_bound(layer: RecurrentLayer, x: Sequence, state: State | None = None) 
         state: (B, M, N), where to start; default where the layer starts.
 
     Raises:
-        ValueError: there is no sequence, or no step.
+        ValueError: there is no sequence, or no step; x or the state do not fit the layer.
+        TypeError: any other layer.
 
     Examples:
         >>> from statemix.nn import BDLRU
         >>> state_bound(BDLRU(8, num_blocks=4, block_size=3), torch.randn(2, 100, 8)).holds
         True
     """
-    if x.dim() == 3 and x.shape[0] * x.shape[1] == 0:
+    if not isinstance(layer, RecurrentLayer):
+        raise TypeError(
+            f"state_bound: layer must be a BDLRU or an HLRU, of which the bound was proved; got "
+            f"{type(layer).__name__}"
+        )
+    check_rank("state_bound", "x", x, 3, "(B, T, D)")
+    if x.shape[0] * x.shape[1] == 0:
         raise ValueError(f"state_bound: x must have at least one sequence and step; got {tuple(x.shape)}")
     with torch.no_grad():
         state = layer.initial_state_for(x.shape[0]) if state is None else state
@@ -91,4 +99,6 @@ def contrast_left(products: Float[Tensor, "*steps M M"]) -> Float[Tensor, "*step
     if size == 1:
         return products[..., 0, 0].abs()
     mean_free = torch.eye(size, dtype=products.dtype, device=products.device) - 1.0 / size
-    return torch.linalg.matrix_norm(products @ mean_free, ord=2)
+    finite = products.isfinite().all(-1).all(-1)
+    kept = torch.where(finite[..., None, None], products, 0.0) @ mean_free
+    return torch.where(finite, torch.linalg.matrix_norm(kept, ord=2), torch.nan)

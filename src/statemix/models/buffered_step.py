@@ -44,10 +44,11 @@ class BufferedStep:
 
     def __init__(self, model: LanguageModel, states: tuple[Tensor, ...]) -> None:
         batch, width = states[0].shape[0], model.config.d_model
-        self.tokens = torch.zeros(batch, dtype=torch.long)
-        self.logits = torch.empty(batch, model.head_weight.shape[0])
-        x, normed = torch.empty(batch, width), torch.empty(batch, width)
         embedding = model.embedding.weight.detach()
+        # Of the dtype and device of the model, whatever PyTorch's defaults are by now.
+        self.tokens = embedding.new_zeros(batch, dtype=torch.long)
+        self.logits = embedding.new_empty(batch, model.head_weight.shape[0])
+        x, normed = embedding.new_empty(batch, width), embedding.new_empty(batch, width)
         self._actions: list[Action] = [lambda: torch.index_select(embedding, 0, self.tokens, out=x)]
         for module, state in zip(model.blocks, states, strict=True):
             block = cast(Any, module)

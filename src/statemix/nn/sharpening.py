@@ -31,7 +31,8 @@ def sharpen_gates(model: nn.Module, factor: float) -> int:
     Raises:
         ValueError: no such layer in the model, a factor that is no positive number, or gates that a factor
             does not make sharper (relu, linear, none).
-        TypeError: a gate projection that is more than its weight (an adapter, a parametrization): merge it.
+        TypeError: gates that are more than their parameters (an adapter, a parametrization, pruning): merge
+            that first.
 
     Examples:
         >>> from statemix.nn import BDLRU
@@ -76,10 +77,16 @@ def gate_parameters(model: nn.Module) -> dict[str, Tensor]:
                 f"sharpen_gates: layer {name or type(layer).__name__} must normalize with one of "
                 f"{SHARPENED}, which a factor makes sharper; got {layer.normalization!r}"
             )
-        if layer.selective and not is_plain(layer.gate):
+        if layer.selective:
+            what, wanted, gates = "gate projection", "plain linear layer", layer.gate
+            plain = is_plain(gates)
+        else:
+            what, wanted, gates = "gate_logits", "parameter", layer.gate_logits
+            plain = isinstance(gates, nn.Parameter)
+        if not plain:
             raise TypeError(
-                f"sharpen_gates: the gate projection of layer {name or type(layer).__name__} must be a plain "
-                f"linear layer; got {type(layer.gate).__name__}: merge what was added to it first"
+                f"sharpen_gates: the {what} of layer {name or type(layer).__name__} must be a {wanted}; got "
+                f"{type(gates).__name__}: merge what was added to it first"
             )
         owner, prefix = (layer.gate, f"{name}.gate") if layer.selective else (layer, name)
         names = ("weight", "bias") if layer.selective else ("gate_logits",)

@@ -36,6 +36,8 @@ def needs_operator(arguments: tuple[Any, ...]) -> bool:
         if type(argument) is Tensor or type(argument) is torch.nn.Parameter:
             if argument.is_meta or is_functorch_wrapped_tensor(argument):
                 return True
+            if argument.is_neg():  # a view that means the negative of what lies in memory, as z.conj().imag
+                return True
         else:
             return True
     return False

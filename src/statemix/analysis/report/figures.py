@@ -32,7 +32,8 @@ class Curve:
     @property
     def points(self) -> list[tuple[float, float]]:
         """The finite values."""
-        return [(x, y) for x, y in zip(self.x, self.y, strict=True) if math.isfinite(y)]
+        pairs = zip(self.x, self.y, strict=True)
+        return [(x, y) for x, y in pairs if math.isfinite(x) and math.isfinite(y)]
 
 
 def learning_curves(
@@ -47,6 +48,7 @@ def learning_curves(
 
     ``levels`` are dashed lines (value, name), such as chance.
     """
+    levels = [(value, name) for value, name in levels if math.isfinite(value)]
     drawn: list[tuple[Curve, Points]] = [(curve, smoothed(thinned(curve.points))) for curve in curves]
     heights = [y for _, points in drawn for _, y in points] + [value for value, _ in levels]
     steps = [x for _, points in drawn for x, _ in points]
@@ -67,9 +69,12 @@ def accuracy_by_length(
     curves: Sequence[Curve], *, trained_at: float | None = None, chance: float | None = None
 ) -> Html:
     """Accuracy (0 to 1) at test lengths, on an axis of equal ratios."""
-    lengths = sorted({x for curve in curves for x in curve.x})
+    lengths = {x for curve in curves for x in curve.x} | ({trained_at} if trained_at is not None else set())
     plot = Plot(
-        Scale.at_values(lengths), Scale.percent(), x_label="length of the test sequences", y_label="accuracy"
+        Scale.at_values(lengths or {1}),
+        Scale.percent(),
+        x_label="length of the test sequences",
+        y_label="accuracy",
     )
     if chance is not None:
         plot.levels([(chance, "guessing")])
@@ -104,20 +109,20 @@ class Bar:
     name: str
     """what stands before it"""
     value: float
-    """its length, at least 0"""
+    """its length, at least 0; what is not finite has none"""
     series: int
     """its colour"""
 
 
 def bars(entries: Sequence[Bar], *, unit: str, digits: int = 2) -> Html:
     """Horizontal bars with their values, all from zero."""
-    longest = max((bar.value for bar in entries), default=0.0) or 1.0
+    longest = max((bar.value for bar in entries if math.isfinite(bar.value)), default=0.0) or 1.0
     row, left, width = 38, 168, 720
     room = width - left - 110
     parts = []
     for index, bar in enumerate(entries):
         top = index * row + 6
-        length = room * bar.value / longest
+        length = room * bar.value / longest if math.isfinite(bar.value) else 0.0
         value = f"{bar.value:.{digits}f}"
         parts += [
             tag("text", bar.name, x=left - 12, y=top + 18, text_anchor="end", class_="label"),

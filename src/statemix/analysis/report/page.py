@@ -27,7 +27,7 @@ class Section:
     @property
     def anchor(self) -> str:
         """What a link to this section ends with."""
-        return re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-") or "section"
+        return re.sub(r"[\W_]+", "-", self.title.lower()).strip("-") or "section"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +75,9 @@ class Page:
         )
         return f"<!doctype html>\n{tag('html', tag('head', head), tag('body', body), lang='en')}\n"
 
-    def write(self, path: Path) -> Path:
+    def write(self, path: Path | str) -> Path:
         """Write the page so that a reader finds the old one or the new one, never half of it."""
+        path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_name(f".{path.name}.unfinished")
         unfinished.write_text(self.html(), encoding="utf-8")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from .html import Html, render, tag
@@ -43,7 +43,8 @@ class Scale:
     def linear(cls, low: float, high: float, *, count: int = 5, tight: bool = False) -> Scale:
         """Round ticks over an interval that is widened to end on them, or left as it is when ``tight``."""
         if not low < high:
-            low, high = low - 0.5, low + 0.5
+            room = max(0.5, 1e-9 * abs(low))  # of large numbers a half is rounded away
+            low, high = low - room, low + room
         step = _round_step((high - low) / count)
         first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
         digits = max(0, -math.floor(math.log10(step) + 1e-9))
@@ -70,7 +71,7 @@ class Scale:
         return cls(low=10.0**first, high=10.0**last, ticks=ticks, logarithmic=True)
 
     @classmethod
-    def at_values(cls, values: Sequence[float]) -> Scale:
+    def at_values(cls, values: Iterable[float]) -> Scale:
         """A logarithmic axis with a tick at each of these values, and a little room around them."""
         ordered = sorted(set(values))
         ticks = tuple((value, f"{value:,.0f}") for value in ordered)

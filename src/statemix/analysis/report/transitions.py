@@ -25,7 +25,7 @@ class Dots:
     series: int
     """1, 2, ...: the colour"""
     eigenvalues: Complex[Tensor, "*any"]
-    """in any shape; a random part of them is drawn where there are many"""
+    """in any shape; NaN is left out, and a random part is drawn where there are many"""
 
 
 def unit_circle(groups: Sequence[Dots], *, marks: Sequence[complex] = (), title: str = "eigenvalues") -> Html:
@@ -84,7 +84,7 @@ def matrix(values: Float[Tensor, "M M"], *, title: str = "matrix") -> Html:
     parts = []
     for i, row in enumerate(rows):
         for j, value in enumerate(row):
-            strength = min(abs(value), 1.0)
+            strength = 0.0 if math.isnan(value) else min(abs(value), 1.0)
             parts.append(
                 tag(
                     "rect",
@@ -124,6 +124,7 @@ def block_structure(state_size: int, block_size: int) -> Html:
 
 def _some(eigenvalues: Tensor) -> list[complex]:
     flat = eigenvalues.detach().reshape(-1).cpu()
+    flat = flat[~flat.isnan()]
     if flat.numel() > _MOST_DOTS:
         chosen = torch.randperm(flat.numel(), generator=torch.Generator().manual_seed(0))[:_MOST_DOTS]
         flat = flat[chosen]

@@ -38,7 +38,7 @@ def as_rows(tensor: Tensor) -> Tensor:
 def rows_or_zeros(gradient: Tensor | None, like: Tensor) -> Tensor:
     """The gradient; when there is none, zeros that take the memory of one row."""
     if gradient is None:
-        return torch.zeros(like.shape[-1], dtype=like.dtype).expand(like.shape)
+        return torch.zeros(like.shape[-1], dtype=like.dtype, device=like.device).expand(like.shape)
     return as_rows(gradient)
 
 
@@ -106,6 +106,7 @@ def gate_gradient(gate_logits: Tensor, values: Tensor, segments: int) -> GateGra
         sums = min(segments, SUMS)
     else:
         sums = segments
-    target = torch.zeros((sums, *gate_logits.shape[1:]), dtype=state_dtype(gate_logits.dtype))
+    shape = (sums, *gate_logits.shape[1:])
+    target = torch.zeros(shape, dtype=state_dtype(gate_logits.dtype), device=gate_logits.device)
     address, over, time, *rest = byte_strides(target)
     return GateGradient(target, sums, (address, over, 0 if over_time else time, *rest), gate_logits)

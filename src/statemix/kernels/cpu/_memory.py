@@ -51,7 +51,7 @@ def new_tensor(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     count = math.prod(shape)
     size = count * dtype.itemsize
     if size < SMALLEST:
-        return torch.empty(shape, dtype=dtype)
+        return torch.empty(shape, dtype=dtype, device="cpu")  # whatever torch.set_default_device says
     memory = _take(size + _ALIGNMENT)
     start = -memory.ctypes.data % _ALIGNMENT
     block = memory[start : start + size].view(_Block)

@@ -39,7 +39,7 @@ def forward(
         *byte_strides(z, values.shape), *byte_strides(v), *byte_strides(hidden),
         *state_strides(start), *byte_strides(final),
     )  # fmt: skip
-    run(kernel, arguments, plan)
+    run(kernel, arguments, plan, (z, v, start, hidden, final))
     return hidden, final
 
 
@@ -71,5 +71,5 @@ def backward(
         *state_strides(start), *state_strides(dfinal),
         dz.adds, *dz.strides, *byte_strides(dv), *byte_strides(dinitial),
     )  # fmt: skip
-    run(kernel, arguments, plan)
+    run(kernel, arguments, plan, (z, v, h, dh, start, dfinal, dz.target, dv, dinitial))
     return dz.finish(), dv, dinitial

@@ -24,8 +24,11 @@ if TYPE_CHECKING:
 class _Job:
     """Tasks of one call, taken one at a time by whoever is free."""
 
-    def __init__(self, compiled: Any, arguments: tuple, tasks: tuple) -> None:
+    def __init__(self, compiled: Any, arguments: tuple, tasks: tuple, tensors: tuple) -> None:
         self._compiled, self._arguments = compiled, arguments
+        # Kernels know addresses alone. A caller that is interrupted while it waits (Ctrl-C) lets go of its
+        # tensors, and threads that are still at work would write into what others were given since.
+        self._tensors: tuple | None = tensors
         self._waiting = deque(tasks)
         self._left = len(tasks)
         self._lock = threading.Lock()
@@ -46,6 +49,7 @@ class _Job:
             with self._lock:
                 self._left -= 1
                 if self._left == 0:
+                    self._tensors = None  # while the job may wait in a queue for a helper that comes too late
                     self._done.set()
 
     def wait(self) -> None:
@@ -91,15 +95,18 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_threads)
 
 
-def run(compiled: Any, arguments: tuple, plan: Plan) -> None:
-    """Run a kernel over every task of a plan, on at most ``torch.get_num_threads()`` threads."""
+def run(compiled: Any, arguments: tuple, plan: Plan, tensors: tuple) -> None:
+    """Run a kernel over every task of a plan, on at most ``torch.get_num_threads()`` threads.
+
+    ``tensors`` are those that the addresses among the arguments belong to.
+    """
     tasks = plan.tasks
     helpers = min(torch.get_num_threads(), len(tasks)) - 1
     if helpers < 1:
         for task in tasks:
             launch(compiled, *arguments, *task)
         return
-    job = _Job(compiled, arguments, tasks)
+    job = _Job(compiled, arguments, tasks, tensors)
     _pool.help_with(job, helpers)
     job.work()
     job.wait()
