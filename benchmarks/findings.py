@@ -33,7 +33,7 @@ from statemix.models.sizing import fit
 from statemix.nn import sharpen_gates
 from statemix.tasks import CycleNavigation
 from statemix.training import RunConfig, TaskData, evaluate, open_source, train_replicas
-from statemix.training.prefetch import stacked_batches
+from statemix.training.replica_batches import stacked_batches
 from statemix.training.stacked import StackedModels
 
 Case = tuple[str, RunConfig]

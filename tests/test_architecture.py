@@ -10,9 +10,10 @@ import pytest
 import statemix
 
 SOURCE = Path(statemix.__file__).parent
-BASE = {"shapes"}
+BASE = {"shapes", "files"}
 KNOWS = {
     "shapes": set(),
+    "files": set(),
     "assets": set(),
     "kernels": BASE,
     "ops": BASE | {"kernels"},
@@ -23,10 +24,8 @@ KNOWS = {
     "training": BASE | {"kernels", "ops", "nn", "models", "tasks", "text"},
     "analysis": BASE | {"kernels", "ops", "nn", "models"},
     "bench": BASE | {"kernels", "ops", "nn", "models"},
-    "distributed": BASE | {"kernels", "ops", "nn", "models"},
-    "export": BASE | {"kernels", "ops", "nn", "models"},
 }
-KNOWS["experiments"] = {*KNOWS} - {"export", "distributed"}
+KNOWS["experiments"] = {*KNOWS}
 KNOWS["cli"] = {*KNOWS}
 KNOWS["__main__"] = {"cli"}
 

@@ -3,6 +3,7 @@
 import ast
 import doctest
 import importlib
+import inspect
 import pkgutil
 import re
 import subprocess
@@ -70,6 +71,18 @@ def test_every_public_name_exists_and_is_documented():
     for name in statemix.__all__:
         value = getattr(statemix, name)
         assert name == "__version__" or value.__doc__
+
+
+def api() -> list[str]:
+    return re.findall(r"^::: (.+)$", (ROOT / "docs" / "api.md").read_text(), flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", api())
+def test_every_name_of_the_api_page_exists_and_shows_an_example(name):
+    if "huggingface" in name:
+        pytest.importorskip("transformers")
+    value = pkgutil.resolve_name(name)
+    assert inspect.ismodule(value) or "Examples:" in value.__doc__
 
 
 @pytest.mark.parametrize("script", sorted((ROOT / "examples").glob("*.py")), ids=lambda script: script.stem)

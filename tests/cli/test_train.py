@@ -4,13 +4,13 @@ import re
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
 from statemix.cli import main
 from statemix.experiments import RECIPES
 from statemix.training import read_config, read_result
+from tests.processes import wait_until
 
 SMALL = [
     "--steps", "4", "--batch-size", "4", "--data.test-lengths", "8", "--data.test-examples", "4",
@@ -125,10 +125,7 @@ def test_a_run_that_is_terminated_says_how_to_go_on(tmp_path):
     process = subprocess.Popen(
         [*command, "train", "parity", "--out", str(out), *flags], stdout=subprocess.PIPE, text=True
     )
-    deadline = time.monotonic() + 60
-    while not (out / "metrics.csv").exists():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until((out / "metrics.csv").exists, process)
     process.terminate()
     shown, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM

@@ -28,8 +28,8 @@ from statemix.experiments.sweep import (
 from statemix.experiments.sweep.runner import run_group
 from statemix.experiments.sweep.store import ATTEMPTS
 from statemix.experiments.sweep.trials import check_models, groups
+from statemix.files import LOCK, locked
 from statemix.models import MIXERS, MixerConfig, ModelConfig, make_model
-from statemix.text.lock import LOCK, locked
 from statemix.training import (
     OptimizerConfig,
     RunConfig,
@@ -414,6 +414,7 @@ def test_a_worker_that_is_killed_takes_only_its_group_with_it_once(tmp_path):
     )
     sweeping.start()
     while not (folder.run_folder(group) / "checkpoints").exists():
+        assert sweeping.is_alive()
         time.sleep(0.02)
     (worker,) = multiprocessing.active_children()
     os.kill(worker.pid, signal.SIGKILL)
@@ -645,7 +646,7 @@ def test_impossible_sweeps_are_named(tmp_path):
     shards = [Trial(model="lm", config=RunConfig(data=ShardData()))]
     with pytest.raises(ValueError, match="on shards is trained by itself, with statemix train"):
         SweepFolder.begin(tmp_path, shards, "statemix sweep")
-    with pytest.raises(ValueError, match="no launcher 'locall'; nearest: local"):
+    with pytest.raises(ValueError, match=r"launcher must be one of .*; got 'locall'; nearest: local"):
         Launch(launcher="locall")
     with pytest.raises(ValueError, match="minutes_at_most must be above 0; got nan"):
         Launch(minutes_at_most=float("nan"))

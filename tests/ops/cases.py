@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from hypothesis import strategies as st
@@ -12,8 +13,8 @@ from statemix import bdlru_scan, hlru_scan
 from tests import truth
 
 OPERATORS = {"bdlru": bdlru_scan, "hlru": hlru_scan}
-TRUTHS = {"bdlru": truth.bdlru, "hlru": truth.hlru}
 FAMILIES = ("bdlru", "hlru")
+TRUTHS = {family: partial(truth.scan, family) for family in FAMILIES}
 BACKENDS = ("reference", "cpu")
 NORMALIZATIONS = ("softmax", "sigmoid", "relu", "tanh", "linear", "none")
 

@@ -2,11 +2,9 @@
 
 import gzip
 import json
-import os
 import pathlib
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -26,6 +24,7 @@ from statemix.text import (
 from statemix.text import preparation as module
 from statemix.text.documents import list_parts
 from statemix.text.shards import TokenSplit
+from tests.processes import wait_until
 
 ALL = PrepareOptions(validation_share=0.0)
 DAMAGED_GZIP = gzip.compress(b'{"text": "a"}\n')[:10] + b"\xff" * 9
@@ -556,10 +555,9 @@ def test_a_killed_process_loses_nothing(tmp_path):
     out = tmp_path / "out"
     process = subprocess.Popen([sys.executable, "-c", PROGRAM, str(tmp_path / "t.jsonl"), str(out)])
     try:
-        deadline = time.monotonic() + 60
-        while not list(out.glob("train-*")) or os.path.getsize(next(out.glob("train-00000.npy*"))) < 4_000:
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.005)
+        wait_until(
+            lambda: any(file.stat().st_size >= 4_000 for file in out.glob("train-00000.npy*")), process
+        )
     finally:
         process.kill()
     assert process.wait() == -9

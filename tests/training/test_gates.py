@@ -14,8 +14,7 @@ from statemix.training import evaluate, load_run, open_source, train, train_repl
 from statemix.training.schedule import share_at
 from statemix.training.sharpening import sharpen_by_validation
 
-from .small import numbers, small
-from .test_loop import At, terminate
+from .small import At, numbers, small, terminate
 
 
 def with_mixer(config, **changes):

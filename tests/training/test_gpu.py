@@ -13,8 +13,7 @@ from statemix.training.batches import ahead, batches_of_step
 from statemix.training.optimizer import make_optimizer
 from statemix.training.run import Run
 
-from .small import numbers, small
-from .test_loop import At, terminate
+from .small import At, numbers, small, terminate
 
 pytestmark = [
     pytest.mark.gpu,

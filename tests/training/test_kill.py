@@ -5,14 +5,14 @@ import re
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
 
-from statemix.text.lock import locked
+from statemix.files import locked
 from statemix.training import Observer, RunFolderError, load_run, train, train_replicas
 from statemix.training.folder import prepared_folder
+from tests.processes import wait_until
 
 from .small import numbers, small
 
@@ -29,10 +29,7 @@ def start(folder, steps=4000):
     """A process that trains, once it has a checkpoint."""
     program = PROGRAM.format(threads=torch.get_num_threads(), steps=steps)
     process = subprocess.Popen([sys.executable, "-c", program, str(folder)])
-    deadline = time.monotonic() + 60
-    while not list(folder.glob("checkpoints/step-*")):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.005)
+    wait_until(lambda: any(folder.glob("checkpoints/step-*")), process)
     return process
 
 
@@ -51,7 +48,7 @@ def test_one_process_at_a_time_trains_a_run_and_any_may_read_it(tmp_path):
     finally:
         process.kill()
     assert process.wait() == -9
-    with prepared_folder(folder, config.resolved(), resume=True, bytes_needed=0):
+    with prepared_folder(folder, config.resolved(), resume=True, weight_bytes=0):
         pass
 
 
@@ -79,7 +76,7 @@ class Watching(Observer):
 FORKING = """
 import os, sys, time
 from pathlib import Path
-from statemix.text.lock import locked
+from statemix.files import locked
 with locked(Path(sys.argv[1]), RuntimeError()):
     child = os.fork()
     if child:
@@ -111,10 +108,7 @@ def test_a_run_that_was_killed_goes_on_as_if_it_never_had(tmp_path):
     program = PROGRAM.format(threads=torch.get_num_threads(), steps=4000)
     process = subprocess.Popen([sys.executable, "-c", program, str(folder)])
     try:
-        deadline = time.monotonic() + 60
-        while not list(folder.glob("checkpoints/step-*3")) and not list(folder.glob("checkpoints/step-*6")):
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.005)
+        wait_until(lambda: any(folder.glob("checkpoints/step-*[36]")), process)
     finally:
         process.kill()
     assert process.wait() == -9

@@ -30,22 +30,7 @@ from statemix.training import (
 from statemix.training.metrics import CsvTable, is_finite
 from statemix.training.progress import BarProgress, PlainProgress
 
-from .small import numbers, small
-
-
-class At(Observer):
-    """Act when a step was logged."""
-
-    def __init__(self, step, act):
-        self.step, self.act = step, act
-
-    def logged(self, row):
-        if row["step"] == self.step:
-            self.act()
-
-
-def terminate():
-    os.kill(os.getpid(), signal.SIGTERM)
+from .small import At, numbers, small, terminate
 
 
 def interrupt():

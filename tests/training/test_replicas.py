@@ -22,11 +22,10 @@ from statemix.training import (
     train,
     train_replicas,
 )
-from statemix.training.prefetch import stacked_batches
+from statemix.training.replica_batches import stacked_batches
 from statemix.training.stacked import StackedModels
 
-from .small import numbers, small
-from .test_loop import At, terminate
+from .small import At, numbers, small, terminate
 
 GPU = pytest.param(
     "cuda",

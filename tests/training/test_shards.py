@@ -1,10 +1,6 @@
 """Training on prepared text: the same rows whoever reads them, each once an epoch, on any number of workers."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 import threading
 import time
 
@@ -19,7 +15,7 @@ from statemix.training import RunConfig, ShardData, from_json, open_source, to_j
 from statemix.training.batches import ahead, batches_of_step
 from statemix.training.text_scores import score_text
 
-from .small import numbers, small
+from .small import At, numbers, small, start_workers, terminate
 
 ARGUMENTS = {"batch_size": 4, "seed": 1, "steps": 100}
 
@@ -102,8 +98,6 @@ def test_an_update_in_parts_is_the_update(folder, accumulate, data):
 
 
 def test_a_stopped_run_goes_on_with_the_same_losses(folder, tmp_path):
-    from .test_loop import At, terminate
-
     whole = train(config(folder, accumulate=2), progress=False)
     stopped = train(config(folder, accumulate=2), out=tmp_path, observers=[At(5, terminate)], progress=False)
     assert stopped.status == "interrupted"
@@ -125,26 +119,6 @@ print(json.dumps([result.status, [row["loss"] for row in result.history], gate])
 """
 
 
-def workers(folder, out, count, device="cpu"):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {
-        "WORLD_SIZE": str(count),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "OMP_NUM_THREADS": "1",
-    }
-    return [
-        subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, folder, str(out), device],
-            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )
-        for rank in range(count)
-    ]  # fmt: skip
-
-
 two_gpus = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
 
 
@@ -155,7 +129,7 @@ def test_two_workers_train_what_one_does(folder, tmp_path, device):
     gate = alone.model.blocks[0].mixer.gate.weight.norm().item()
     plain = train(config(folder, device=device, precision="float32"), progress=False)
     assert gate != pytest.approx(plain.model.blocks[0].mixer.gate.weight.norm().item(), rel=0.1)
-    processes = workers(folder, tmp_path / "run", 2, device)
+    processes = start_workers(["-c", PROGRAM, folder, str(tmp_path / "run"), device], 2)
     answers = [process.communicate(timeout=120) for process in processes]
     for process, (shown, errors) in zip(processes, answers, strict=True):
         assert process.returncode == 0, errors[-2000:]

@@ -20,8 +20,7 @@ from statemix.training import (
     train,
 )
 
-from .small import numbers, small
-from .test_loop import At, terminate
+from .small import At, numbers, small, terminate
 
 
 def batches(data: TaskData, count: int, *, batch_size: int = 4, seed: int = 0) -> list[torch.Tensor]:

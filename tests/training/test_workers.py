@@ -1,10 +1,7 @@
 """Several processes of one run, as torchrun starts them: what they draw, and what is said when one of them ends."""
 
-import os
-import socket
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -15,8 +12,9 @@ from statemix.training.batches import batches_of_step
 from statemix.training.optimizer import make_optimizer
 from statemix.training.run import Run
 from statemix.training.workers import Workers
+from tests.processes import wait_until
 
-from .small import small
+from .small import small, start_workers
 
 
 class Pretended(Workers):
@@ -64,34 +62,13 @@ def test_workers_draw_other_noise_which_follows_from_the_step(noise):
     assert losses(1, 2) == plain
 
 
-def start(arguments, count):
-    """``statemix`` with arguments, in processes of one run."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {
-        "WORLD_SIZE": str(count),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "OMP_NUM_THREADS": "1",
-    }
-    return [
-        subprocess.Popen(
-            [sys.executable, "-m", "statemix", *arguments],
-            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )
-        for rank in range(count)
-    ]  # fmt: skip
-
-
 LONG = ["train", "parity", "--device", "cpu", "--no-tensorboard", "--batch-size", "4", "--steps", "100000"]
 
 
 def test_a_worker_whose_others_ended_says_that_and_no_more(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "mine.txt").write_text("not a run")
-    processes = start([*LONG, "--out", str(tmp_path / "run")], 2)
+    processes = start_workers(["-m", "statemix", *LONG, "--out", str(tmp_path / "run")], 2)
     (_, first), (_, second) = [process.communicate(timeout=120) for process in processes]
     assert [process.returncode for process in processes] == [1, 1]
     assert "it is not empty" in first
@@ -101,10 +78,11 @@ def test_a_worker_whose_others_ended_says_that_and_no_more(tmp_path):
 
 def test_the_run_of_a_killed_worker_goes_on_from_its_checkpoint(tmp_path):
     out = tmp_path / "run"
-    processes = start([*LONG, "--out", str(out), "--checkpoint-every", "5", "--data.test-examples", "8"], 2)
-    deadline = time.monotonic() + 120
-    while not (out / "checkpoints" / "step-00000010").is_dir() and time.monotonic() < deadline:
-        time.sleep(0.05)
+    processes = start_workers(
+        ["-m", "statemix", *LONG, "--out", str(out), "--checkpoint-every", "5", "--data.test-examples", "8"],
+        2,
+    )
+    wait_until((out / "checkpoints" / "step-00000010").is_dir, processes[0], seconds=120)
     processes[1].kill()
     _, said = processes[0].communicate(timeout=60)
     processes[1].communicate()

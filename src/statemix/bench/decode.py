@@ -11,7 +11,8 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
+from math import nan
 from typing import Any, Protocol
 
 import torch
@@ -22,7 +23,9 @@ from statemix.models.sizing import fit
 
 from .gate import WrongResult, relative_error
 
-NAN = float("nan")
+MOST_STEPS = 512
+"""Steps that one measurement takes at most: a growing cache has room for them."""
+
 LIMITS = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
 """Relative errors of logits that a decoded stretch may have against the forward pass."""
 
@@ -41,9 +44,6 @@ class Row:
     path: str
     state: str = ""
     note: str = ""
-
-    def as_dict(self) -> dict[str, object]:
-        return asdict(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,7 +219,7 @@ def contenders(
         yield Ours(name, model)
         if compile:
             yield Ours(name, model, mode="compiled")
-        if mixer == mixers[-2]:
+        if mixer == mixers[-2]:  # BD-LRU of the largest order shows what each part of the decoder saves
             if device.type == "cuda":
                 yield Ours(name, model, mode="not fused")
             yield Ours(name, model, mode="eager")
@@ -229,17 +229,12 @@ def contenders(
         from .decode_peers import Llama, Mamba2
     except ModuleNotFoundError as missing:
         note = f"not run: {missing.name} is not installed; pip install 'statemix[hf]'"
-        yield Row("Transformers' Llama and Mamba-2", 0, 0, 0, NAN, NAN, NAN, "", note=note)
+        yield Row("Transformers' Llama and Mamba-2", 0, 0, 0, nan, nan, nan, "", note=note)
         return
     llama = Llama(sizes, device)
     yield llama
-    yield replace_cache(llama, "static")
+    yield Llama(sizes, device, cache="static", model=llama.model)
     yield Mamba2(sizes, device, budget)
-
-
-def replace_cache(llama: Any, cache: str) -> Contender:
-    """The same weights behind another kind of cache."""
-    return type(llama)(llama.sizes, llama.device, cache=cache, model=llama.model)
 
 
 def llama_parameters(sizes: Sizes) -> int:
@@ -299,10 +294,6 @@ def _measured(
     )
 
 
-MOST_STEPS = 512
-"""Steps that one measurement takes at most: a growing cache has room for them."""
-
-
 def _seconds_per_step(session: Session, tokens: Tensor, device: torch.device, budget_s: float) -> float:
     """Median over stretches of greedy steps, each token fed back, the host's work included."""
     stretch = 1
@@ -329,4 +320,4 @@ def _seconds_per_step(session: Session, tokens: Tensor, device: torch.device, bu
 
 
 def _unmeasured(contender: Contender, batch: int, context: int, note: str) -> Row:
-    return Row(contender.name, batch, context, contender.parameters, NAN, NAN, NAN, "", note=note)
+    return Row(contender.name, batch, context, contender.parameters, nan, nan, nan, "", note=note)

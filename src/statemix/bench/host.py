@@ -6,7 +6,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 
@@ -24,9 +24,6 @@ class Row:
     add_us: float
     over_add: float
     note: str = ""
-
-    def as_dict(self) -> dict[str, object]:
-        return asdict(self)
 
 
 def measure(device: torch.device, *, budget_s: float = 1.0) -> Iterator[Row]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
+from math import nan
 
 import torch
 import torch.nn.functional as F
@@ -14,8 +15,6 @@ from statemix.nn import BDLRU, HLRU
 from .cases import Case
 from .peers import LAYERS, Sizes, isolated, side_by_side
 from .timing import copy_gb_s, milliseconds, warm_up
-
-NAN = float("nan")
 
 
 @dataclass(frozen=True)
@@ -33,9 +32,6 @@ class Row:
     scan_floor_ms: float
     peak_gib: float
     note: str = ""
-
-    def as_dict(self) -> dict[str, object]:
-        return asdict(self)
 
 
 def sizes_for(device: torch.device) -> Sizes:
@@ -68,7 +64,7 @@ def measure(
         try:
             yield isolated(measure_peer, (name, sizes, device, budget_s), peer_s)
         except RuntimeError as reason:
-            yield Row(name, sizes.B, sizes.T, sizes.d, 0, NAN, NAN, NAN, NAN, NAN, f"not run: {reason}")
+            yield Row(name, sizes.B, sizes.T, sizes.d, 0, nan, nan, nan, nan, nan, f"not run: {reason}")
 
 
 def measure_peer(name: str, sizes: Sizes, device: torch.device, budget_s: float) -> Row:
@@ -100,7 +96,7 @@ def _ours(name: str, m: int, sizes: Sizes, device: torch.device, budget_s: float
     ratio = row.forward_backward_ms / (gemm_ms + scan_ms)
     miss = row.parameters / sizes.budget - 1
     note = f"{ratio:.2f} x (products + scan floor); parameters {miss:+.1%} of the budget"
-    return Row(**{**asdict(row), "gemm_floor_ms": gemm_ms, "scan_floor_ms": scan_ms, "note": note})
+    return replace(row, gemm_floor_ms=gemm_ms, scan_floor_ms=scan_ms, note=note)
 
 
 def _products_ms(layer: nn.Module, sizes: Sizes, device: torch.device, budget_s: float) -> float:
@@ -136,7 +132,7 @@ def _measured(name: str, layer: nn.Module, sizes: Sizes, device: torch.device, b
         return torch.autograd.grad(output(), wanted, gradient, allow_unused=True)
 
     both()
-    peak = NAN
+    peak = nan
     if device.type == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats(device)
@@ -151,7 +147,7 @@ def _measured(name: str, layer: nn.Module, sizes: Sizes, device: torch.device, b
         parameters=sum(p.numel() for p in layer.parameters()),
         forward_ms=milliseconds(forward, device, budget_s=budget_s),
         forward_backward_ms=milliseconds(both, device, budget_s=budget_s),
-        gemm_floor_ms=NAN,
-        scan_floor_ms=NAN,
+        gemm_floor_ms=nan,
+        scan_floor_ms=nan,
         peak_gib=peak,
     )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
+from math import nan
 
 import torch
 from torch import Tensor, nn
@@ -33,9 +34,6 @@ class Row:
     copy_gb_s: float
     share_of_copy: float
     note: str = ""
-
-    def as_dict(self) -> dict[str, object]:
-        return asdict(self)
 
 
 # Elements left free before each buffer: memory banks make narrow rows depend on it by a sixth.
@@ -193,5 +191,4 @@ def _not_run(reason: Exception) -> str:
 
 
 def _unmeasured(name: str, direction: str, B: int, T: int, state: int, note: str) -> Row:
-    nan = float("nan")
     return Row(name, direction, "float32", "", B, T, 1, state, nan, nan, nan, nan, note)

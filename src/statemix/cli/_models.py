@@ -58,9 +58,7 @@ def open_model(path: Path | None, *, device: str = "auto") -> OpenedModel:
     folder = EXAMPLE if path is None else path
     place = choose_device(device)
     if format_of(folder) == "run":
-        model: Any = load_run(folder, device=str(place))
-        if not isinstance(model, LanguageModel):
-            raise ModelFileError(f"{folder}: it holds an {type(model).__name__.lower()}, no language model")
+        model = language_model_of_run(folder, device=str(place))
         tokenizer = tokenizer_of_run(folder)
     else:
         from statemix.models.huggingface.conversion import language_model
@@ -76,6 +74,18 @@ def open_model(path: Path | None, *, device: str = "auto") -> OpenedModel:
             f"they belong to different models"
         )
     return OpenedModel(model, tokenizer, folder)
+
+
+def language_model_of_run(folder: Path, *, device: str = "cpu") -> LanguageModel:
+    """The model of a run folder.
+
+    Raises:
+        ModelFileError: it is of another architecture.
+    """
+    model: Any = load_run(folder, device=device)
+    if not isinstance(model, LanguageModel):
+        raise ModelFileError(f"{folder}: it holds an {type(model).__name__.lower()}, no language model")
+    return model
 
 
 @contextlib.contextmanager
@@ -134,12 +144,12 @@ def tokenizer_of_run(folder: Path) -> Tokenizer | None:
 
 
 def tokenizer_of_huggingface(folder: Path, config: Any) -> Tokenizer | None:
-    """The tokenizer.json in a folder; bytes for a vocabulary of 256 without one.
+    """The tokenizer.json in a folder; without one, bytes for a vocabulary of their size.
 
     What ends a text the model says, else the tokenizer, else the usual names do.
     """
     if not (folder / TOKENIZER_FILE).is_file():
-        return ByteTokenizer() if config.vocab_size == 256 else None
+        return ByteTokenizer() if config.vocab_size == ByteTokenizer.vocab_size else None
     end = config.eos_token_id
     end = end[0] if isinstance(end, list) else end
     return FileTokenizer.from_file(folder, end_token=_end_text(folder) if end is None else end)

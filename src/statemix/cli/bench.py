@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import shlex
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -76,7 +76,7 @@ def main(argv: list[str]) -> int:
         raise ValueError(
             f"bench: --csv must not end with .txt, where what made the rows is said; got {options.csv}"
         )
-    rows = MEASURES[options.what](options, device)
+    rows = map(asdict, _MEASURES[options.what](options, device))
     check_table(options.csv)
     head = describe(device, shlex.join(["statemix", "bench", *argv]))
     console = Console(width=None if Console().is_terminal else 140)
@@ -117,7 +117,7 @@ def _device(options: Options) -> torch.device:
     return device
 
 
-def _operators(options: Options, device: torch.device) -> Iterable[dict[str, Any]]:
+def _operators(options: Options, device: torch.device) -> Iterator[operators.Row]:
     on_gpu = device.type == "cuda"
     chosen = cases.cuda_cases(options.cases) if on_gpu else cases.cpu_cases()
     sizes = sorted({case.M for case in chosen})
@@ -127,50 +127,41 @@ def _operators(options: Options, device: torch.device) -> Iterable[dict[str, Any
     return _measured(chosen, options, device)
 
 
-def _measured(chosen: list[cases.Case], options: Options, device: torch.device) -> Iterator[dict[str, Any]]:
+def _measured(chosen: list[cases.Case], options: Options, device: torch.device) -> Iterator[operators.Row]:
     budget = options.seconds
     backend = backend_for(device) if options.backend == "auto" else options.backend
-    for row in operators.measure(chosen, device, backend, budget_s=budget):
-        yield row.as_dict()
+    yield from operators.measure(chosen, device, backend, budget_s=budget)
     if not options.peers:
         return
     shape = chosen[0]
     if device.type == "cpu":
         loops = [case for case in chosen if case.M in (1, 4)]
-        for row in operators.measure(loops, device, "reference", budget_s=budget):
-            yield row.as_dict()
-    peers = operators.measure_peers(
+        yield from operators.measure(loops, device, "reference", budget_s=budget)
+    yield from operators.measure_peers(
         shape.M * shape.N, shape.B, shape.T, device, budget_s=budget, peer_s=options.peer_seconds
     )
-    for row in peers:
-        yield row.as_dict()
 
 
-def _layers(options: Options, device: torch.device) -> Iterable[dict[str, Any]]:
+def _layers(options: Options, device: torch.device) -> Iterator[layers.Row]:
     peers = tuple(LAYERS) if options.peers else ()
-    rows = layers.measure(
+    return layers.measure(
         device, budget_s=options.seconds, orders=options.only, peers=peers, peer_s=options.peer_seconds
     )
-    for row in rows:
-        yield row.as_dict()
 
 
-def _host(options: Options, device: torch.device) -> Iterable[dict[str, Any]]:
-    for row in host.measure(device, budget_s=options.seconds):
-        yield row.as_dict()
+def _host(options: Options, device: torch.device) -> Iterator[host.Row]:
+    return host.measure(device, budget_s=options.seconds)
 
 
-def _decode(options: Options, device: torch.device) -> Iterable[dict[str, Any]]:
-    rows = decode.measure(
+def _decode(options: Options, device: torch.device) -> Iterator[decode.Row]:
+    return decode.measure(
         device, budget_s=options.seconds / 2, orders=options.only, peers=options.peers,
         compile=options.compile, minutes=options.minutes,
     )  # fmt: skip
-    for row in rows:
-        yield row.as_dict()
 
 
 # Each raises for options that it cannot take where it is called; its rows are measured as they are asked for.
-MEASURES = {"op": _operators, "layer": _layers, "host": _host, "decode": _decode}
+_MEASURES = {"op": _operators, "layer": _layers, "host": _host, "decode": _decode}
 
 # What each takes of the options that not all do. Whoever wants no peers gets none anywhere.
 _TAKES = {

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from statemix.files import write_json
 from statemix.models import LanguageModel, ModelConfig
 from statemix.text import ByteTokenizer, Tokenizer
 from statemix.text.tokenizers import TOKENIZER_FILE
@@ -21,18 +22,18 @@ from statemix.training import (
     ShardData,
     TextData,
     from_json,
-    load_run,
     read_config,
     to_json,
 )
 from statemix.training.checkpoint import newest_checkpoint, save_checkpoint
-from statemix.training.folder import CHECKPOINTS, CONFIG, write_json
+from statemix.training.folder import CHECKPOINTS, CONFIG, END_TOKEN_FILE, RESULT
 from statemix.training.optimizer import make_optimizer
 
 from ._models import (
     Format,
     ModelFileError,
     format_of,
+    language_model_of_run,
     load_huggingface,
     quiet,
     tokenizer_of_huggingface,
@@ -103,7 +104,7 @@ def convert(options: Options) -> Format:
             _to_run(source, made, target.name)
         else:
             step = newest_checkpoint_step(source)
-            write_run(made, read_config(source), _language_model(source), step)
+            write_run(made, read_config(source), language_model_of_run(source), step)
             _copy(source, made)
         if target.exists():
             target.rmdir()
@@ -125,13 +126,6 @@ def newest_checkpoint_step(folder: Path) -> int:
     return int(checkpoint.name.rpartition("-")[2])
 
 
-def _language_model(folder: Path) -> LanguageModel:
-    model: Any = load_run(folder)
-    if not isinstance(model, LanguageModel):
-        raise ModelFileError(f"{folder}: it holds an {type(model).__name__.lower()}, no language model")
-    return model
-
-
 def _to_huggingface(source: Path, made: Path, max_shard_size: str) -> None:
     from statemix.models.huggingface import to_huggingface
 
@@ -139,7 +133,7 @@ def _to_huggingface(source: Path, made: Path, max_shard_size: str) -> None:
     ends: dict[str, Any] = {}
     if tokenizer is not None:
         ends = {"eos_token_id": tokenizer.end_token, "pad_token_id": tokenizer.end_token}
-    model = _language_model(source)
+    model = language_model_of_run(source)
     with told_of(source):
         model = to_huggingface(model, **ends)
     with quiet():
@@ -180,7 +174,8 @@ def _to_run(source: Path, made: Path, name: str) -> None:
         model_config = our_config(theirs.config)
     config, step = _known_run(source)
     if config is None or not _is_the_same(config.model, model_config):
-        data = TextData() if theirs.config.vocab_size == 256 else ShardData(path="shards")
+        reads_bytes = theirs.config.vocab_size == ByteTokenizer.vocab_size
+        data = TextData() if reads_bytes else ShardData(path="shards")
         config = RunConfig(name=name, model=model_config, data=data)
     model = from_huggingface(theirs).float()  # runs keep float32; every bfloat16 is one
     write_run(made, config, model, step)
@@ -189,7 +184,7 @@ def _to_run(source: Path, made: Path, name: str) -> None:
         with contextlib.suppress(ValueError):  # without an end it is still a model
             tokenizer = tokenizer_of_huggingface(source, theirs.config)
             if tokenizer is not None:
-                write_json(made / "end_token.json", tokenizer.end_token)
+                write_json(made / END_TOKEN_FILE, tokenizer.end_token)
 
 
 def _is_the_same(model: ModelConfig, converted: ModelConfig) -> bool:
@@ -213,6 +208,6 @@ def _known_run(source: Path) -> tuple[RunConfig | None, int]:
 
 
 def _copy(source: Path, made: Path) -> None:
-    for name in (*KEPT_FILES, "result.json", "example.json", "end_token.json", "README.md"):
+    for name in (*KEPT_FILES, RESULT, "example.json", END_TOKEN_FILE, "README.md"):
         if (source / name).is_file() and not (made / name).exists():
             shutil.copyfile(source / name, made / name)

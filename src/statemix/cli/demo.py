@@ -27,6 +27,8 @@ from statemix.experiments import demo
 from statemix.training import Observer, RunConfig, RunFolderError, to_json
 from statemix.training.devices import cpu_threads
 
+from . import MISUSED
+
 _SECONDS_BETWEEN_LINES = 10.0
 
 
@@ -59,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"another --out, or delete {options.out})",
             file=sys.stderr,
         )
-        return 2
+        return MISUSED
     except (demo.Interrupted, KeyboardInterrupt) as stop:
         number = stop.signal if isinstance(stop, demo.Interrupted) else signal.SIGINT
         console.print(f"\nStopped. The same command goes on from here: {_command(options)}", markup=False)

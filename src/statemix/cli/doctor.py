@@ -21,6 +21,8 @@ from statemix.analysis.report import cpu_name
 from statemix.ops import BACKENDS, backend_for
 from statemix.ops.dispatch import FAMILIES, unavailable_reason
 
+from . import FAILED
+
 Row = tuple[str, str]
 
 _PACKAGES = (
@@ -52,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             said = f"on {device} the portable Triton kernels run, slower than CUDA C++; see backends"
             (troubles if there_is_better else notes).append(said)
     print("\n".join([*troubles, *notes] or ["Every device that is here has fast kernels."]))
-    return 1 if troubles else 0
+    return FAILED if troubles else 0
 
 
 def versions() -> list[Row]:

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import torch
 import tyro
 
+from statemix.ops.checks import check_size
 from statemix.training import TaskData
 from statemix.training.data import open_source
 from statemix.training.evaluation import evaluate
@@ -51,9 +52,8 @@ class Options:
 
     def __post_init__(self) -> None:
         for name in ("length", "tokens"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1; got {value}")
+            if getattr(self, name) is not None:
+                check_size("evaluate", f"--{name}", getattr(self, name))
 
 
 def main(argv: list[str]) -> int:

@@ -17,6 +17,7 @@ import tyro
 
 from statemix.models import Decoder
 from statemix.models.sampling import Sampler
+from statemix.ops.checks import check_size
 from statemix.text import Tokenizer
 from statemix.training.devices import cpu_threads
 
@@ -77,12 +78,10 @@ def main(argv: list[str]) -> int:
 
 
 def _generate(options: Options) -> None:
-    if options.threads < 0:
-        raise ValueError(f"threads must be at least 0; got {options.threads}")
-    if options.max_new_tokens < 1:
-        raise ValueError(f"max-new-tokens must be at least 1; got {options.max_new_tokens}")
+    check_size("generate", "--threads", options.threads, at_least=0)
+    check_size("generate", "--max-new-tokens", options.max_new_tokens)
     if not 0 <= options.seed < 2**64:
-        raise ValueError(f"seed must be at least 0 and below 2**64; got {options.seed}")
+        raise ValueError(f"generate: --seed must be at least 0 and below 2**64; got {options.seed}")
     opened = open_model(options.model, device=options.device)
     tokenizer = opened.text_tokenizer()
     prompt = _prompt(options, tokenizer)

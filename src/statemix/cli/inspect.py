@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from statemix.analysis import LayerFindings, inspect_layers
 from statemix.analysis.report.model import ModelFindings, model_page
 from statemix.analysis.report.state_tracking import percent
+from statemix.ops.checks import check_size
 from statemix.text import Tokenizer
 from statemix.text.shards import TokenSplit
 from statemix.training import TaskData, load_run, read_config, read_result
@@ -56,9 +57,8 @@ class Options:
 
     def __post_init__(self) -> None:
         for name in ("length", "sequences"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1; got {value}")
+            if getattr(self, name) is not None:
+                check_size("inspect", f"--{name}", getattr(self, name))
 
 
 @dataclass(frozen=True)

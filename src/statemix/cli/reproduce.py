@@ -19,6 +19,9 @@ from rich.table import Table
 from statemix.experiments.claims import CLAIMS, Claim, find_claim
 from statemix.experiments.reproduce import REPORT, VERDICTS, Stopped, read_verdicts, reproduce
 from statemix.experiments.sweep import Launch
+from statemix.ops.checks import check_number
+
+from . import FAILED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +47,8 @@ class ReproduceOptions:
     """Print what would be run and what it costs, run nothing."""
 
     def __post_init__(self) -> None:
-        if self.minutes_at_most is not None and not self.minutes_at_most > 0:
-            raise ValueError(f"reproduce: minutes_at_most must be above 0; got {self.minutes_at_most}")
+        if self.minutes_at_most is not None:
+            check_number("reproduce", "minutes_at_most", self.minutes_at_most, "above 0", lambda m: m > 0)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -80,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(
             f"statemix reproduce: {crashed} runs crashed; their errors are in {out / 'runs'}", file=sys.stderr
         )
-    return 1 if crashed else 0
+    return FAILED if crashed else 0
 
 
 def _launch(options: ReproduceOptions, minutes: float | None) -> Launch:

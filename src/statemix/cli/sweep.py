@@ -26,6 +26,7 @@ from statemix.experiments.sweep.trials import (
 from statemix.experiments.variants import VARIANTS, variants
 from statemix.training import RunConfig
 
+from . import FAILED, MISUSED
 from ._listing import listed
 
 
@@ -62,7 +63,7 @@ def main(argv: Sequence[str]) -> int:
     """Run a sweep; 0 when all is done, 1 for trials that crashed, 128 + n for signal n."""
     if not argv or argv[0] in ("-h", "--help"):
         print(_usage())
-        return 0 if argv else 2
+        return 0 if argv else MISUSED
     options, trials = _read_arguments(argv)
     if options.dry_run:
         check_trials(trials)
@@ -77,8 +78,8 @@ def main(argv: Sequence[str]) -> int:
     if outcome.pending:
         print(f"stopped; to go on:\n  {command}")
         return 128 + (outcome.signal or signal.SIGTERM)
-    crashed = [result for result in folder.results() if result["status"] == "crashed"]
-    return 1 if crashed else 0
+    crashed = any(result["status"] == "crashed" for result in folder.results())
+    return FAILED if crashed else 0
 
 
 def _read_arguments(argv: Sequence[str]) -> tuple[SweepOptions, list[Trial]]:

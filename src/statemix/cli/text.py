@@ -13,6 +13,7 @@ import tyro
 
 from statemix.text import PrepareOptions, TokenShards, prepare
 
+from . import MISUSED, STOPPED
 from ._listing import listed
 
 
@@ -57,10 +58,10 @@ def main(argv: list[str]) -> int:
     """Prepare, show or check text."""
     if not argv or argv[0] in ("-h", "--help"):
         print(_usage())
-        return 0 if argv else 2
+        return 0 if argv else MISUSED
     if argv[0] not in ACTIONS:
         print(f"statemix text: no action {argv[0]!r}\n\n{_usage()}", file=sys.stderr)
-        return 2
+        return MISUSED
     action = tyro.cli(
         ACTIONS[argv[0]],
         args=argv[1:],
@@ -71,7 +72,7 @@ def main(argv: list[str]) -> int:
         return _run(action)
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on where it was", file=sys.stderr)
-        return 130
+        return STOPPED
 
 
 def _run(action: Prepare | Info | Verify) -> int:

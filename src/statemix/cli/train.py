@@ -18,6 +18,7 @@ from statemix.experiments.language import LANGUAGE_MIXERS
 from statemix.training import RunConfig, TrainResult, read_config, train
 from statemix.training.progress import describe_scores
 
+from . import MISUSED
 from ._listing import listed
 
 DIVERGED = 3
@@ -27,7 +28,7 @@ def main(argv: list[str]) -> int:
     """Train; 0 when finished, 3 for divergence, 128 + n for signal n."""
     if not argv or argv[0] in ("-h", "--help"):
         print(_usage())
-        return 0 if argv else 2
+        return 0 if argv else MISUSED
     out, resume, config = _read_arguments(argv)
     result = train(config, out=out, resume=resume)
     if os.environ.get("RANK", "0") == "0":

@@ -21,6 +21,7 @@ from statemix.analysis import (
 )
 from statemix.analysis.report.language import LanguageFindings
 from statemix.analysis.report.state_tracking import LearnedBlocks, Tracker
+from statemix.files import is_occupied
 from statemix.models import LanguageModel, MixerConfig
 from statemix.tasks import Permutation
 from statemix.text import baselines, open_corpus
@@ -32,7 +33,7 @@ from statemix.training import (
     TrainResult,
     train,
 )
-from statemix.training.folder import check_own, is_occupied
+from statemix.training.folder import check_own
 
 from .recipes import s3_composition, text_bytes
 
@@ -51,9 +52,9 @@ KINDS = ((7, "identity"), (6, "swaps"), (5, "3-cycles"))
 ELEMENTS = ("123", "132", "213", "231", "312", "321")
 """Where each element of S3 sends 1, 2 and 3, in the order of the task's tokens."""
 
-_SORT_OF_ELEMENT = ("stay", "swap", "swap", "turn", "turn", "swap")
-_LAYER = "blocks.0.mixer"
 _KIND_OF_ELEMENT = ("identity", "swaps", "swaps", "3-cycles", "3-cycles", "swaps")
+_MOVE_OF_KIND = {"identity": "stay", "swaps": "swap", "3-cycles": "turn"}
+_LAYER = "blocks.0.mixer"
 
 
 class Interrupted(Exception):
@@ -220,7 +221,7 @@ def learned_blocks(
 
 
 def clearest_block(model: LanguageModel) -> list[tuple[str, str, Tensor]]:
-    """(element, kind, matrix) of the block that tells the elements of S3 apart most decidedly.
+    """(element, move, matrix) of the block that tells the elements of S3 apart most decidedly.
 
     Such a block has another pattern of largest entries for every element; of these the one is taken
     whose least decided row is the most decided. Empty where no block tells all six apart.
@@ -234,7 +235,8 @@ def clearest_block(model: LanguageModel) -> list[tuple[str, str, Tensor]]:
         return []
     clearness = torch.where(distinct, largest.amin((0, 2)), -1.0)
     chosen = transitions[:, int(clearness.argmax())]
-    return list(zip(ELEMENTS, _SORT_OF_ELEMENT, chosen, strict=True))
+    moves = [_MOVE_OF_KIND[kind] for kind in _KIND_OF_ELEMENT]
+    return list(zip(ELEMENTS, moves, chosen, strict=True))
 
 
 def language_findings(

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 from statemix.models import MixerConfig, ModelConfig
 from statemix.models.sizing import count_parameters, fit
 from statemix.ops.checks import unknown_name
+from statemix.text import ByteTokenizer
 from statemix.training import OptimizerConfig, RunConfig, ScheduleConfig, ShardData
 
 
@@ -67,12 +68,11 @@ PATTERNS: dict[str, tuple[str, ...]] = {
 DEFAULT_MIXER = "bdlru-4"
 
 _READ_PACKED = ("bdlru", "hlru")
-_BYTES = 256
 _HEAD_DIM = 64
 
 
 def language_run(
-    size: str, mixer: str = DEFAULT_MIXER, *, vocab_size: int = _BYTES, length: int = 1024
+    size: str, mixer: str = DEFAULT_MIXER, *, vocab_size: int = ByteTokenizer.vocab_size, length: int = 1024
 ) -> RunConfig:
     """A whole run: the backbone of ``size`` with a mixer that has as many parameters as attention would.
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from statemix.analysis.report import Page
 from statemix.analysis.report.claims import ClaimFindings, claims_page
-from statemix.text.lock import LOCK, locked
-from statemix.training.folder import RunFolderError, check_own, write_json
+from statemix.files import LOCK, locked, write_json
+from statemix.training.folder import RunFolderError, check_own
 
 from .claims import CLAIMS, Budget, Claim, find_claim, verdict_of
 from .claims.claim import Facts, Tell, Values

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from statemix.shapes import Boundaries, Mask, Tokens
 
-from .block import MLP, embedded
-from .language_model import INITIAL_STD, ModelConfig, make_blocks, weight_alone
+from .block import INITIAL_STD, MLP
+from .inputs import embedded
+from .language_model import ModelConfig, make_blocks, weight_alone
 
 
 class Autoencoder(nn.Module):

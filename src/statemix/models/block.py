@@ -19,52 +19,6 @@ from .swiglu import swiglu
 INITIAL_STD = 0.02
 
 
-_TOKENS = (torch.int64, torch.int32)
-_SHAPES = {1: "(B,)", 2: "(B, T)"}
-
-
-def check_tokens(operation: str, tokens: Tensor, dims: int = 2, *, name: str = "tokens") -> None:
-    """Raise TypeError or ValueError unless these are integers (B, T), or (B,) for one dimension."""
-    if not isinstance(tokens, Tensor):
-        raise TypeError(
-            f"{operation}: {name} must be a torch.Tensor {_SHAPES[dims]} of integers; got "
-            f"{type(tokens).__name__}: make one with torch.tensor()"
-        )
-    if tokens.dtype not in _TOKENS:
-        raise TypeError(f"{operation}: {name} must be integers; got {tokens.dtype}: cast with .long()")
-    if tokens.dim() != dims:
-        hint = ": add the batch with [None]" if tokens.dim() == dims - 1 else ""
-        raise ValueError(f"{operation}: {name} must be {_SHAPES[dims]}; got {tuple(tokens.shape)}{hint}")
-
-
-def embedded(model: str, embedding: nn.Module, tokens: Tensor, dims: int = 2) -> Tensor:
-    """The vectors of tokens; on a CPU a token that the embedding does not have is named.
-
-    Raises:
-        TypeError, ValueError: no such tokens, by :func:`check_tokens` or by the vocabulary.
-    """
-    check_tokens(model, tokens, dims)
-    try:
-        return embedding(tokens)
-    except IndexError as error:
-        raise unknown_token(model, embedding, tokens, error) from None
-
-
-def unknown_token(model: str, embedding: nn.Module, tokens: Tensor, error: IndexError) -> Exception:
-    """The error that names the first token that an embedding has not; ``error`` where it has them all.
-
-    Looked for where it failed only: before, it would cost a pass over all tokens, and on a GPU a wait.
-    """
-    vocabulary = cast(Tensor, embedding.weight).shape[0]
-    wrong = tokens[(tokens < 0) | (tokens >= vocabulary)]
-    if not wrong.numel():
-        return error
-    return ValueError(
-        f"{model}: tokens must be from 0 to {vocabulary - 1}, the model's vocabulary; got {int(wrong[0])}"
-        f": encode with the model's own tokenizer, or make a model of a larger vocab_size"
-    )
-
-
 class MLP(nn.Module):
     """Two layers at every step: "gelu", or "swiglu" of the same number of weights.
 

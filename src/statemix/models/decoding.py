@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
@@ -14,13 +13,13 @@ from statemix.nn.fused_step import unfused_steps
 from statemix.ops.checks import check_size
 from statemix.shapes import Mask, Tokens
 
-from .block import check_tokens, unknown_token
 from .buffered_step import BufferedStep, can_buffer
 from .fused_step import FusedStep, can_fuse
-from .language_model import LanguageModel, check_prompt
+from .inputs import check_prompt, check_tokens, unknown_token
+from .language_model import LanguageModel
 from .places import Places
-from .sampling import Sampler
-from .states import map_tensors, tensors_in
+from .sampling import Sampler, continued
+from .states import grows, map_tensors, tensors_in
 
 StepKind = Literal["streamed", "fused", "graph", "buffered", "moved", "growing"]
 
@@ -85,7 +84,7 @@ class Decoder:
             )
         self._tokens = torch.zeros(self.batch_size, dtype=torch.long, device=model.embedding.weight.device)
         _, self._states = model(self._tokens[:, None], return_states=True)
-        self._grows = any(getattr(block.mixer, "state_grows", False) for block in model.blocks)
+        self._grows = any(grows(block.mixer) for block in model.blocks)
         step: Callable[..., Any] = model.step
         if self._compile:
             step = torch.compile(model.step, dynamic=self._grows)
@@ -248,10 +247,7 @@ class Decoder:
         generator: torch.Generator | None = None,
     ) -> Tokens:
         """The prompt and at most ``max_new_tokens`` tokens after it, (B, T + new)."""
-        max_new_tokens = check_size("generate", "max_new_tokens", max_new_tokens, at_least=0)
-        tokens = self.stream(prompt, sampler, mask=mask, generator=generator)
-        new = list(itertools.islice(tokens, max_new_tokens))
-        return torch.cat([prompt, torch.stack(new, 1)], 1) if new else prompt
+        return continued(prompt, self.stream(prompt, sampler, mask=mask, generator=generator), max_new_tokens)
 
     def _make_step(self, *, fuse: bool) -> Callable[[Tensor], Tensor]:
         self._kind: StepKind

@@ -13,11 +13,17 @@ from statemix.nn.transforms import is_transformed
 FUSED_FROM = 2**20
 
 
-def runs_fused(x: Tensor) -> bool:
-    """Whether a kernel of ours runs on ``x``: eagerly, on a GPU, and on enough numbers to be worth it.
+def runs_triton(x: Tensor) -> bool:
+    """Whether a Triton kernel can take the place of operations on ``x``: on a GPU, and eagerly.
 
-    A compiler fuses the plain operations by itself, and transforms of ``torch.func`` need them.
+    A compiler fuses the plain operations by itself.
     """
-    if not x.is_cuda or x.numel() < FUSED_FROM or torch.compiler.is_compiling() or is_transformed():
-        return False
-    return find_spec("triton") is not None
+    return x.is_cuda and not torch.compiler.is_compiling() and find_spec("triton") is not None
+
+
+def runs_fused(x: Tensor) -> bool:
+    """Whether a kernel of ours runs on ``x``: it can, and there are enough numbers for it to be worth it.
+
+    Transforms of ``torch.func`` need the plain operations.
+    """
+    return x.is_cuda and x.numel() >= FUSED_FROM and runs_triton(x) and not is_transformed()

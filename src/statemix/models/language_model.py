@@ -17,10 +17,11 @@ from statemix.nn.plain import is_plain
 from statemix.ops.checks import check_choices, check_number, check_size
 from statemix.shapes import Boundaries, Mask, Tokens
 
-from .block import INITIAL_STD, MLP, Block, Blocks, check_tokens, embedded
+from .block import INITIAL_STD, MLP, Block, Blocks
+from .inputs import check_mask, check_prompt, check_tokens, embedded
 from .mixers import MixerConfig, make_mixer
 from .modes import evaluating
-from .sampling import Sampler
+from .sampling import Sampler, continued
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -295,13 +296,11 @@ class LanguageModel(nn.Module):
             >>> model.generate(prompts, 4, mask=mask, temperature=0).shape
             torch.Size([2, 7])
         """
-        max_new_tokens = check_size("generate", "max_new_tokens", max_new_tokens, at_least=0)
         tokens = self.stream(
             prompt, mask=mask, temperature=temperature, top_k=top_k, top_p=top_p,
             stop_tokens=stop_tokens, generator=generator,
         )  # fmt: skip
-        new = list(itertools.islice(tokens, max_new_tokens))
-        return torch.cat([prompt, torch.stack(new, 1)], 1) if new else prompt
+        return continued(prompt, tokens, max_new_tokens)
 
     @torch.no_grad()
     def _stream(
@@ -350,36 +349,3 @@ def weight_alone(head: nn.Module) -> Tensor:
             f"than its weight; call model.head on the hidden vectors"
         )
     return cast(nn.Linear, head).weight
-
-
-def check_prompt(prompt: Tensor, mask: Tensor | None, vocabulary: int) -> None:
-    """Raise unless there is a token to go on from in every row, and all are of the vocabulary."""
-    check_tokens("generate", prompt, name="prompt")
-    if prompt.shape[1] < 1:
-        raise ValueError(f"generate: prompt must be (B, T) with T >= 1; got {tuple(prompt.shape)}")
-    if prompt.numel() and not 0 <= int(prompt.min()) <= int(prompt.max()) < vocabulary:
-        raise ValueError(
-            f"generate: the prompt must hold tokens from 0 to {vocabulary - 1}, the model's vocabulary; got "
-            f"{int(prompt.min())} to {int(prompt.max())}: encode it with the model's tokenizer"
-        )
-    check_mask("generate", mask, prompt)
-    if mask is not None and not bool(mask[:, -1].all()):
-        raise ValueError(
-            "generate: every row of the mask must end with True: pad prompts of unequal length on the left, "
-            "and give each at least one token"
-        )
-
-
-def check_mask(operation: str, mask: Tensor | None, tokens: Tensor) -> None:
-    """Raise TypeError or ValueError for a mask that is not of bool, or not of the shape of the tokens."""
-    if mask is None:
-        return
-    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
-        raise TypeError(
-            f"{operation}: mask must be a bool tensor, True at real tokens; got "
-            f"{getattr(mask, 'dtype', type(mask).__name__)}: cast with .bool()"
-        )
-    if mask.shape != tokens.shape:
-        raise ValueError(
-            f"{operation}: mask must be (B, T) = {tuple(tokens.shape)} as the tokens; got {tuple(mask.shape)}"
-        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -13,6 +12,8 @@ from torch.autograd.function import once_differentiable
 from statemix.kernels.precision import state_dtype, wide
 from statemix.nn.plain import is_plain
 from statemix.shapes import Boundaries, Mask, Tokens
+
+from .fusion import runs_triton
 
 IGNORE_INDEX = -100
 
@@ -84,7 +85,8 @@ def linear_cross_entropy(
             # Autograd tells a function what could have a gradient, not what will.
             if not torch.is_grad_enabled():
                 rows, weight = rows.detach(), weight.detach()
-            total, right = _InPieces.apply(rows, weight, wanted, ignore_index, piece, _dtype(hidden))  # pyright: ignore[reportGeneralTypeIssues]
+            found = _InPieces.apply(rows, weight, wanted, ignore_index, piece, _dtype(hidden))
+            total, right = cast("tuple[Tensor, Tensor]", found)
     except (IndexError, RuntimeError):
         _name_unknown(wanted, weight.shape[0], ignore_index)
         raise
@@ -235,10 +237,7 @@ def _fused_rows(
 
 
 def _fuses(rows: Tensor, dtype: torch.dtype) -> bool:
-    """Whether the kernel runs here; a compiler fuses the plain operations by itself."""
-    if not rows.is_cuda or dtype == torch.float64 or torch.compiler.is_compiling():
-        return False
-    return find_spec("triton") is not None
+    return dtype != torch.float64 and runs_triton(rows)
 
 
 def _product(left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from torch import nn
 
 from statemix.nn import BDLRU, HLRU
+from statemix.nn.baselines import FLA_BACKENDS as _FLA
 from statemix.nn.baselines import (
     LRU,
     MLSTM,
@@ -27,8 +28,7 @@ from statemix.nn.baselines import (
     Recurrent,
     SelectiveLRU,
 )
-from statemix.nn.baselines._fla import BACKENDS as _FLA
-from statemix.nn.baselines.recurrent import BACKENDS as _RECURRENT
+from statemix.nn.baselines import RECURRENT_BACKENDS as _RECURRENT
 from statemix.nn.checks import check_noise
 from statemix.nn.convolved import Convolved
 from statemix.nn.layer import RecurrentLayer

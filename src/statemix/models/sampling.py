@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import islice
 from math import inf
 
 import torch
@@ -82,3 +84,15 @@ class Sampler:
             ordered = ordered.masked_fill(ordered.cumsum(-1) - ordered >= self.top_p, 0.0)
             probabilities = torch.zeros_like(ordered).scatter(-1, index, ordered)
         return torch.multinomial(probabilities, 1, generator=generator)[:, 0]
+
+
+def continued(prompt: Tensor, tokens: Iterator[Tensor], max_new_tokens: int) -> Tensor:
+    """The prompt (B, T) and at most so many of the tokens (B,) that follow it, (B, T + new).
+
+    Examples:
+        >>> continued(torch.tensor([[1, 2]]), iter([torch.tensor([3]), torch.tensor([4])]), 1)
+        tensor([[1, 2, 3]])
+    """
+    max_new_tokens = check_size("generate", "max_new_tokens", max_new_tokens, at_least=0)
+    new = list(islice(tokens, max_new_tokens))
+    return torch.cat([prompt, torch.stack(new, 1)], 1) if new else prompt

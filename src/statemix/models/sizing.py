@@ -19,9 +19,9 @@ from statemix.ops.checks import check_number, check_size
 from .factory import make_model
 from .language_model import LanguageModel, ModelConfig
 from .mixers import MIXERS, MixerConfig, make_mixer, options_of
+from .states import grows, tensors_in
 
 Budget = Literal["parameters", "mixer parameters", "state numbers"]
-
 
 # Steps of a size after which a layer that heeds it is larger, were it to round up.
 _STEPS_THAT_SHOW = 64
@@ -205,7 +205,7 @@ def state_numbers(model: LanguageModel) -> int | None:
         64
     """
     layers = [cast(nn.Module, block.mixer) for block in model.blocks]
-    if any(map(_grows, layers)):
+    if any(map(grows, layers)):
         return None
     return sum(_state_numbers(layer, model.config.d_model) for layer in layers)
 
@@ -324,12 +324,8 @@ def _size(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def _grows(layer: nn.Module) -> bool:
-    return bool(getattr(layer, "state_grows", False))
-
-
 def _state_numbers(layer: nn.Module, d_model: int) -> int:
-    if _grows(layer):
+    if grows(layer):
         raise ValueError(
             f"fit: the state of {type(layer).__name__} grows with the sequence: match parameters"
         )
@@ -341,4 +337,4 @@ def _state_numbers(layer: nn.Module, d_model: int) -> int:
     device = next((p.device for p in layer.parameters()), torch.device("cpu"))
     with torch.no_grad():
         _, state = layer(torch.zeros(1, 1, d_model, device=device), return_state=True)
-    return sum(part.numel() for part in (state if isinstance(state, tuple) else (state,)))
+    return sum(tensor.numel() for tensor in tensors_in(state))

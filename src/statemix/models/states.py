@@ -36,3 +36,14 @@ def map_tensors(change: Callable[[Tensor], Tensor], state: State) -> Any:
     if state is None:
         return None
     return change(state) if isinstance(state, Tensor) else tuple(map_tensors(change, part) for part in state)
+
+
+def grows(mixer: object) -> bool:
+    """Whether the state of a mixer grows with what it reads, as attention's cache does.
+
+    Examples:
+        >>> from statemix.nn.baselines import CausalAttention, MinGRU
+        >>> grows(CausalAttention(8)), grows(MinGRU(8, hidden_size=8))
+        (True, False)
+    """
+    return bool(getattr(mixer, "state_grows", False))

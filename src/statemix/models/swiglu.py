@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +22,7 @@ def swiglu(hidden: Tensor) -> Tensor:
 
     Source: Shazeer 2020, arXiv 2002.05202.
     """
-    return _Fused.apply(hidden) if _fuses(hidden) else _plain(hidden)  # pyright: ignore[reportReturnType]
+    return cast(Tensor, _Fused.apply(hidden)) if _fuses(hidden) else _plain(hidden)
 
 
 def _plain(hidden: Tensor) -> Tensor:

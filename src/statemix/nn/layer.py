@@ -41,6 +41,12 @@ class RecurrentLayer(nn.Module):
     """A linear recurrence between two projections and a readout.
 
     Subclasses say how large their gates are, name their operator, and lay out what is read.
+
+    Examples:
+        >>> from statemix.nn import BDLRU, HLRU
+        >>> layers = BDLRU(8, num_blocks=4, block_size=2), HLRU(8, num_channels=4, order=2)
+        >>> [isinstance(layer, RecurrentLayer) for layer in layers], [layer.family for layer in layers]
+        ([True, True], ['bdlru', 'hlru'])
     """
 
     # Bump when the meaning of a parameter changes; a checkpoint carries it.

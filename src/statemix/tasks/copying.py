@@ -41,10 +41,8 @@ class SelectiveCopying(Task):
     """Whether blanks lie between the tokens; else all of them come after."""
 
     def check(self) -> None:
-        if self.vocabulary < 4:
-            raise ValueError(f"SelectiveCopying: vocabulary must be at least 4; got {self.vocabulary}")
-        if self.num_copied < 1:
-            raise ValueError(f"SelectiveCopying: num_copied must be at least 1; got {self.num_copied}")
+        self.check_at_least(4, "vocabulary")
+        self.check_at_least(1, "num_copied")
         super().check()
 
     @property

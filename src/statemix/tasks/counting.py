@@ -32,9 +32,7 @@ class Counting(StateTracking):
 
     def check(self) -> None:
         super().check()
-        for name in ("modulus", "symbols"):
-            if getattr(self, name) < 2:
-                raise ValueError(f"Counting: {name} must be at least 2; got {getattr(self, name)}")
+        self.check_at_least(2, "modulus", "symbols")
 
     @property
     def num_tokens(self) -> int:

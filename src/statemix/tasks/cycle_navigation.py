@@ -36,8 +36,7 @@ class CycleNavigation(StateTracking):
 
     def check(self) -> None:
         super().check()
-        if self.cycle < 2:
-            raise ValueError(f"CycleNavigation: cycle must be at least 2; got {self.cycle}")
+        self.check_at_least(2, "cycle")
 
     @property
     def num_tokens(self) -> int:

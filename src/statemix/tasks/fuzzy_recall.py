@@ -43,11 +43,7 @@ class FuzzyRecall(InContextRecall):
     """When all keys have the full size. Only in tests is as in the published code."""
 
     def check(self) -> None:
-        for name in ("key_size", "value_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"FuzzyRecall: {name} must be at least 1; got {getattr(self, name)}")
-        if self.full_keys not in ("never", "test", "always"):
-            raise ValueError(f"FuzzyRecall: full_keys must be never, test or always; got {self.full_keys!r}")
+        self.check_at_least(1, "key_size", "value_size")
         super().check()
         for name, tokens in (("key_size", self.num_keys), ("value_size", self.num_values)):
             if getattr(self, name) > tokens:

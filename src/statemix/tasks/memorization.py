@@ -42,8 +42,7 @@ class Memorization(MadTask):
 
     def check(self) -> None:
         super().check()
-        if self.dictionary_seed < 0:
-            raise ValueError(f"Memorization: dictionary_seed must be at least 0; got {self.dictionary_seed}")
+        self.check_at_least(0, "dictionary_seed")
 
     @property
     def num_special(self) -> int:

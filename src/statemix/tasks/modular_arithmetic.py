@@ -51,8 +51,7 @@ class ModularArithmetic(StateTracking):
 
     def check(self) -> None:
         super().check()
-        if self.modulus < 2:
-            raise ValueError(f"ModularArithmetic: modulus must be at least 2; got {self.modulus}")
+        self.check_at_least(2, "modulus")
         known = set(self.operators) <= set(OPERATORS)
         if not self.operators or not known or len(set(self.operators)) < len(self.operators):
             raise ValueError(

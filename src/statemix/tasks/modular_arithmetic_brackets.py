@@ -37,8 +37,7 @@ class ModularArithmeticBrackets(FormalLanguage):
 
     def check(self) -> None:
         super().check()
-        if self.modulus < 2:
-            raise ValueError(f"ModularArithmeticBrackets: modulus must be at least 2; got {self.modulus}")
+        self.check_at_least(2, "modulus")
 
     @property
     def num_tokens(self) -> int:

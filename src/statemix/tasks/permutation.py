@@ -44,10 +44,7 @@ class Permutation(StateTracking):
 
     def check(self) -> None:
         super().check()
-        if self.tokens not in ("elements", "generators"):
-            raise ValueError(f"Permutation: tokens must be elements or generators; got {self.tokens!r}")
-        if self.generator_seed < 0:
-            raise ValueError(f"Permutation: generator_seed must be at least 0; got {self.generator_seed}")
+        self.check_at_least(0, "generator_seed")
         if self.num_generators is not None and self.tokens == "elements":
             raise ValueError(
                 f"Permutation: num_generators is {self.num_generators}, but every element comes in; pass "

@@ -39,13 +39,6 @@ class InContextRecall(MadTask):
     """In training, targets are what is asked, or the next token everywhere, as in the published code.
     Tests ask for values in either case."""
 
-    def check(self) -> None:
-        super().check()
-        if self.train_on not in ("asked", "next"):
-            raise ValueError(
-                f'{type(self).__name__}: train_on must be "asked" or "next"; got {self.train_on!r}'
-            )
-
     @property
     def num_special(self) -> int:
         return 0 if self.multi_query else 1

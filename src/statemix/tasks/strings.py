@@ -83,8 +83,7 @@ class SymbolStringTask(StringTask):
 
     def check(self) -> None:
         super().check()
-        if self.symbols < 2:
-            raise ValueError(f"{type(self).__name__}: symbols must be at least 2; got {self.symbols}")
+        self.check_at_least(2, "symbols")
 
     @abstractmethod
     def answer(self, strings: np.ndarray) -> np.ndarray:

@@ -39,6 +39,17 @@ class Task(ABC):
         TypeError: a setting of another kind than its field's, such as a length of 3.5.
         ValueError: a length below :attr:`minimum_length`, or a setting out of range. Every length from
             the minimum on works.
+
+    Examples:
+        >>> class LargestSoFar(Task):
+        ...     num_tokens = output_size = 5
+        ...
+        ...     def generate(self, batch, length, random):
+        ...         inputs = random.integers(5, size=(batch, length))
+        ...         return inputs, np.maximum.accumulate(inputs, axis=1)
+        >>> inputs, targets = LargestSoFar(length=8).sample(2)
+        >>> bool((inputs.cummax(1).values == targets).all())
+        True
     """
 
     needs_autoencoder: ClassVar[bool] = False
@@ -57,14 +68,24 @@ class Task(ABC):
             # To Python, True and False are integers.
             if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
                 raise TypeError(f"{type(self).__name__}: {name} must be {wanted}; got {value!r}")
+        for name, choices in _choices(type(self)).items():
+            if getattr(self, name) not in choices:
+                raise ValueError(
+                    f"{type(self).__name__}: {name} must be one of {choices}; got {getattr(self, name)!r}"
+                )
         self.check()
 
     def check(self) -> None:
-        """Refuse settings out of range with a ValueError; all are of the kind that their fields say."""
-        if self.length < self.minimum_length:
-            raise ValueError(
-                f"{type(self).__name__}: length must be at least {self.minimum_length}; got {self.length}"
-            )
+        """Refuse settings out of range with a ValueError; all are what the types of their fields say."""
+        self.check_at_least(self.minimum_length, "length")
+
+    def check_at_least(self, least: int, *names: str) -> None:
+        """Raise ValueError for the first of these settings that is below ``least``."""
+        for name in names:
+            if getattr(self, name) < least:
+                raise ValueError(
+                    f"{type(self).__name__}: {name} must be at least {least}; got {getattr(self, name)}"
+                )
 
     @property
     @abstractmethod
@@ -204,7 +225,7 @@ _KINDS: dict[Any, tuple[type, str]] = {
 
 @functools.cache
 def _kinds(cls: type[Task]) -> dict[str, tuple[tuple[type, ...], str]]:
-    """What the fields of a task may hold, and how that is said; those of given values check themselves."""
+    """What the fields of a task may hold, and how that is said."""
     hints = typing.get_type_hints(cls)
     found = {}
     for field in fields(cls):
@@ -214,6 +235,17 @@ def _kinds(cls: type[Task]) -> dict[str, tuple[tuple[type, ...], str]]:
             kinds, names = zip(*(_KINDS[part] for part in parts), strict=True)
             found[field.name] = kinds, " or ".join(names)
     return found
+
+
+@functools.cache
+def _choices(cls: type[Task]) -> dict[str, tuple[Any, ...]]:
+    """The values that fields of a ``Literal`` type may have."""
+    hints = typing.get_type_hints(cls)
+    return {
+        field.name: typing.get_args(hints[field.name])
+        for field in fields(cls)
+        if typing.get_origin(hints[field.name]) is typing.Literal
+    }
 
 
 def _tensor(tokens: np.ndarray) -> Tensor:

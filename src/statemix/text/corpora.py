@@ -12,11 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from .documents import SourceError
+from .documents import TEXT_END, SourceError
+from .splitting import hash_share
 
 HELD_OUT_SHARE = 0.05
-FILE_END = 0
-"""The byte between two files. Text has none of its own, so a model can learn where files end."""
 
 # Of the standard library.
 LEFT_OUT = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"}
@@ -135,7 +134,7 @@ def _read_text(path: Path) -> bytes:
     data = path.read_bytes()
     if not data.strip():
         raise SourceError(f"corpus: {path} is empty; leave it out")
-    if FILE_END in data:
+    if TEXT_END in data:
         raise SourceError(f"corpus: {path} holds zero bytes: it is no text; leave it out")
     try:
         data.decode("utf-8")
@@ -148,8 +147,7 @@ def _read_text(path: Path) -> bytes:
 
 def _is_held_out(name: str) -> bool:
     """Decided by the path alone, so that a file keeps its side whatever else the corpus holds."""
-    digest = hashlib.sha256(name.encode()).digest()
-    return int.from_bytes(digest[:8], "big") < HELD_OUT_SHARE * 2**64
+    return hash_share(name.encode()) < HELD_OUT_SHARE
 
 
 def _split(
@@ -170,7 +168,7 @@ def _split(
     learned = [file for file in files if file not in set(aside)]
 
     def join(chosen: list[str]) -> np.ndarray:
-        return np.frombuffer(b"".join(contents[file] + b"\0" for file in chosen), dtype=np.uint8)
+        return np.frombuffer(b"".join(contents[file] + bytes([TEXT_END]) for file in chosen), dtype=np.uint8)
 
     return Corpus(
         name, version, license, total.hexdigest(), tuple(files), tuple(aside), join(learned), join(aside)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 TEXT_END = 0
-"""The byte that no text holds."""
+"""The byte that no text holds, and that ends one where texts lie one behind the other."""
 
 _UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _JSON_LINES = (".jsonl", ".ndjson", ".json")

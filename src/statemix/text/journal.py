@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
-from .documents import Part
-from .lock import is_occupied
-from .shards import ShardError
-from .tokenizers import TOKENIZER_FILE
+from statemix.files import is_occupied
 
-JOURNAL = "preparing.json"
+from .documents import Part
+from .shards import JOURNAL, ShardError
+from .tokenizers import TOKENIZER_FILE
 
 
 class LeftOut(TypedDict):
@@ -112,13 +110,3 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in values.items():
         flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
     return flat
-
-
-def write_json(path: Path, values: Any) -> None:
-    """Write it whole or not at all, and for good."""
-    temporary = path.with_name(f".{path.name}.writing")
-    with open(temporary, "w") as file:
-        file.write(json.dumps(values, indent=1) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from statemix.files import LOCK, locked, write_json
+
 from .documents import Part, ReadOptions, SourceError, list_parts, names_of, read_part
 from .journal import (
-    JOURNAL,
     Journal,
     LeftOut,
     check_free,
@@ -23,10 +24,8 @@ from .journal import (
     identity,
     nothing_done,
     read_journal,
-    write_json,
 )
-from .lock import LOCK, locked
-from .shards import FORMAT, INDEX, SPLITS, ShardError, TokenShards, digest, read_index, sha256_of
+from .shards import FORMAT, INDEX, JOURNAL, SPLITS, ShardError, TokenShards, digest, read_index, sha256_of
 from .splitting import Splitter
 from .tokenizers import (
     TOKENIZER_FILE,

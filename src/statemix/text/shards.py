@@ -24,6 +24,9 @@ from .tokenizers import Tokenizer, open_tokenizer
 
 FORMAT = "statemix-shards-1"
 INDEX = "index.json"
+JOURNAL = "preparing.json"
+"""How far a preparation has come; it is there until the index is."""
+
 SPLITS = ("train", "validation")
 
 _CHECKED_AT_OPENING = 2**30
@@ -187,7 +190,7 @@ def read_index(folder: Path) -> dict[str, Any]:
     if not file.is_file():
         hint = (
             "its preparation was not finished; run the same statemix text prepare again and it goes on"
-            if (folder / "preparing.json").is_file()
+            if (folder / JOURNAL).is_file()
             else f"make one: statemix text prepare SOURCE --out {shlex.quote(str(folder))}"
         )
         raise ShardError(f"shards {folder}: there is no {INDEX} in it; {hint}")

@@ -32,7 +32,7 @@ class Splitter:
             cut = _cut(document, self._share)
             pieces = zip((document[:cut], document[cut:]), SPLITS, strict=True)
             return [(data, split) for data, split in pieces if data]
-        held_out = part.name == self._held_out or _hash_share(document) < self._share
+        held_out = part.name == self._held_out or hash_share(document) < self._share
         return [(document, SPLITS[held_out])]
 
 
@@ -43,7 +43,7 @@ def _held_out_file(parts: Sequence[Part], share: float) -> str | None:
     return min((part.name for part in parts), key=lambda name: hashlib.sha256(name.encode()).digest())
 
 
-def _hash_share(data: bytes) -> float:
+def hash_share(data: bytes) -> float:
     """A number in [0, 1) that the content decides."""
     return int.from_bytes(hashlib.sha256(data).digest()[:8], "big") / 2**64
 

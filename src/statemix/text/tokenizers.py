@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .documents import SourceError
+from .documents import TEXT_END, SourceError
 
 TOKENIZER_FILE = "tokenizer.json"
 
@@ -72,8 +72,8 @@ class ByteTokenizer(Tokenizer):
     """
 
     vocab_size = 256
-    end_token = 0
-    end_text = "\0"
+    end_token = TEXT_END
+    end_text = chr(TEXT_END)
 
     @property
     def identity(self) -> str:
@@ -138,7 +138,7 @@ class FileTokenizer(Tokenizer):
 
         A file that was written again, as ``transformers`` does, may differ in all else.
         """
-        if self.vocab_size == 256 and self.end_token == 0:
+        if (self.vocab_size, self.end_token) == (ByteTokenizer.vocab_size, ByteTokenizer.end_token):
             every = _ALL_BYTES.encode()
             if self.encode([every])[0].tolist() == list(every):
                 return "bytes"

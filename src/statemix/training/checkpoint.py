@@ -27,6 +27,8 @@ from torch import Tensor, nn
 
 FORMAT = 1
 KEPT = 2
+"""Checkpoints that stay when another is written."""
+
 WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
 
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
@@ -39,7 +41,7 @@ class CheckpointError(RuntimeError):
 def save_checkpoint(
     folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, step: int, progress: dict[str, Any]
 ) -> Path:
-    """Write the checkpoint of ``step`` under ``folder`` and drop all but the last two before it.
+    """Write the checkpoint of ``step`` under ``folder`` and drop all but the last :data:`KEPT`.
 
     Raises:
         OSError: the disk is full or the folder cannot be written; earlier checkpoints are as they were.

@@ -21,7 +21,17 @@ from .shard_data import ShardData
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """Everything that decides what a training run computes."""
+    """Everything that decides what a training run computes.
+
+    Raises:
+        TypeError: a part or a count of another kind. ValueError: values out of range, or parts that do not go
+            together, such as a task that reads one vector back and a model that has none.
+
+    Examples:
+        >>> config = RunConfig(steps=100, optimizer=OptimizerConfig(learning_rate=1e-3))
+        >>> config.model.vocab_size, config.resolved().model.vocab_size
+        (None, 6)
+    """
 
     name: str = "run"
     """What the run is called in its folder and in tables."""

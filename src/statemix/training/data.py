@@ -10,11 +10,9 @@ import torch
 
 from statemix.ops.checks import check_choices, check_number, check_size, check_size_tuple
 from statemix.tasks import Batch, Permutation, Task, stream
-from statemix.text import Corpus, open_corpus, random_windows
+from statemix.text import ByteTokenizer, Corpus, open_corpus, random_windows
 
 from .shard_data import ShardData, ShardSource
-
-BYTES = 256
 
 # Streams of their own: the seed of the lengths, and the first of the steps that shuffle a training set.
 _LENGTHS = 2**32
@@ -23,7 +21,16 @@ _SHUFFLES = 2**32
 
 @dataclass(frozen=True, kw_only=True)
 class TaskData:
-    """Train on a generated task, test at several lengths."""
+    """Train on a generated task, test at several lengths.
+
+    Raises:
+        TypeError: no task. ValueError: lengths, sizes or a choice that the task cannot have.
+
+    Examples:
+        >>> data = TaskData(task=Permutation(length=32), start_length=2, test_lengths=(32, 128))
+        >>> data.vocab_size, data.longest
+        (6, 128)
+    """
 
     task: Task = field(default_factory=Permutation)
     """What is generated; its length is the one trained on."""
@@ -194,21 +201,22 @@ class TextData:
 
     @property
     def vocab_size(self) -> int:
-        return BYTES
+        return ByteTokenizer.vocab_size
 
     @property
     def output_size(self) -> int:
-        return BYTES
+        return ByteTokenizer.vocab_size
 
 
 class TaskSource:
     """Batches of a task."""
 
+    text_sha256 = None
+    """It reads no text."""
+
     def __init__(self, config: TaskData) -> None:
         self.config = config
         self._training_set = functools.lru_cache(maxsize=16)(self._draw_training_set)
-
-    text_sha256 = None
 
     def describe(self) -> str:
         return f"{self.config.task}, tested at {self.config.tested_lengths}"

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from statemix.models import LanguageModel
 from statemix.models.modes import evaluating
+from statemix.models.states import grows
 from statemix.tasks import IGNORED, Task
 from statemix.text import parallel_rows
 
@@ -131,7 +132,7 @@ def bits_per_token(model: LanguageModel, inputs: Tensor, targets: Tensor, *, win
         True
     """
     device = next(model.parameters()).device
-    carried = not any(getattr(block.mixer, "state_grows", False) for block in model.blocks)
+    carried = not any(grows(block.mixer) for block in model.blocks)
     states = None
     nats = torch.zeros((), dtype=torch.float64, device=device)
     for some_inputs, some_targets in zip(inputs.split(window, 1), targets.split(window, 1), strict=True):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
-import os
 import platform
 import shutil
 import sys
@@ -15,8 +14,9 @@ from typing import Any
 
 import torch
 
-from statemix.text.lock import LOCK, is_occupied, locked
+from statemix.files import LOCK, is_occupied, locked, write_json
 
+from .checkpoint import KEPT
 from .config import RunConfig, differences, from_json, to_json
 
 CONFIG, ENVIRONMENT, RESULT = "config.json", "environment.json", "result.json"
@@ -33,11 +33,12 @@ class RunFolderError(RuntimeError):
 
 @contextlib.contextmanager
 def prepared_folder(
-    path: Path, config: RunConfig, *, resume: bool, bytes_needed: int, text_sha256: str | None = None
+    path: Path, config: RunConfig, *, resume: bool, weight_bytes: int, text_sha256: str | None = None
 ) -> Iterator[None]:
     """The folder of a run, made or reopened before any training; while entered, no other process writes it.
 
     Args:
+        weight_bytes: of the model, from which follows what its checkpoints take.
         text_sha256: checksum of the text that is trained on, which is kept and compared.
 
     Raises:
@@ -61,7 +62,7 @@ def prepared_folder(
             full = error.errno == errno.ENOSPC
             what = "its disk is full" if full else f"it cannot be written ({error.strerror})"
             raise RunFolderError(f"run folder {path}: {what}; choose another with --out") from None
-        _check_room(path, bytes_needed)
+        _check_room(path, weight_bytes)
         if not resume:
             # Another process may have begun, and ended, a run here since.
             _check_content(path, config, resume, text_sha256)
@@ -156,13 +157,6 @@ def environment(config: RunConfig) -> dict[str, Any]:
     }
 
 
-def write_json(path: Path, values: Any) -> None:
-    """Write it whole or not at all."""
-    temporary = path.with_name(f".{path.name}.writing")
-    temporary.write_text(json.dumps(values, indent=2) + "\n")
-    os.replace(temporary, path)
-
-
 def _text_sha256(path: Path) -> str | None:
     """The checksum of the text that a run began with, where it is known."""
     try:
@@ -177,9 +171,10 @@ def _write_something(path: Path) -> None:
     probe.unlink()
 
 
-def _check_room(path: Path, bytes_needed: int) -> None:
+def _check_room(path: Path, weight_bytes: int) -> None:
     free = shutil.disk_usage(path).free
-    needed = bytes_needed + _SPARE_BYTES
+    # Weights and two moments, in the checkpoints that are kept and in the one that is being written.
+    needed = 3 * weight_bytes * (KEPT + 1) + _SPARE_BYTES
     if free < needed:
         raise RunFolderError(
             f"run folder {path}: {free / 2**20:.0f} MiB are free on its disk and the run needs "

@@ -3,32 +3,30 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
 
+from statemix.files import write_json
 from statemix.models import LanguageModel, make_model
 from statemix.nn import sharpen_gates
 
-from .batches import ahead, batches_of_step, check_batch_size
+from .batches import DeviceBatch, ahead, batches_of_step, check_batch_size
 from .checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
 from .config import RunConfig
 from .data import Source, open_source
 from .devices import choose_device, cpu_threads, own_random_numbers
 from .evaluation import evaluate
-from .folder import CHECKPOINTS, END_TOKEN_FILE, RESULT, prepared_folder, read_config, read_result, write_json
+from .folder import CHECKPOINTS, END_TOKEN_FILE, RESULT, prepared_folder, read_config, read_result
 from .metrics import CsvMetrics, Observer, Row, TensorBoardMetrics, is_finite, scores_in
 from .optimizer import make_optimizer
 from .progress import make_progress
-from .run import Run, wants_bfloat16
+from .run import Run
 from .shard_data import ShardSource
 from .sharpening import sharpen_by_validation
 from .signals import StopRequests
 from .workers import join_workers
-
-__all__ = ["Status", "TrainResult", "choose_device", "load_run", "train", "wants_bfloat16"]
 
 Status = Literal["finished", "interrupted", "diverged"]
 
@@ -120,21 +118,7 @@ def train(
         run = Run(config, model, make_optimizer(model, config.optimizer), device, workers)
         stack.callback(run.gate_noise.close)
         if folder is not None:
-            if workers.first:
-                size = sum(p.numel() * p.element_size() for p in model.parameters())
-                sha256 = source.text_sha256
-                stack.enter_context(
-                    prepared_folder(
-                        folder, config, resume=resume, bytes_needed=3 * 3 * size, text_sha256=sha256
-                    )
-                )
-                if isinstance(source, ShardSource):
-                    # What makes text of tokens again goes where the weights go.
-                    source.shards.tokenizer().save(folder)
-                    write_json(folder / END_TOKEN_FILE, source.shards.end_token)
-            workers.wait()
-            if resume:
-                run.restore(folder)
+            _open_folder(stack, folder, run, source, resume)
         listeners = _listeners(run, folder, observers, progress) if workers.first else []
         for listener in listeners:
             stack.callback(listener.close)
@@ -145,40 +129,17 @@ def train(
         stop = StopRequests() if folder is None else stack.enter_context(StopRequests())
         for listener in listeners:
             listener.started(config, run.step)
-        make = functools.partial(batches_of_step, source, config, worker=workers.rank, workers=workers.size)
+
+        def make(step: int) -> list[DeviceBatch]:
+            return batches_of_step(source, config, step, workers.rank, workers.size)
+
         # Tasks take the processor that a model on it needs: a thread beside it gains nothing.
         depth = 2 if device.type == "cuda" or isinstance(source, ShardSource) else 0
-        batches = ahead(lambda step: make(step=step), range(run.step, config.steps), device, depth=depth)
+        batches = ahead(make, range(run.step, config.steps), device, depth=depth)
         stack.callback(batches.close)
-        status: Status = "finished"
-        signal = 0
-        while run.step < config.steps:
-            run.update(next(batches))
-            last = run.step == config.steps
-            if run.step % config.log_every == 0 or last:
-                row = run.take_row()
-                for listener in listeners:
-                    listener.logged(row)
-                if not is_finite(row):
-                    status = "diverged"
-                    break
-            if config.evaluate_every and run.step % config.evaluate_every == 0 and not last:
-                _evaluate(run, source, "validation", listeners)
-            if last and config.sharpen_gates and run.is_finite():
-                _sharpen(run, source, listeners)
-            signal = workers.largest(stop.signal or 0)
-            if folder is not None and (last or signal or run.step % config.checkpoint_every == 0):
-                if not run.is_finite():
-                    status = "diverged"
-                    break
-                state = run.progress()
-                if workers.first:
-                    save_checkpoint(folder / CHECKPOINTS, model, run.optimizer, run.step, state)
-            if signal and not last:
-                status = "interrupted"
-                break
+        status, signal = _take_steps(run, source, batches, folder, listeners, stop)
         scores = _evaluate(run, source, "test", listeners) if status == "finished" else {}
-        result = _result(run, status, scores, folder, signal or None)
+        result = _result(run, status, scores, folder, signal)
         if folder is not None and workers.first:
             summary = {"status": status, "step": run.step, "scores": scores, "seconds": run.seconds}
             write_json(folder / RESULT, summary)
@@ -216,13 +177,73 @@ def load_run(path: str | Path, *, device: str = "cpu") -> LanguageModel:
     return model.to(choose_device(device)).eval()
 
 
+def _open_folder(stack: contextlib.ExitStack, folder: Path, run: Run, source: Source, resume: bool) -> None:
+    """Make or reopen the folder of a run, which all workers wait for; to resume, go back to a checkpoint."""
+    if run.workers.first:
+        size = sum(p.numel() * p.element_size() for p in run.model.parameters())
+        sha256 = source.text_sha256
+        stack.enter_context(
+            prepared_folder(folder, run.config, resume=resume, weight_bytes=size, text_sha256=sha256)
+        )
+        if isinstance(source, ShardSource):
+            # What makes text of tokens again goes where the weights go.
+            source.shards.tokenizer().save(folder)
+            write_json(folder / END_TOKEN_FILE, source.shards.end_token)
+    run.workers.wait()
+    if resume:
+        run.restore(folder)
+
+
+def _take_steps(
+    run: Run,
+    source: Source,
+    batches: Iterator[list[DeviceBatch]],
+    folder: Path | None,
+    listeners: Sequence[Observer],
+    stop: StopRequests,
+) -> tuple[Status, int | None]:
+    """Update, log, validate and save to the last step, a signal or a loss that is no number; how it ended."""
+    config, workers = run.config, run.workers
+    while run.step < config.steps:
+        run.update(next(batches))
+        last = run.step == config.steps
+        if run.step % config.log_every == 0 or last:
+            row = run.take_row()
+            for listener in listeners:
+                listener.logged(row)
+            if not is_finite(row):
+                return "diverged", None
+        if config.evaluate_every and run.step % config.evaluate_every == 0 and not last:
+            _evaluate(run, source, "validation", listeners)
+        if last and config.sharpen_gates and run.is_finite():
+            _sharpen(run, source, listeners)
+        signal = workers.largest(stop.signal or 0) or None
+        if folder is not None and (last or signal or run.step % config.checkpoint_every == 0):
+            if not run.is_finite():
+                return "diverged", signal
+            state = run.progress()
+            if workers.first:
+                save_checkpoint(folder / CHECKPOINTS, run.model, run.optimizer, run.step, state)
+        if signal:
+            return ("finished" if last else "interrupted"), signal
+    return "finished", None
+
+
 def _result(
     run: Run, status: Status, scores: dict[str, float], folder: Path | None, signal: int | None = None
 ) -> TrainResult:
     return TrainResult(
-        run.config, cast(LanguageModel, run.model), status, run.step, run.history, run.evaluations, scores,
-        run.seconds, folder, signal,
-    )  # fmt: skip
+        config=run.config,
+        model=cast(LanguageModel, run.model),
+        status=status,
+        step=run.step,
+        history=run.history,
+        evaluations=run.evaluations,
+        scores=scores,
+        seconds=run.seconds,
+        path=folder,
+        signal=signal,
+    )
 
 
 def _listeners(

@@ -12,6 +12,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from statemix.files import write_json
 from statemix.models import LanguageModel, make_model
 from statemix.nn.sharpening import gate_parameters
 
@@ -20,10 +21,10 @@ from .checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
 from .config import RunConfig, from_json, to_json
 from .data import open_source
 from .evaluation import evaluate
-from .folder import CHECKPOINTS, RESULT, RunFolderError, prepared_folder, write_json
+from .folder import CHECKPOINTS, RESULT, RunFolderError, prepared_folder
 from .loop import Status, TrainResult
 from .metrics import EVALUATIONS, METRICS, CsvTable, Observer, Row, metrics_row, scores_in
-from .prefetch import stacked_batches
+from .replica_batches import stacked_batches
 from .sharpening import sharpen_by_validation
 from .signals import StopRequests
 from .stacked import StackedModels
@@ -59,7 +60,7 @@ class ReplicaGroup:
     def opened(self, folder: Path, resume: bool) -> Iterator[None]:
         """The folder, made or reopened, back at its last good checkpoint; no other process writes it."""
         size = self.state.weights.numel() * self.state.weights.element_size()
-        with prepared_folder(folder, self.configs[0], resume=resume, bytes_needed=3 * 3 * size):
+        with prepared_folder(folder, self.configs[0], resume=resume, weight_bytes=size):
             self._open(folder, resume)
             yield
 
@@ -155,10 +156,18 @@ class ReplicaGroup:
             model.load_state_dict(self.state.replica(i))
             results.append(
                 TrainResult(
-                    config, model, status if alive[i] else "diverged", last_step[i], self.history[i],
-                    self.evaluations[i], scores[i] if alive[i] else {}, self.seconds, self.folder, signal,
+                    config=config,
+                    model=model,
+                    status=status if alive[i] else "diverged",
+                    step=last_step[i],
+                    history=self.history[i],
+                    evaluations=self.evaluations[i],
+                    scores=scores[i] if alive[i] else {},
+                    seconds=self.seconds,
+                    path=self.folder,
+                    signal=signal,
                 )
-            )  # fmt: skip
+            )
         if self.folder is not None:
             names = ("status", "step", "scores", "seconds")
             write_json(self.folder / RESULT, [{n: getattr(result, n) for n in names} for result in results])

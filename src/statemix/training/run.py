@@ -57,6 +57,7 @@ class Run:
         self.summed_steps = 0
         self.tokens = 0
         self.row_began = 0.0
+        self.length, self.rate = 0, 0.0  # of the last step
         self._autocast = wants_bfloat16(self.config, self.device)
         loss: nn.Module = Loss(self.model)
         if self.config.compile:

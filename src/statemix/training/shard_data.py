@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import platform
 import shutil
 import sysconfig
@@ -13,16 +12,34 @@ from pathlib import Path
 
 import numpy as np
 
+from statemix.files import cache_folder
 from statemix.ops.checks import check_size
 from statemix.tasks import Batch, stream
-from statemix.text import Packed, PrepareOptions, ReadOptions, TokenShards, pack, permuted, prepare
+from statemix.text import (
+    ByteTokenizer,
+    Packed,
+    PrepareOptions,
+    ReadOptions,
+    TokenShards,
+    pack,
+    permuted,
+    prepare,
+)
 from statemix.text.corpora import HELD_OUT_SHARE, LEFT_OUT
 from statemix.text.shards import INDEX
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardData:
-    """Train on prepared text, documents packed into rows; measure on documents that were held out."""
+    """Train on prepared text, documents packed into rows; measure on documents that were held out.
+
+    Raises:
+        ValueError: a size below one. What is wrong with the shards is said when they are opened.
+
+    Examples:
+        >>> ShardData(length=512).vocab_size
+        256
+    """
 
     path: str = "stdlib"
     """Folder of prepared shards; "stdlib" prepares the source of Python's standard library by itself."""
@@ -47,7 +64,7 @@ class ShardData:
 
     @property
     def vocab_size(self) -> int:
-        return 256 if self.path == "stdlib" else open_shards(self.path).vocab_size
+        return ByteTokenizer.vocab_size if self.path == "stdlib" else open_shards(self.path).vocab_size
 
     @property
     def output_size(self) -> int:
@@ -125,10 +142,7 @@ def _open(path: str, changed: int) -> TokenShards:
 
 def _standard_library() -> Path:
     """Shards of the running Python's standard library, in the folder of caches."""
-    base = os.environ.get("STATEMIX_CACHE_DIR") or os.path.join(
-        os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache"), "statemix"
-    )
-    folder = Path(base) / "text" / f"stdlib-{platform.python_version()}"
+    folder = cache_folder() / "text" / f"stdlib-{platform.python_version()}"
     if folder.is_dir():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)

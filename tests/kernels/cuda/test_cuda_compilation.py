@@ -51,7 +51,7 @@ def test_the_table_holds_every_configuration_of_the_covering_list_within_the_lim
         for configuration in check.covering(target):
             registers, spilled, shared = table[check.key(configuration, target)]
             assert shared == configuration.shared_bytes
-            resources = compiler.Resources(registers, spilled, 0)
+            resources = compiler.Resources(registers, spilled)
             assert check.problems(configuration, target, resources, allowed_spill=spilled) == []
 
 

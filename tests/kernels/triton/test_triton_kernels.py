@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 
 from statemix import backend_for, kernel_counts, reset_kernel_counts
 from tests import tolerances
-from tests.kernels import cpu_truth
 from tests.ops.cases import FAMILIES, NORMALIZATIONS, OPERATORS, TRUTHS, Shape, inputs
-from tests.truth import relative_error
+from tests.truth import gradients_at_stored_states, relative_error
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 if INTERPRETED:
@@ -159,7 +158,7 @@ def test_gradients_of_saturated_gates_are_exact_for_the_stored_states(family, no
         *moved((logits, values, initial)), None, hidden, grad.to(DEVICE), None, normalization
     )
     exact = [x.cpu().double() for x in (logits, values, initial, hidden, grad)]
-    want = cpu_truth.gradients_at_stored_states(family, *exact, normalization)
+    want = gradients_at_stored_states(family, *exact, normalization)
     limit = {torch.float32: 1e-5, torch.bfloat16: 2.5e-3, torch.float16: 4e-4}[dtype]
     for g, w in zip(got, want, strict=True):
         assert relative_error(g.cpu(), w) < limit * CUT_OFF.get(g.dtype, 1.0)
@@ -189,7 +188,7 @@ def check_exact(family, logits, values, initial, normalization):
     grad = torch.randn(values.shape, generator=torch.Generator().manual_seed(2))
     got = kernels(family).backward(*arguments, None, hidden, grad.to(DEVICE), None, normalization)
     exact = [x.cpu().double() for x in (*arguments, hidden, grad)]
-    for g, w in zip(got, cpu_truth.gradients_at_stored_states(family, *exact, normalization), strict=True):
+    for g, w in zip(got, gradients_at_stored_states(family, *exact, normalization), strict=True):
         assert relative_error(g.cpu(), w) < 1e-5
     return got[0]
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from statemix.bench.environment import commit, device_name, versions
+from statemix.files import write_json
 from statemix.training.devices import choose_device
-from statemix.training.folder import write_json
 
 from ..sweep import Launch, SweepFolder, SweepFolderError, Trial, run_sweep
 from .statistics import Interval, difference_interval, mean_interval

@@ -10,7 +10,7 @@ from ..changes import with_data
 from ..recipes import recipe
 from ..sweep import Trial
 from .claim import Budget, Comparison, TrainedClaim, Values, exceeds
-from .trials import trials_of
+from .trials import SEEDS, trials_of
 
 
 def trials(budget: Budget) -> list[Trial]:
@@ -28,7 +28,7 @@ def trials(budget: Budget) -> list[Trial]:
             # Every rate is a case: what is stable is so without the right rate being searched for.
             for rate in rates:
                 case = f"m={m}, rate {rate:g}"
-                made += trials_of(config, name, case=case, seeds=5 if budget == "paper" else 3, rates=(rate,))
+                made += trials_of(config, name, case=case, seeds=SEEDS[budget], rates=(rate,))
     return made
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
-from statemix.models import ModelConfig
 from statemix.models.sizing import count_mixer_parameters, fit
 from statemix.training import RunConfig
 
@@ -13,7 +11,7 @@ from ..changes import with_data
 from ..recipes import recipe
 from ..sweep import Trial
 from .claim import Budget, Comparison, TrainedClaim, Values, exceeds
-from .trials import trials_of
+from .trials import SEEDS, trials_of
 
 MIXING = "blocks"
 _DIAGONAL = {
@@ -36,13 +34,12 @@ def trials(budget: Budget) -> list[Trial]:
         if budget == "minutes":
             base = replace(base, steps=250, batch_size=32)
         for model, config in {MIXING: base, **_diagonals(base)}.items():
-            made += trials_of(config, model, case=name, seeds=5 if budget == "paper" else 3)
+            made += trials_of(config, model, case=name, seeds=SEEDS[budget])
     return made
 
 
 def _diagonals(base: RunConfig) -> dict[str, RunConfig]:
-    sizes: dict[str, Any] = {"vocab_size": base.data.vocab_size, "output_size": base.data.output_size}
-    model: ModelConfig = replace(base.model, **sizes)
+    model = base.resolved().model
     mixer = model.mixer
     states = mixer.block_size * mixer.blocks_for(model.d_model)
     diagonal = replace(model, mixer=replace(mixer, block_size=1, num_blocks=states))

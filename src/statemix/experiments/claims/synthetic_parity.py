@@ -4,24 +4,26 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from statemix.models import MixerConfig
+from statemix.tasks import make
 from statemix.training import RunConfig
 
 from ..changes import with_data, with_mixer
-from ..mad import LEARNING_RATES, TASKS, WEIGHT_DECAYS, mad_recipe
+from ..mad import EPOCHS, LEARNING_RATES, TASKS, WEIGHT_DECAYS, mad_recipe
 from ..sweep import Trial
 from .claim import Budget, Comparison, TrainedClaim, Values, exceeds
-from .trials import having, trials_of
+from .trials import SEEDS, trials_of
 
 OURS = "BD-LRU m=4"
 MARGIN = 0.02
 """Accuracies that differ by less count as matching."""
 
 _MODELS = {
-    OURS: ("bdlru", {"block_size": 4, "num_blocks": 32}),
-    "LSTM": ("lstm", {"block_size": 1}),
-    "Mamba": ("mamba", {}),
-    "Mamba-2": ("mamba2", {}),
-    "DeltaNet": ("deltanet", {}),
+    OURS: MixerConfig(name="bdlru", block_size=4, num_blocks=32),
+    "LSTM": MixerConfig(name="lstm", block_size=1),
+    "Mamba": MixerConfig(name="mamba"),
+    "Mamba-2": MixerConfig(name="mamba2"),
+    "DeltaNet": MixerConfig(name="deltanet"),
 }
 _QUICK = (OURS, "LSTM", "DeltaNet")
 
@@ -29,14 +31,13 @@ _QUICK = (OURS, "LSTM", "DeltaNet")
 def trials(budget: Budget) -> list[Trial]:
     """The six MAD tasks at their baseline settings; smaller ones where minutes must do."""
     made = []
-    models = having({n: m for n, m in _MODELS.items() if budget != "minutes" or n in _QUICK})
     for case, base in _cases(budget).items():
-        for name, mixer in models.items():
+        for name in _QUICK if budget == "minutes" else _MODELS:
             made += trials_of(
-                with_mixer(base, mixer),
+                with_mixer(base, _MODELS[name]),
                 name,
                 case=case,
-                seeds=5 if budget == "paper" else 3,
+                seeds=SEEDS[budget],
                 rates={"minutes": (), "hour": (5e-4, 1e-3), "paper": LEARNING_RATES}[budget],
                 decays=WEIGHT_DECAYS if budget == "paper" else (),
             )
@@ -45,7 +46,7 @@ def trials(budget: Budget) -> list[Trial]:
 
 def _cases(budget: Budget) -> dict[str, RunConfig]:
     if budget != "minutes":
-        epochs = 20 if budget == "hour" else 200
+        epochs = 20 if budget == "hour" else EPOCHS
         return {
             task: mad_recipe(task, epochs=50 * epochs if task == "memorization" else epochs) for task in TASKS
         }
@@ -56,7 +57,7 @@ def _cases(budget: Budget) -> dict[str, RunConfig]:
         "memorization": {"length": 16, "vocabulary": 32},
     }.items():
         base = mad_recipe(task, epochs=1)
-        made = replace(base.data.task, **settings)  # type: ignore[union-attr]
+        made = make(task, **settings)
         data = {"task": made, "examples": None, "test_lengths": (made.length,), "test_examples": 256}
         model = replace(base.model, d_model=48, num_layers=1)
         optimizer = replace(base.optimizer, learning_rate=3e-3, weight_decay=0.0)

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
-from statemix.models import MIXERS, MixerConfig
 from statemix.training import RunConfig
 
 from ..sweep import Trial
+from .claim import Budget
+
+SEEDS: dict[Budget, int] = {"minutes": 3, "hour": 3, "paper": 5}
+"""Seeds of each setting."""
 
 
 def trials_of(
     config: RunConfig,
     model: str,
     *,
+    seeds: int,
     case: str = "",
-    seeds: int = 3,
     rates: Sequence[float] = (),
     decays: Sequence[float] = (),
 ) -> list[Trial]:
@@ -39,10 +41,3 @@ def trials_of(
         for decay in decays or (optimizer.weight_decay,)
         for seed in range(seeds)
     ]
-
-
-def having(models: dict[str, tuple[str, dict[str, Any]]]) -> dict[str, MixerConfig]:
-    """The mixers, by what tables call them, whose kind of layer this version has."""
-    return {
-        name: MixerConfig(name=kind, **options) for name, (kind, options) in models.items() if kind in MIXERS
-    }

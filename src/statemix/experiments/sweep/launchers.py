@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import math
 import multiprocessing
@@ -18,6 +17,7 @@ from typing import Any, Literal
 
 import torch
 
+from statemix.ops.checks import check_choices, check_number
 from statemix.training.devices import choose_device
 from statemix.training.signals import StopRequests
 
@@ -50,11 +50,9 @@ class Launch:
     """Executor of submitit in place of SLURM: "local" or "debug"."""
 
     def __post_init__(self) -> None:
-        if self.launcher not in LAUNCHERS:
-            near = difflib.get_close_matches(self.launcher, LAUNCHERS, n=1) or list(LAUNCHERS)
-            raise ValueError(f"sweep: no launcher {self.launcher!r}; nearest: {', '.join(near)}")
-        if self.minutes_at_most is not None and not self.minutes_at_most > 0:
-            raise ValueError(f"sweep: minutes_at_most must be above 0; got {self.minutes_at_most}")
+        check_choices("sweep", self)
+        if self.minutes_at_most is not None:
+            check_number("sweep", "minutes_at_most", self.minutes_at_most, "above 0", lambda m: m > 0)
 
 
 @dataclass(frozen=True)
@@ -74,6 +72,16 @@ def run_sweep(folder: SweepFolder, launch: Launch, tell: Tell = print) -> Outcom
         ValueError: this machine is to run it, and has no such device.
         SweepFolderError: another process runs it now.
         ModuleNotFoundError: the cluster's package is not installed; the message names the extra.
+
+    Examples:
+        >>> from statemix.experiments.sweep import grid
+        >>> from statemix.training import RunConfig, TaskData
+        >>> base = RunConfig(steps=2, device="cpu", data=TaskData(test_lengths=(8,), test_examples=8))
+        >>> folder = SweepFolder.begin("sweep", grid(base, {"model.d_model": [8, 16]}), "what was typed")
+        >>> run_sweep(folder, Launch(launcher="inline"), tell=lambda line: None)
+        Outcome(pending=0, signal=None)
+        >>> [result["status"] for result in folder.results()]
+        ['finished', 'finished']
     """
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         raise RuntimeError(

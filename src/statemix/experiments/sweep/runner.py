@@ -11,9 +11,10 @@ from pathlib import Path
 import torch
 
 from statemix.bench.environment import device_name
-from statemix.text.lock import LOCK, locked
+from statemix.files import LOCK, locked
 from statemix.training import CheckpointError, RunConfig, read_config, train_replicas
 from statemix.training.devices import choose_device
+from statemix.training.folder import CHECKPOINTS
 from statemix.training.replica_group import REPLICAS
 from statemix.training.signals import StopRequests
 
@@ -61,7 +62,7 @@ def run_group(
         return "interrupted"
     folder.finished(group, found, device_name(choose_device(configs[0].device)))
     # Weights of a finished trial are not what a sweep is for, and a grid of them fills a disk.
-    shutil.rmtree(out / "checkpoints", ignore_errors=True)
+    shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return "finished"

@@ -23,10 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from statemix.bench.environment import commit, versions
+from statemix.files import is_occupied, locked, write_json, write_whole
 from statemix.models.sizing import state_numbers
-from statemix.text.lock import is_occupied, locked
 from statemix.training import TrainResult, from_json, to_json
-from statemix.training.folder import write_json
 from statemix.training.metrics import scores_in
 
 from .trials import MOST_REPLICAS, Trial, check_models, check_trials, group_id, groups, short_names
@@ -51,6 +50,14 @@ class SweepFolder:
 
     Raises:
         SweepFolderError: it holds no sweep. Use :meth:`begin` to start or continue one.
+
+    Examples:
+        >>> from statemix.experiments.sweep import grid
+        >>> from statemix.training import RunConfig
+        >>> trials = grid(RunConfig(), {"model.d_model": [8, 16]}, seeds=3)
+        >>> folder = SweepFolder.begin("sweep", trials, "what was typed")
+        >>> len(folder.trials), len(folder.pending()), folder.results()
+        (6, 2, [])
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -202,7 +209,7 @@ class SweepFolder:
         """
         lines = [json.dumps(failure) + "\n" for failure in [*self._own_failures(group), reason]]
         # Whole: a line that was torn off, by a process that is killed here, could not be read again.
-        _replace(self.path / "groups" / f"{group}.failures", "".join(lines).encode())
+        write_whole(self.path / "groups" / f"{group}.failures", "".join(lines).encode())
         members = self.groups[group]
         if len(members) == 1 and len(self._own_failures(group)) >= ATTEMPTS:
             if self.result(members[0]) is None:
@@ -257,7 +264,7 @@ class SweepFolder:
         writer.writeheader()
         writer.writerows(rows)
         table = self.path / "table.csv"
-        _replace(table, text.getvalue().encode())
+        write_whole(table, text.getvalue().encode())
         try:
             import pyarrow
             import pyarrow.parquet
@@ -325,9 +332,3 @@ def _arrow(values: list[Any]) -> Any:
 
 def _plain(value: Any) -> Any:
     return value if isinstance(value, str | int | float | bool | None) else str(value)
-
-
-def _replace(path: Path, data: bytes) -> None:
-    unfinished = path.with_name(f".{path.name}.writing")
-    unfinished.write_bytes(data)
-    os.replace(unfinished, path)

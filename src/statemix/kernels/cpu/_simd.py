@@ -24,8 +24,7 @@ from numba.extending import lower_builtin, models, register_model
 
 LANES = 16
 
-
-_BOOL, _I16, _I32, _I64 = ir.IntType(1), ir.IntType(16), ir.IntType(32), ir.IntType(64)
+_I16, _I32, _I64 = ir.IntType(16), ir.IntType(32), ir.IntType(64)
 _SCALARS = {types.float32: ir.FloatType(), types.float64: ir.DoubleType()}
 _STORAGE = {
     types.float32: (ir.FloatType(), 4),
@@ -273,16 +272,6 @@ def maximum(typingctx, a, b):
 
     def emit(context, builder, sig, args):
         return _pick(builder, ">", *args, *args)
-
-    return a(a, a), emit
-
-
-@intrinsic
-def minimum(typingctx, a, b):
-    """The smaller; b where either is NaN."""
-
-    def emit(context, builder, sig, args):
-        return _pick(builder, "<", *args, *args)
 
     return a(a, a), emit
 

@@ -10,13 +10,9 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
-from ..precision import state_dtype
+from . import _scan
 from ._compile import kernel
-from ._dtypes import TAGS
-from ._layout import as_rows, byte_strides, gate_gradient, rows_or_zeros, state_strides, unrolled
-from ._memory import new_tensor
-from ._normalization import CODES, mix, mix_backward
-from ._plan import make_plan
+from ._normalization import mix, mix_backward
 from ._rows import ALIGNMENT, aligned, clear_row, copy_lanes, copy_row, read_state
 from ._simd import (
     LANES,
@@ -29,7 +25,6 @@ from ._simd import (
     vector_bytes,
     widened,
 )
-from ._threads import run
 
 
 def forward(
@@ -43,19 +38,7 @@ def forward(
 
     Shapes: gate_logits (#B, #T, M, M+1, N), values (B, T, M, N), states (S, M, N).
     """
-    block = values.shape[2]
-    z, v = as_rows(gate_logits), as_rows(values)
-    start = None if initial_state is None else as_rows(initial_state)
-    plan = make_plan(values.shape, block * (block + 1), cu_seqlens)
-    hidden = new_tensor(values.shape, values.dtype)
-    final = new_tensor((plan.states, block, values.shape[-1]), state_dtype(values.dtype))
-    arguments = (
-        unrolled(block), TAGS[values.dtype], CODES[normalization], block, plan.segments,
-        *byte_strides(z, values.shape), *byte_strides(v), *byte_strides(hidden),
-        *state_strides(start), *byte_strides(final),
-    )  # fmt: skip
-    run(_forward, arguments, plan, (z, v, start, hidden, final))
-    return hidden, final
+    return _scan.forward(_forward, gate_logits, values, initial_state, cu_seqlens, normalization)
 
 
 def backward(
@@ -72,23 +55,10 @@ def backward(
 
     Shapes: as in :func:`forward`; each gradient has the shape of its input.
     """
-    block = values.shape[2]
-    z, v, h = as_rows(gate_logits), as_rows(values), as_rows(hidden)
-    start = None if initial_state is None else as_rows(initial_state)
-    dh = rows_or_zeros(grad_hidden, values)
-    dfinal = None if grad_final_state is None else as_rows(grad_final_state)
-    dz = gate_gradient(gate_logits, values, values.shape[0] if cu_seqlens is None else len(cu_seqlens) - 1)
-    plan = make_plan(values.shape, 2 * block * (block + 1), cu_seqlens, dz.sums)
-    dv = new_tensor(values.shape, values.dtype)
-    initial_gradient = new_tensor((plan.states, block, values.shape[-1]), state_dtype(values.dtype))
-    arguments = (
-        unrolled(block), TAGS[values.dtype], CODES[normalization], block, plan.segments,
-        *byte_strides(z, values.shape), *byte_strides(v), *byte_strides(h), *byte_strides(dh),
-        *state_strides(start), *state_strides(dfinal),
-        dz.adds, *dz.strides, *byte_strides(dv), *byte_strides(initial_gradient),
+    return _scan.backward(
+        _backward, gate_logits, values, initial_state, cu_seqlens,
+        hidden, grad_hidden, grad_final_state, normalization,
     )  # fmt: skip
-    run(_backward, arguments, plan, (z, v, h, dh, start, dfinal, dz.target, dv, initial_gradient))
-    return dz.finish(), dv, initial_gradient
 
 
 @kernel

@@ -1,7 +1,7 @@
 """Compiled kernels on disk: one file a kernel, named by what went into it, checked when read.
 
-The folder is ``$STATEMIX_CACHE_DIR``, else ``~/.cache/statemix`` (``$XDG_CACHE_HOME``). A damaged file counts
-as missing; a folder that cannot be written to costs a compilation in every process and one warning.
+A damaged file counts as missing. A folder that cannot be written to costs a compilation in every process and
+one warning.
 """
 
 from __future__ import annotations
@@ -12,16 +12,15 @@ import tempfile
 import warnings
 from pathlib import Path
 
+from statemix.files import cache_folder
+
 _DIGEST_BYTES = 32
 _warned = False
 
 
 def directory() -> Path:
     """The folder of the compiled kernels; it may not exist."""
-    if chosen := os.environ.get("STATEMIX_CACHE_DIR"):
-        return Path(chosen) / "cuda"
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(base) / "statemix" / "cuda"
+    return cache_folder() / "cuda"
 
 
 def key(*parts: str) -> str:

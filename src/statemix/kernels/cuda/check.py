@@ -33,8 +33,6 @@ DEVICES = {
     "sm_100": Device((10, 0), 148, 232_448),
     "sm_120": Device((12, 0), 170, 101_376),
 }
-#: Whether kernels of a target have run on a device, or have only been compiled.
-STATUS = {target: "run" if target == "sm_90" else "compiled, not run" for target in DEVICES}
 
 _SIZES = {"bdlru": (1, 2, 3, 4, 6, 8, 12, 16), "hlru": (1, 2, 4, 8, 16, 32)}
 _PROBLEMS = ((64, 2048, 1024), (8, 4096, 128), (1, 65536, 256))  # many lanes, some, few: (B, T, N)

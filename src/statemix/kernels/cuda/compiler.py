@@ -28,7 +28,6 @@ class Resources:
 
     registers: int
     spill_bytes: int
-    stack_bytes: int
 
 
 @lru_cache(maxsize=1)
@@ -151,5 +150,4 @@ def resources(log: str) -> Resources:
     return Resources(
         registers=number(r"Used (\d+) registers"),
         spill_bytes=number(r"(\d+) bytes spill stores") + number(r"(\d+) bytes spill loads"),
-        stack_bytes=number(r"(\d+) bytes stack frame"),
     )

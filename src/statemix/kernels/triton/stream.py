@@ -34,8 +34,6 @@ from .step import dense_rows
 MOST_ROWS = 16
 """Rows of a batch beyond which a general product is faster."""
 
-ACTIVATIONS = ("none", "swiglu", "gelu")
-
 
 def streams(batch: int, dtype: torch.dtype, size: int = 1) -> bool:
     """Whether products of ``batch`` rows run here, with blocks or an order of ``size``.

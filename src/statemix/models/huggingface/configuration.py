@@ -195,9 +195,10 @@ class StatemixConfig(PreTrainedConfig):
                 f"StatemixConfig: a language model's outputs are its inputs' vocabulary; this one reads "
                 f"{config.vocab_size} tokens and predicts {config.output_size}"
             )
-        architecture = getattr(config, "architecture", "language-model")
-        if architecture != "language-model":
-            raise ValueError(f"StatemixConfig: only language models convert; this one is an {architecture}")
+        if config.architecture != "language-model":
+            raise ValueError(
+                f"StatemixConfig: only language models convert; this one is an {config.architecture}"
+            )
         values = {here: getattr(config, field) for field, here in _MODEL_FIELDS.items()}
         values |= {here: getattr(config.mixer, option) for option, here in _MIXER_OPTIONS.items()}
         values |= {"block_size": config.mixer.block_size, "num_blocks": config.mixer.num_blocks}

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from transformers import GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
-from statemix.models.block import INITIAL_STD, embedded
+from statemix.models.block import INITIAL_STD
+from statemix.models.inputs import embedded
 from statemix.models.language_model import make_blocks
 
 from .cache import StatemixCache

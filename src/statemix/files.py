@@ -1,11 +1,13 @@
-"""One process at a time: a lock on a file that goes with the process that has it, however it ends."""
+"""Files that several processes meet in: one of them writes at a time, whole or not at all; and the cache."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 try:
     import fcntl
@@ -26,11 +28,41 @@ def is_occupied(folder: Path) -> bool:
     return folder.is_dir() and any(not file.name.startswith(".") for file in folder.iterdir())
 
 
+def cache_folder() -> Path:
+    """Where lies what can be made again: ``$STATEMIX_CACHE_DIR``, else statemix among the user's caches."""
+    if chosen := os.environ.get("STATEMIX_CACHE_DIR"):
+        return Path(chosen)
+    caches = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return Path(caches) / "statemix"
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Put data in the place of a file, for good: who reads it meanwhile, or after a crash, finds old or new.
+
+    Examples:
+        >>> write_whole(Path("notes.txt"), b"all of it")
+        >>> Path("notes.txt").read_bytes()
+        b'all of it'
+    """
+    temporary = path.with_name(f".{path.name}.writing")
+    with open(temporary, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def write_json(path: Path, values: Any) -> None:
+    """:func:`write_whole` of values as JSON."""
+    write_whole(path, (json.dumps(values, indent=2) + "\n").encode())
+
+
 @contextlib.contextmanager
 def locked(path: Path, refusal: Exception) -> Iterator[None]:
     """While entered, whoever else enters it for this file gets ``refusal``, in this process or another.
 
-    The file is made where there is none, and stays: one that is taken away could be locked twice.
+    The lock goes with the process that has it, however that ends. The file is made where there is none, and
+    stays: one that is taken away could be locked twice.
     """
     # Opened to be written: file systems of a network lock no file that is only read.
     file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
