@@ -24,7 +24,14 @@ EXAMPLE_STEPS = 8
 
 @dataclass(frozen=True, kw_only=True)
 class LayerFindings:
-    """What one layer does with the inputs that it was given."""
+    """What one layer does with the inputs that it was given.
+
+    Examples:
+        >>> from statemix.nn import HLRU
+        >>> (found,) = inspect_layers(HLRU(8, num_channels=6, order=2).eval(), torch.randn(2, 20, 8))
+        >>> found.spectrum.eigenvalues.shape, found.example.shape, 0 < found.decided <= found.kept <= 1
+        (torch.Size([2, 20, 6, 2]), torch.Size([8, 2, 2]), True)
+    """
 
     name: str
     """dotted name in its model, empty for the model itself"""

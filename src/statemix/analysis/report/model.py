@@ -21,7 +21,17 @@ _COLOURS = 7
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFindings:
-    """Everything that a model's page shows; what is empty is left out."""
+    """Everything that a model's page shows; what is empty is left out.
+
+    Examples:
+        >>> import torch
+        >>> from statemix.analysis import inspect_layers
+        >>> from statemix.nn import BDLRU
+        >>> layers = inspect_layers(BDLRU(8, num_blocks=4, block_size=3), torch.randn(2, 20, 8))
+        >>> findings = ModelFindings(name="mine", parameters=3, read="noise", layers=layers)
+        >>> model_page(findings).title
+        'What mine learned'
+    """
 
     name: str
     """what the page calls the model"""
