@@ -149,6 +149,24 @@ def test_packed_sequences_are_strangers_to_each_other(mixer):
     torch.testing.assert_close(mixer(x, cu_seqlens=bounds), torch.cat(apart, 1), **CLOSE)
 
 
+def test_packed_sequences_of_unlike_lengths_mean_what_each_means_and_go_on_from_their_states(mixer):
+    lengths = [3, 70, 0, 1, 40, 2, 5]
+    x = torch.randn(1, sum(lengths), WIDTH, requires_grad=True)
+    weight = torch.randn(1, sum(lengths), WIDTH)
+    bounds = torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
+    y, states = mixer(x, return_state=True, cu_seqlens=bounds)
+    apart = [mixer(piece, return_state=True) for piece in x.split(lengths, 1)]
+    whole = torch.cat([piece for piece, _ in apart], 1)
+    torch.testing.assert_close(y, whole, **CLOSE)
+    of_packed, of_each = (torch.autograd.grad((z * weight).sum(), x)[0] for z in (y, whole))
+    torch.testing.assert_close(of_packed, of_each, **CLOSE)
+
+    more = torch.randn(1, 2 * len(lengths), WIDTH)
+    after = mixer(more, states, cu_seqlens=torch.arange(0, more.shape[1] + 1, 2, dtype=torch.int32))
+    wanted = [mixer(piece, end) for piece, (_, end) in zip(more.split(2, 1), apart, strict=True)]
+    torch.testing.assert_close(after, torch.cat(wanted, 1), **CLOSE)
+
+
 @pytest.mark.parametrize("name", [n for n in CONFIGS if not n.startswith("attention")])
 def test_packed_states_are_those_at_the_ends(name):
     mixer = make_mixer(CONFIGS[name], WIDTH)
@@ -163,6 +181,13 @@ def test_packed_states_are_those_at_the_ends(name):
     torch.testing.assert_close(y, torch.cat([first, last], 1), **CLOSE)
     for found, *wanted in zip(*map(leaves, (end, first_end, before[1], last_end)), strict=True):
         torch.testing.assert_close(found, torch.cat(wanted), **CLOSE)
+
+
+def test_packed_states_that_do_not_fit_are_refused(mixer):
+    _, state = mixer(torch.randn(2, 4, WIDTH), return_state=True)
+    x, bounds = torch.randn(1, 84, WIDTH), torch.tensor([0, 1, 82, 84], dtype=torch.int32)
+    with pytest.raises(ValueError, match="state must be"):
+        mixer(x, state, cu_seqlens=bounds)
 
 
 def test_padded_places_are_as_if_they_were_not_there(mixer):

@@ -17,7 +17,8 @@ class ShortConvolution(nn.Module):
         activation: whether SiLU follows.
 
     Shapes: x (B, T, C), past (B, kernel - 1, C), the inputs before x and oldest first -> y (B, T, C) and
-    the inputs before whatever comes next.
+    the inputs before whatever comes next. With ``cu_seqlens`` sequences follow each other in one row, x
+    (1, T, C), and past has an entry for each.
     """
 
     def __init__(
@@ -41,18 +42,39 @@ class ShortConvolution(nn.Module):
         """(kernel - 1, C): the inputs of one sequence that the next call needs."""
         return self.kernel - 1, self.weight.shape[1]
 
-    def forward(self, x: Tensor, past: Tensor, real: Tensor | None) -> tuple[Tensor, Tensor]:
-        time = x.shape[1]
+    def forward(
+        self, x: Tensor, past: Tensor, real: Tensor | None, *, cu_seqlens: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        if cu_seqlens is not None:
+            return self._packed(x, past, cu_seqlens)
         whole = torch.cat([past.to(x.dtype), x], 1)
+        return self._convolved(whole), last_steps(whole, self.kernel - 1, real).to(past.dtype)
+
+    def _packed(self, x: Tensor, past: Tensor, cu_seqlens: Tensor) -> tuple[Tensor, Tensor]:
+        before, bounds = self.kernel - 1, cu_seqlens.long()
+        # A row in which every sequence has its past in front of it.
+        step = torch.arange(x.shape[1], device=x.device)
+        place = step + before * (1 + torch.searchsorted(bounds[1:], step, right=True))
+        slot = torch.arange(before, device=x.device)
+        first = before * torch.arange(past.shape[0], device=x.device)[:, None] + slot
+        whole = x.new_zeros(x.shape[1] + before * past.shape[0], x.shape[2])
+        whole = whole.index_copy(0, (bounds[:-1, None] + first).flatten(), past.to(x.dtype).flatten(0, 1))
+        whole = whole.index_copy(0, place, x[0])
+        y = self._convolved(whole[None]).index_select(1, place - before)
+        return y, whole[bounds[1:, None] + first].to(past.dtype)
+
+    def _convolved(self, whole: Tensor) -> Tensor:
+        """Each step from ``kernel - 1`` on with those before it."""
+        time = whole.shape[1] - self.kernel + 1
         # Shifted products rather than a grouped convolution: faster on a CPU at four taps, and mapped by
         # torch.vmap over weights.
-        weight = self.weight.to(x.dtype)
+        weight = self.weight.to(whole.dtype)
         y = whole[:, :time] * weight[0]
         for i in range(1, self.kernel):
             y = y + whole[:, i : i + time] * weight[i]
         if self.bias is not None:
-            y = y + self.bias.to(x.dtype)
-        return F.silu(y) if self.activation else y, last_steps(whole, self.kernel - 1, real).to(past.dtype)
+            y = y + self.bias.to(whole.dtype)
+        return F.silu(y) if self.activation else y
 
 
 def convolved_or_activated(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from .baselines.base import Baseline
@@ -55,4 +57,15 @@ class Convolved(Baseline):
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         mixed, window = self.convolution(x, state[1], real)
         y, end = self.layer(mixed, state[0], return_state=True, mask=real)
+        return y, (end, window)
+
+    def _packed(self, x: Tensor, state: Any, cu_seqlens: Tensor) -> tuple[Tensor, Any]:
+        """In one row as it is, since both parts know where a sequence ends."""
+        sequences = cu_seqlens.shape[0] - 1
+        if state is None:
+            before, past = self._start(sequences, self._like(x))
+        else:
+            before, past = self._checked_state(state, x.new_empty(sequences, 0, x.shape[2]))
+        mixed, window = self.convolution(x, past, None, cu_seqlens=cu_seqlens)
+        y, end = self.layer(mixed, before, return_state=True, cu_seqlens=cu_seqlens)
         return y, (end, window)

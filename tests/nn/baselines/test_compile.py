@@ -29,3 +29,17 @@ def test_one_graph_holds_forward_and_backward(name):
         strict=True,
     ):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_one_graph_holds_packed_sequences_of_any_lengths_behind_a_convolution():
+    torch.manual_seed(0)
+    torch._dynamo.reset()
+    layer = make_mixer(MixerConfig(block_size=3, convolution=True), WIDTH)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager", dynamic=True)
+    for lengths in ([3, 4, 9], [1, 30, 2, 0, 5], [2, 2]):
+        x = torch.randn(1, sum(lengths), WIDTH, requires_grad=True)
+        bounds = torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
+        y, wanted = compiled(x, cu_seqlens=bounds), layer(x, cu_seqlens=bounds)
+        torch.testing.assert_close(y, wanted)
+        (got,), (want,) = (torch.autograd.grad(z.square().sum(), x) for z in (y, wanted))
+        torch.testing.assert_close(got, want)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Iterable
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from statemix.kernels.precision import state_dtype
@@ -180,12 +182,30 @@ class Baseline(nn.Module):
         """Lay the sequences of one row under each other, run, and lay them back in a row."""
         bounds = cu_seqlens.long()
         lengths = bounds[1:] - bounds[:-1]
+        if state is not None:
+            state = _bare(self._checked_state(state, x.new_empty(len(lengths), 0, x.shape[2])))
+        groups = _of_like_lengths(lengths)
+        if len(groups) == 1:
+            y, place, state = self._side_by_side(x, state, bounds[:-1], lengths)
+            return y[torch.argsort(place)][None], state
+        parts = []
+        for group in groups:
+            own = None if state is None else _select(state, group)
+            parts.append(self._side_by_side(x, own, bounds[:-1][group], lengths[group]))
+        ys, places, states = zip(*parts, strict=True)
+        back = torch.argsort(torch.cat(groups))
+        return torch.cat(ys)[torch.argsort(torch.cat(places))][None], _select(_joined(states), back)
+
+    def _side_by_side(
+        self, x: Tensor, state: Any, starts: Tensor, lengths: Tensor
+    ) -> tuple[Tensor, Tensor, Any]:
+        """Run sequences of a row as rows of their own; their outputs, the place of each, their states."""
         longest = int(lengths.max()) if len(lengths) else 0
-        place = bounds[:-1, None] + torch.arange(longest, device=x.device)
-        inside = place < bounds[1:, None]
+        step = torch.arange(longest, device=x.device)
+        place, inside = starts[:, None] + step, step < lengths[:, None]
         rows = x[0, place.clamp(max=max(x.shape[1] - 1, 0))]
         y, state = self._run(torch.where(inside[..., None], rows, 0.0), state, inside)
-        return y[inside][None], state
+        return y[inside], place[inside], state
 
     def _check_input(self, x: Tensor, dims: int, shape: str) -> None:
         check_input(type(self).__name__, x, dims, shape, self.d_model, self._weight())
@@ -229,6 +249,48 @@ class Baseline(nn.Module):
             raise ValueError(
                 f"{name}: state must be on {x.device} as x is; got {tensor.device}: move it with .to()"
             )
+
+
+def _of_like_lengths(lengths: Tensor) -> list[Tensor]:
+    """Sequences in groups, so that padding to the longest of a group at most doubles what there is."""
+    if torch.compiler.is_compiling() or not len(lengths):
+        return [torch.arange(len(lengths), device=lengths.device)]
+    sizes = lengths.tolist()
+    octaves = [max(_SHORT, size - 1).bit_length() for size in sizes]
+    if len(sizes) * max(sizes) <= 2 * sum(sizes):
+        octaves = [0] * len(sizes)
+    return [
+        torch.tensor([i for i, own in enumerate(octaves) if own == octave], device=lengths.device)
+        for octave in sorted(set(octaves))
+    ]
+
+
+# Sequences up to this length are of one group: padding them costs less than a run of their own.
+_SHORT = 31
+
+
+def _select(state: Any, index: Tensor) -> Any:
+    """The states of some of the sequences."""
+    return _bare(tuple(tensor.index_select(0, index) for tensor in _tuple(state)))
+
+
+def _joined(states: Iterable[Any]) -> Any:
+    """States of groups as one; caches of unlike lengths are filled up with places that are not real."""
+    tensors = []
+    for parts in zip(*map(_tuple, states), strict=True):
+        size = [max(sizes) for sizes in zip(*(part.shape[1:] for part in parts), strict=True)]
+        rows = []
+        for part in parts:
+            missing = [want - have for want, have in zip(size, part.shape[1:], strict=True)]
+            rows.append(
+                F.pad(part, [side for m in reversed(missing) for side in (0, m)]) if any(missing) else part
+            )
+        tensors.append(torch.cat(rows))
+    return _bare(tuple(tensors))
+
+
+def _tuple(state: Any) -> tuple[Tensor, ...]:
+    return (state,) if isinstance(state, Tensor) else tuple(state)
 
 
 def _bare(state: tuple[Tensor, ...]) -> Any:
