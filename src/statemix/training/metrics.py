@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from statemix.extras import import_extra
+
 from .config import RunConfig
 
 if TYPE_CHECKING:
@@ -151,15 +153,15 @@ class TensorBoardMetrics(Observer):
     """
 
     def __init__(self, folder: Path, step: int) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ModuleNotFoundError as missing:
-            raise ModuleNotFoundError(
-                "training into a run folder writes TensorBoard metrics, and tensorboard is not installed: "
-                "pip install 'statemix[train]', or set tensorboard=False",
-                name=missing.name,
-            ) from None
-        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
+        written_by = import_extra(
+            "torch.utils.tensorboard",
+            "training into a run folder writes TensorBoard metrics, which",
+            package="tensorboard",
+            otherwise="set tensorboard=False",
+        )
+        self._writer = written_by.SummaryWriter(
+            str(folder / "tensorboard"), purge_step=step + 1 if step else None
+        )
 
     def logged(self, row: Row) -> None:
         for name, value in row.items():
