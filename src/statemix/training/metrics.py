@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import math
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,34 +22,6 @@ Row = dict[str, Any]
 COLUMNS = (
     "step", "loss", "accuracy", "learning_rate", "gradient_norm", "length", "tokens_per_second", "seconds",
 )  # fmt: skip
-
-
-def metrics_row(
-    step: int,
-    sums: Sequence[float],
-    *,
-    steps: int,
-    learning_rate: float,
-    length: int,
-    tokens_per_second: float,
-    seconds: float,
-) -> Row:
-    """A row of metrics after ``step`` updates, in the order of :data:`COLUMNS`.
-
-    Args:
-        sums: loss, right answers, answers asked and gradient norm, summed over ``steps`` updates.
-    """
-    loss, right, asked, norm = sums
-    return {
-        "step": step,
-        "loss": loss / steps,
-        "accuracy": right / max(asked, 1),
-        "learning_rate": learning_rate,
-        "gradient_norm": norm / steps,
-        "length": length,
-        "tokens_per_second": tokens_per_second,
-        "seconds": seconds,
-    }
 
 
 def scores_in(row: Row) -> dict[str, float]:

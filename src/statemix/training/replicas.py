@@ -114,7 +114,7 @@ def train_replicas(
             stack.callback(observer.close)
         stop = StopRequests() if folder is None else stack.enter_context(StopRequests())
         status = group.train(device, observers, stop, capture=capture, workers=workers, time_limit=time_limit)
-        return group.finish(status, observers, stop.signal)
+        return group.finish(status, stop.signal)
 
 
 def _initialized(config: RunConfig, device: torch.device) -> torch.nn.Module:
