@@ -88,7 +88,7 @@ class ReplicaGroup:
         stop: StopRequests,
         *,
         capture: bool | None,
-        workers: int | None,
+        loaders: int | None,
         time_limit: float | None,
     ) -> Status:
         """Train to the end, until a signal or the limit in seconds, or until no replica is left."""
@@ -98,7 +98,7 @@ class ReplicaGroup:
         self._update = self._made_update(device, capture)
         # Training's own seconds leave evaluations out; a limit does not.
         self._end = None if time_limit is None else time.perf_counter() + time_limit
-        self._batches = stacked_batches(self.configs, self.step, device, workers=workers)
+        self._batches = stacked_batches(self.configs, self.step, device, workers=loaders)
         with contextlib.closing(self._batches), stream_for(device):
             status = take_steps(self, self.configs[0])
         del self._update  # and with it the memory of its graphs

@@ -174,24 +174,25 @@ def _inline(folder: SweepFolder, launch: Launch, tell: Tell) -> int | None:
 
 
 def _local(folder: SweepFolder, launch: Launch, tell: Tell) -> int | None:
-    """A worker process for each device; one that dies takes only its group with it."""
+    """A process for each device; one that dies takes only its group with it."""
     progress = _Progress(folder, launch, tell)
-    workers = [
-        _Worker(folder.path, device, progress) for device in _devices(folder, launch)[: len(progress.queue)]
+    threads = [
+        _DeviceThread(folder.path, device, progress)
+        for device in _devices(folder, launch)[: len(progress.queue)]
     ]
     with StopRequests() as stop:
-        for worker in workers:
-            worker.start()
-        while any(worker.is_alive() for worker in workers):
+        for thread in threads:
+            thread.start()
+        while any(thread.is_alive() for thread in threads):
             if stop.signal is not None and not progress.stopped:
                 progress.stopped = True
-                for worker in workers:
-                    worker.interrupt()
+                for thread in threads:
+                    thread.interrupt()
             time.sleep(0.05)
         return stop.signal
 
 
-class _Worker(threading.Thread):
+class _DeviceThread(threading.Thread):
     """A thread that hands groups to a process of its own, and starts another when that one dies."""
 
     def __init__(self, path: Path, device: str, progress: _Progress) -> None:
@@ -228,7 +229,7 @@ class _Worker(threading.Thread):
 
 
 def _serve(pipe: Any, path: str, device: str) -> None:
-    """The life of a worker process, which ends with its parent's."""
+    """The life of a device's process, which ends with its parent's."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C and passes it on
     threading.Thread(target=_end_with_parent, daemon=True).start()
     while (task := pipe.recv()) is not None:
