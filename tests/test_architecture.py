@@ -10,11 +10,9 @@ import pytest
 import statemix
 
 SOURCE = Path(statemix.__file__).parent
-BASE = {"shapes", "files"}
+BASE = {"shapes", "files", "names", "nested", "extras", "machine"}
 KNOWS = {
-    "shapes": set(),
-    "files": set(),
-    "assets": set(),
+    **{room: set() for room in [*BASE, "assets"]},
     "kernels": BASE,
     "ops": BASE | {"kernels"},
     "nn": BASE | {"kernels", "ops"},

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from statemix.extras import not_installed
 from statemix.models import Decoder, LanguageModel, MixerConfig, ModelConfig
 from statemix.models.sizing import fit
 
@@ -228,7 +229,7 @@ def contenders(
     try:
         from .decode_peers import Llama, Mamba2
     except ModuleNotFoundError as missing:
-        note = f"not run: {missing.name} is not installed; pip install 'statemix[hf]'"
+        note = f"not run: {not_installed(missing.name or '')}"
         yield Row("Transformers' Llama and Mamba-2", 0, 0, 0, nan, nan, nan, "", note=note)
         return
     llama = Llama(sizes, device)

@@ -13,23 +13,14 @@ from pathlib import Path
 import torch
 
 from statemix import __version__
+from statemix.machine import cpu_name
 
 
 def device_name(device: torch.device) -> str:
     """The card, or the processor and how many threads work on it."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{_processor()}, {torch.get_num_threads()} threads"
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
+    return f"{cpu_name()}, {torch.get_num_threads()} threads"
 
 
 def versions() -> str:

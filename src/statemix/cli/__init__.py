@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import importlib
 import io
 import os
@@ -12,6 +11,9 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
+
+from statemix.extras import EXTRA_OF, not_installed
+from statemix.names import nearest
 
 COMMANDS = {
     "demo": "train small models on this machine and write a report that shows what state mixing does",
@@ -114,7 +116,7 @@ def _run(arguments: list[str]) -> int:
         print(f"statemix {__version__}")
         return 0
     if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        near = nearest(name, COMMANDS, most=1, cutoff=0.6)
         hint = f": did you mean {near[0]!r}?" if near else ""
         print(f"statemix: no command {name!r}{hint}\n\n{_usage()}", file=sys.stderr)
         return MISUSED
@@ -137,9 +139,8 @@ def _told(error: Exception) -> tuple[int | None, str]:
     if isinstance(error, ModuleNotFoundError):
         if "pip install" in str(error):
             return MISUSED, str(error)
-        extra = _EXTRA_OF.get((error.name or "").partition(".")[0])
-        needs = f"needs {error.name}, which a bare install leaves out; pip install 'statemix[{extra}]'"
-        return (MISUSED if extra is not None else None), needs
+        package = (error.name or "").partition(".")[0]
+        return (MISUSED if package in EXTRA_OF else None), f"needs {package}, but {not_installed(package)}"
     for module, name, status in _STATUS_OF:
         # What was not imported was not raised.
         kind = getattr(sys.modules.get(f"statemix.{module}"), name, None)
@@ -159,10 +160,6 @@ _STATUS_OF = (
     ("cli._models", "ModelFileError", FAILED),
     ("experiments.sweep.store", "SweepFolderError", MISUSED),
 )
-
-
-_EXTRA_OF = {"tyro": "train", "rich": "train", "tensorboard": "train"}
-_EXTRA_OF |= {"transformers": "hf", "tokenizers": "hf", "accelerate": "hf"}
 
 
 def _usage() -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from statemix import __version__
-from statemix.analysis.report import cpu_name
+from statemix.machine import cpu_name
 from statemix.ops import BACKENDS, backend_for
 from statemix.ops.dispatch import FAMILIES, unavailable_reason
 

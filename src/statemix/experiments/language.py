@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from statemix.models import MixerConfig, ModelConfig
 from statemix.models.sizing import count_parameters, fit
-from statemix.ops.checks import unknown_name
+from statemix.names import unknown_name
 from statemix.text import ByteTokenizer
 from statemix.training import OptimizerConfig, RunConfig, ScheduleConfig, ShardData
 

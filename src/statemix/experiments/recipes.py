@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from statemix.models import MixerConfig, ModelConfig
-from statemix.ops.checks import unknown_name
+from statemix.names import unknown_name
 from statemix.training import OptimizerConfig, RunConfig, ScheduleConfig, TextData
 
 from .language import LANGUAGE

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from statemix.kernels.reference.normalization import NORMALIZATIONS
 from statemix.models import MIXERS, MixerConfig
-from statemix.ops.checks import unknown_name
+from statemix.names import unknown_name
 from statemix.training import RunConfig
 
 from .changes import with_mixer

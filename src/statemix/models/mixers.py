@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from torch import nn
 
+from statemix.names import unknown_name
 from statemix.nn import BDLRU, HLRU
 from statemix.nn.baselines import FLA_BACKENDS as _FLA
 from statemix.nn.baselines import (
@@ -32,7 +33,7 @@ from statemix.nn.baselines import RECURRENT_BACKENDS as _RECURRENT
 from statemix.nn.checks import check_noise
 from statemix.nn.convolved import Convolved
 from statemix.nn.layer import RecurrentLayer
-from statemix.ops.checks import check_choice, check_choices, check_number, check_size, unknown_name
+from statemix.ops.checks import check_choice, check_choices, check_number, check_size
 from statemix.ops.dispatch import BACKENDS
 
 

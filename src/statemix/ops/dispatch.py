@@ -12,6 +12,8 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from statemix.extras import not_installed
+
 from .checks import DTYPES, check_choice, check_device, check_size
 
 FAMILIES = ("bdlru", "hlru")
@@ -124,7 +126,7 @@ def unavailable_reason(
         if device.type != "cpu":
             return f"it needs tensors on the CPU, and these are on {device}; use backend='auto'"
         if importlib.util.find_spec("numba") is None:
-            return "numba is not installed; pip install numba"
+            return not_installed("numba")
         return None
     if importlib.util.find_spec(f"statemix.kernels.{backend}") is None:
         return f"this version of statemix ships no {backend} kernels; use backend='auto'"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
+
+from statemix.names import nearest, unknown_name
 
 from .binary_addition import BinaryAddition
 from .binary_multiplication import BinaryMultiplication
@@ -269,10 +270,7 @@ def entry(name: str) -> Entry:
     """
     known = SPELLINGS.get(name, name)
     if known not in CATALOG:
-        parts = [other for other in CATALOG if name and name in other]
-        alike = difflib.get_close_matches(name, CATALOG, n=3, cutoff=0.3)
-        near = list(dict.fromkeys(parts + alike))[:3] or CATALOG
-        raise ValueError(f"no task {name!r}; nearest: {', '.join(near)}; all: {', '.join(CATALOG)}")
+        raise unknown_name("task", name, CATALOG)
     return CATALOG[known]
 
 
@@ -294,7 +292,7 @@ def make(name: str, **settings: Any) -> Task:
     known = [setting.name for setting in fields(kind)]
     for setting in settings:
         if setting not in known:
-            near = difflib.get_close_matches(setting, known, n=3, cutoff=0.3) or known
+            near = nearest(setting, known) or known
             raise TypeError(
                 f"task {name!r} has no setting {setting!r}; nearest: {', '.join(near)}; "
                 f"all: {', '.join(known)}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import itertools
 import math
@@ -10,6 +9,8 @@ import re
 from typing import NamedTuple
 
 import numpy as np
+
+from statemix.names import unknown_name
 
 from .streams import fixed_stream
 
@@ -53,8 +54,7 @@ def group(name: str) -> Group:
     match = re.fullmatch(r"([SAZ])([1-9]\d*)", name)
     size = int(match[2]) if match else 0
     if match is None or (match[1] == "S" and size < 2) or (match[1] == "A" and size < 3) or size < 2:
-        near = difflib.get_close_matches(name, NAMED_GROUPS, n=3, cutoff=0.3) or NAMED_GROUPS
-        raise ValueError(f"no group {name!r}; nearest: {', '.join(near)}; Sn, An (n >= 3) and Zn are known")
+        raise unknown_name("group", name, NAMED_GROUPS, all_of_them="Sn, An (n >= 3) and Zn are known")
     if match[1] == "Z":
         _refuse_large(name, size)
         numbers = np.arange(size)

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from statemix.extras import import_extra
+
 TEXT_END = 0
 """The byte that no text holds, and that ends one where texts lie one behind the other."""
 
@@ -232,7 +234,7 @@ def _json_row(line: bytes, options: ReadOptions, place: str) -> tuple[bytes | So
 
 
 def _parquet(part: Part, options: ReadOptions, start: int) -> Found:
-    parquet = _optional("pyarrow.parquet")
+    parquet = import_extra("pyarrow.parquet", "text: this source")
     try:
         file = parquet.ParquetFile(part.name)
     except Exception as error:
@@ -249,7 +251,7 @@ def _parquet(part: Part, options: ReadOptions, start: int) -> Found:
 
 
 def _dataset(part: Part, options: ReadOptions, start: int) -> Found:
-    datasets = _optional("datasets")
+    datasets = import_extra("datasets", "text: this source")
     # A hub that does not answer is no reason to leave its text out.
     with _named(part.name, SourceError if part.kind == "disk" else OSError):
         for number, row in enumerate(_opened_dataset(datasets, part, options).skip(start), start):
@@ -310,7 +312,7 @@ def _open(path: Path) -> BinaryIO:
     if path.suffix.lower() == ".gz":
         return gzip.open(path, "rb")  # type: ignore[return-value]
     if path.suffix.lower() == ".zst":
-        return io.BufferedReader(_optional("zstandard").open(path, "rb"))
+        return io.BufferedReader(import_extra("zstandard", "text: this source").open(path, "rb"))
     return open(path, "rb")
 
 
@@ -334,15 +336,3 @@ def _unpacking_errors() -> tuple[type[Exception], ...]:
 
     module = sys.modules.get("zstandard")
     return (EOFError, OSError, zlib.error, *((module.ZstdError,) if module is not None else ()))
-
-
-def _optional(name: str) -> Any:
-    import importlib
-
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as missing:
-        raise ModuleNotFoundError(
-            f"text: this source needs {name.partition('.')[0]}: pip install 'statemix[data]'",
-            name=missing.name,
-        ) from None

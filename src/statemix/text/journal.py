@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from statemix.files import is_occupied
+from statemix.nested import differences
 
 from .documents import Part
 from .shards import JOURNAL, ShardError
@@ -49,7 +50,6 @@ def identity(sources: list[str], options: dict[str, Any], parts: list[Part]) -> 
 
 def check_same(folder: Path, journal: Journal, identity: dict[str, Any], parts: list[Part]) -> None:
     """Raise unless a journal's preparation can go on: what is done must still come first."""
-    before, now = _flat(journal["made_from"]), _flat(identity)
     # These only matter for what is still to come; the parts before it are compared by themselves.
     free = {
         "parts",
@@ -58,11 +58,7 @@ def check_same(folder: Path, journal: Journal, identity: dict[str, Any], parts: 
         "options.read.skip_errors",
         "options.read.replace_errors",
     }
-    unlike = [
-        f"{name}: {before.get(name)!r} and {now.get(name)!r}"
-        for name in sorted({*before, *now} - free)
-        if before.get(name) != now.get(name)
-    ]
+    unlike = differences(journal["made_from"], identity, free=free)
     if unlike:
         raise ShardError(
             f"shards {folder}: its preparation was begun otherwise ({'; '.join(unlike)}); go on with "
@@ -103,10 +99,3 @@ def digest_of_parts(parts: list[Part]) -> str:
     for part in parts:
         total.update(f"{part.name}\0{part.size}\0".encode())
     return total.hexdigest()
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return flat

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from statemix.extras import import_extra
+
 from .documents import TEXT_END, SourceError
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -235,11 +237,4 @@ def open_tokenizer(kind: str, folder: Path, end_token: int) -> Tokenizer:
 
 
 def _tokenizers() -> Any:
-    try:
-        import tokenizers
-    except ModuleNotFoundError as missing:
-        raise ModuleNotFoundError(
-            "text: tokenizers other than bytes need the package tokenizers: pip install 'statemix[data]'",
-            name=missing.name,
-        ) from None
-    return tokenizers
+    return import_extra("tokenizers", "text: a tokenizer other than bytes")

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from statemix import nested
 from statemix.models import MixerConfig, ModelConfig
 from statemix.models.mixers import options_of
 from statemix.ops.checks import check_choices, check_numbers
@@ -197,13 +198,7 @@ def differences(one: RunConfig, other: RunConfig) -> list[str]:
         >>> differences(RunConfig(steps=7), RunConfig(steps=8))
         ['steps: 7 and 8']
     """
-    flat, flat_other = _flat(to_json(one), ""), _flat(to_json(other), "")
-    names = [*flat, *(name for name in flat_other if name not in flat)]
-    return [
-        f"{name}: {flat.get(name)} and {flat_other.get(name)}"
-        for name in names
-        if flat.get(name) != flat_other.get(name)
-    ]
+    return nested.differences(to_json(one), to_json(other))
 
 
 _NESTED: dict[str, Any] = {
@@ -260,12 +255,3 @@ def _decode_field(name: str, value: Any, where: str) -> Any:
 
 def _as_tuple(value: Any) -> Any:
     return tuple(map(_as_tuple, value)) if isinstance(value, list) else value
-
-
-def _flat(values: Any, prefix: str) -> dict[str, Any]:
-    if not isinstance(values, dict):
-        return {prefix: values}
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat.update(_flat(value, f"{prefix}.{name}" if prefix else name))
-    return flat

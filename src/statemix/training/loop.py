@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, cast
 
 from statemix.files import write_json
 from statemix.models import LanguageModel, make_model
@@ -19,16 +19,16 @@ from .data import Source, open_source
 from .devices import choose_device, cpu_threads, own_random_numbers
 from .evaluation import evaluate
 from .folder import CHECKPOINTS, END_TOKEN_FILE, RESULT, prepared_folder, read_config, read_result
-from .metrics import CsvMetrics, Observer, Row, TensorBoardMetrics, is_finite, scores_in
+from .metrics import CsvMetrics, Observer, Row, TensorBoardMetrics, is_finite
 from .optimizer import make_optimizer
 from .progress import make_progress
+from .record import Record
 from .run import Run
 from .shard_data import ShardSource
 from .sharpening import sharpen_by_validation
 from .signals import StopRequests
+from .steps import Status, take_steps
 from .workers import join_workers
-
-Status = Literal["finished", "interrupted", "diverged"]
 
 
 @dataclass
@@ -57,6 +57,10 @@ class TrainResult:
         """Median over the rows of metrics."""
         rates = sorted(row["tokens_per_second"] for row in self.history)
         return rates[len(rates) // 2] if rates else 0.0
+
+    def summary(self) -> dict[str, Any]:
+        """How it ended, as the run folder says it."""
+        return {name: getattr(self, name) for name in ("status", "step", "scores", "seconds")}
 
 
 def train(
@@ -119,15 +123,15 @@ def train(
         stack.callback(run.gate_noise.close)
         if folder is not None:
             _open_folder(stack, folder, run, source, resume)
-        listeners = _listeners(run, folder, observers, progress) if workers.first else []
-        for listener in listeners:
+        record = _open_record(run, folder, observers, progress)
+        for listener in record.listeners:
             stack.callback(listener.close)
         done = None if folder is None or not resume else read_result(folder)
         if done is not None and done["status"] != "interrupted" and done["step"] == run.step:
-            return _result(run, done["status"], done["scores"], folder)
+            return _result(run, record, folder, done["status"], done["scores"])
         # Without a folder there is nothing to save, and a signal acts as it always does.
         stop = StopRequests() if folder is None else stack.enter_context(StopRequests())
-        for listener in listeners:
+        for listener in record.listeners:
             listener.started(config, run.step)
 
         def make(step: int) -> list[DeviceBatch]:
@@ -137,13 +141,13 @@ def train(
         depth = 2 if device.type == "cuda" or isinstance(source, ShardSource) else 0
         batches = ahead(make, range(run.step, config.steps), device, depth=depth)
         stack.callback(batches.close)
-        status, signal = _take_steps(run, source, batches, folder, listeners, stop)
-        scores = _evaluate(run, source, "test", listeners) if status == "finished" else {}
-        result = _result(run, status, scores, folder, signal)
+        trained = _Trained(run, source, record, folder, batches, stop)
+        status = take_steps(trained, config)
+        scores = trained.evaluate("test") if status == "finished" else {}
+        result = _result(run, record, folder, status, scores, trained.signal)
         if folder is not None and workers.first:
-            summary = {"status": status, "step": run.step, "scores": scores, "seconds": run.seconds}
-            write_json(folder / RESULT, summary)
-        for listener in listeners:
+            write_json(folder / RESULT, result.summary())
+        for listener in record.listeners:
             listener.finished(result)
         workers.wait()
         return result
@@ -194,103 +198,97 @@ def _open_folder(stack: contextlib.ExitStack, folder: Path, run: Run, source: So
         run.restore(folder)
 
 
-def _take_steps(
-    run: Run,
-    source: Source,
-    batches: Iterator[list[DeviceBatch]],
-    folder: Path | None,
-    listeners: Sequence[Observer],
-    stop: StopRequests,
-) -> tuple[Status, int | None]:
-    """Update, log, validate and save to the last step, a signal or a loss that is no number; how it ended."""
-    config, workers = run.config, run.workers
-    while run.step < config.steps:
-        run.update(next(batches))
-        last = run.step == config.steps
-        if run.step % config.log_every == 0 or last:
-            row = run.take_row()
-            for listener in listeners:
-                listener.logged(row)
-            if not is_finite(row):
-                return "diverged", None
-        if config.evaluate_every and run.step % config.evaluate_every == 0 and not last:
-            _evaluate(run, source, "validation", listeners)
-        if last and config.sharpen_gates and run.is_finite():
-            _sharpen(run, source, listeners)
-        signal = workers.largest(stop.signal or 0) or None
-        if folder is not None and (last or signal or run.step % config.checkpoint_every == 0):
-            if not run.is_finite():
-                return "diverged", signal
-            state = run.progress()
-            if workers.first:
-                save_checkpoint(folder / CHECKPOINTS, run.model, run.optimizer, run.step, state)
-        if signal:
-            return ("finished" if last else "interrupted"), signal
-    return "finished", None
+def _open_record(run: Run, folder: Path | None, observers: Sequence[Observer], progress: bool) -> Record:
+    """The rows that a run has so far, and who hears of more; workers but the first have neither."""
+    if not run.workers.first:
+        return Record()
+    shown = [*([make_progress()] if progress else []), *observers]
+    if folder is None:
+        return Record(shown)
+    files = CsvMetrics(folder, run.step)
+    board = [TensorBoardMetrics(folder, run.step)] if run.config.tensorboard else []
+    return Record([files, *board, *shown], files.history, files.evaluations)
 
 
 def _result(
-    run: Run, status: Status, scores: dict[str, float], folder: Path | None, signal: int | None = None
+    run: Run,
+    record: Record,
+    folder: Path | None,
+    status: Status,
+    scores: dict[str, float],
+    signal: int | None = None,
 ) -> TrainResult:
     return TrainResult(
         config=run.config,
         model=cast(LanguageModel, run.model),
         status=status,
         step=run.step,
-        history=run.history,
-        evaluations=run.evaluations,
+        history=record.history,
+        evaluations=record.evaluations,
         scores=scores,
-        seconds=run.seconds,
+        seconds=run.pace.seconds,
         path=folder,
         signal=signal,
     )
 
 
-def _listeners(
-    run: Run, folder: Path | None, observers: Sequence[Observer], progress: bool
-) -> list[Observer]:
-    listeners: list[Observer] = []
-    if folder is not None:
-        files = CsvMetrics(folder, run.step)
-        run.history, run.evaluations = list(files.history), list(files.evaluations)
-        listeners.append(files)
-        if run.config.tensorboard:
-            listeners.append(TensorBoardMetrics(folder, run.step))
-    if progress:
-        listeners.append(make_progress())
-    return [*listeners, *observers]
+@dataclass
+class _Trained:
+    """One run, as :func:`take_steps` goes on with it; ``signal`` came to it or to another worker."""
 
+    run: Run
+    source: Source
+    record: Record
+    folder: Path | None
+    batches: Iterator[list[DeviceBatch]]
+    stop: StopRequests
+    signal: int | None = None
 
-def _sharpen(run: Run, source: Source, listeners: Sequence[Observer]) -> None:
-    """Make gates as sharp as validation data call for; the first worker looks, all of them do it."""
-    chosen, tried = 0, []
-    if run.workers.first:
-        model = cast(LanguageModel, run.model)
-        with run.precision():
-            chosen, tried = sharpen_by_validation(
-                model, run.config.sharpen_gates, lambda: evaluate(model, source, "validation")
-            )
-    chosen = run.workers.largest(chosen)
-    if chosen and not run.workers.first:
-        sharpen_gates(run.model, run.config.sharpen_gates[chosen - 1])
-    for one in tried:
-        _keep_scores(run, one.split, one.scores, listeners)
+    @property
+    def step(self) -> int:
+        return self.run.step
 
+    def update(self) -> None:
+        self.run.update(next(self.batches))
 
-def _evaluate(run: Run, source: Source, split: str, listeners: Sequence[Observer]) -> dict[str, float]:
-    if not run.workers.first:
-        return {}
-    for row in run.evaluations:  # of a run that was stopped behind it
-        if row["step"] == run.step and row["split"] == split:
-            return scores_in(row)
-    with run.precision():
-        scores = evaluate(cast(LanguageModel, run.model), source, split)
-    _keep_scores(run, split, scores, listeners)
-    return scores
+    def log(self) -> bool:
+        row = self.run.take_row()
+        self.record.log(row)
+        return is_finite(row)
 
+    def evaluate(self, split: str) -> dict[str, float]:
+        """The scores, which the first worker makes, unless they are known."""
+        if not self.run.workers.first:
+            return {}
+        known = self.record.scores(self.step, split)
+        return self.record.keep(self.step, split, self._scores(split)) if known is None else known
 
-def _keep_scores(run: Run, split: str, scores: dict[str, float], listeners: Sequence[Observer]) -> None:
-    row = {"step": run.step, "split": split, **scores}
-    run.evaluations.append(row)
-    for listener in listeners:
-        listener.evaluated(row)
+    def sharpen(self) -> None:
+        """The first worker looks, all of them do it."""
+        workers, factors = self.run.workers, self.run.config.sharpen_gates
+        chosen, tried = 0, []
+        if workers.first:
+            chosen, tried = sharpen_by_validation(self.run.model, factors, lambda: self._scores("validation"))
+        chosen = workers.largest(chosen)
+        if chosen and not workers.first:
+            sharpen_gates(self.run.model, factors[chosen - 1])
+        for one in tried:
+            self.record.keep(self.step, one.split, one.scores)
+
+    def must_stop(self) -> bool:
+        self.signal = self.run.workers.largest(self.stop.signal or 0) or None
+        return self.signal is not None
+
+    def save(self) -> bool:
+        if self.folder is None:
+            return True
+        if not self.run.is_finite():
+            return False
+        state = self.run.progress()
+        if self.run.workers.first:
+            save_checkpoint(self.folder / CHECKPOINTS, self.run.model, self.run.optimizer, self.step, state)
+        return True
+
+    def _scores(self, split: str) -> dict[str, float]:
+        with self.run.precision():
+            return evaluate(cast(LanguageModel, self.run.model), self.source, split)

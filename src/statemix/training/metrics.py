@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 import math
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from statemix.extras import import_extra
 
 from .config import RunConfig
 
@@ -21,34 +22,6 @@ Row = dict[str, Any]
 COLUMNS = (
     "step", "loss", "accuracy", "learning_rate", "gradient_norm", "length", "tokens_per_second", "seconds",
 )  # fmt: skip
-
-
-def metrics_row(
-    step: int,
-    sums: Sequence[float],
-    *,
-    steps: int,
-    learning_rate: float,
-    length: int,
-    tokens_per_second: float,
-    seconds: float,
-) -> Row:
-    """A row of metrics after ``step`` updates, in the order of :data:`COLUMNS`.
-
-    Args:
-        sums: loss, right answers, answers asked and gradient norm, summed over ``steps`` updates.
-    """
-    loss, right, asked, norm = sums
-    return {
-        "step": step,
-        "loss": loss / steps,
-        "accuracy": right / max(asked, 1),
-        "learning_rate": learning_rate,
-        "gradient_norm": norm / steps,
-        "length": length,
-        "tokens_per_second": tokens_per_second,
-        "seconds": seconds,
-    }
 
 
 def scores_in(row: Row) -> dict[str, float]:
@@ -151,15 +124,15 @@ class TensorBoardMetrics(Observer):
     """
 
     def __init__(self, folder: Path, step: int) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ModuleNotFoundError as missing:
-            raise ModuleNotFoundError(
-                "training into a run folder writes TensorBoard metrics, and tensorboard is not installed: "
-                "pip install 'statemix[train]', or set tensorboard=False",
-                name=missing.name,
-            ) from None
-        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if step else None)
+        written_by = import_extra(
+            "torch.utils.tensorboard",
+            "training into a run folder writes TensorBoard metrics, which",
+            package="tensorboard",
+            otherwise="set tensorboard=False",
+        )
+        self._writer = written_by.SummaryWriter(
+            str(folder / "tensorboard"), purge_step=step + 1 if step else None
+        )
 
     def logged(self, row: Row) -> None:
         for name, value in row.items():

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from .config import RunConfig
 from .data import Source, open_source
 
-# Tokens that one message from a worker holds, so that its cost is shared by many small batches.
+# Tokens that one message from a loader's process holds, so that its cost is shared by many small batches.
 _TOKENS_IN_CHUNK = 2**20
 _MOST_STEPS_IN_CHUNK = 64
 

@@ -6,6 +6,7 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import cast
 
@@ -22,12 +23,14 @@ from .config import RunConfig, from_json, to_json
 from .data import open_source
 from .evaluation import evaluate
 from .folder import CHECKPOINTS, RESULT, RunFolderError, prepared_folder
-from .loop import Status, TrainResult
-from .metrics import EVALUATIONS, METRICS, CsvTable, Observer, Row, metrics_row, scores_in
+from .loop import TrainResult
+from .metrics import CsvMetrics, Observer, Row
+from .record import Pace, Record
 from .replica_batches import stacked_batches
 from .sharpening import sharpen_by_validation
 from .signals import StopRequests
 from .stacked import StackedModels
+from .steps import Status, take_steps
 
 REPLICAS = "replicas.json"
 
@@ -46,15 +49,12 @@ class ReplicaGroup:
         self, configs: list[RunConfig], model: LanguageModel, state: StackedModels, folder: Path | None
     ) -> None:
         self.configs, self.model, self.state, self.folder = configs, model, state, folder
-        self.source = open_source(configs[0].data)
-        self.step, self.seconds = 0, 0.0
-        self.history: list[list[Row]] = [[] for _ in configs]
-        self.evaluations: list[list[Row]] = [[] for _ in configs]
-        self.tokens = self.summed_steps = 0
-        self.length, self.row_began = 0, 0.0
+        self.source = open_source(self.configs[0].data)
+        self.step, self.length = 0, 0
+        self.pace = Pace()
+        self.records = [Record() for _ in configs]
         # Holds no state of its own: moments and all else are tensors of the stack.
         self.optimizer = torch.optim.SGD([state.weights])
-        self._tables: dict[str, CsvTable] = {}
 
     @contextlib.contextmanager
     def opened(self, folder: Path, resume: bool) -> Iterator[None]:
@@ -74,12 +74,12 @@ class ReplicaGroup:
         checkpoint = newest_checkpoint(folder / CHECKPOINTS) if resume else None
         if checkpoint is not None:
             self.step, progress = load_checkpoint(checkpoint, self.state, self.optimizer)
-            self.tokens, self.summed_steps = progress["tokens"], progress["summed_steps"]
-            self.seconds, self.row_began = progress["seconds"], progress["row_began"]
-        for name, kept in ((METRICS, self.history), (EVALUATIONS, self.evaluations)):
-            self._tables[name] = CsvTable(folder / name, self.step)
-            for row in self._tables[name].earlier:
-                kept[row.pop("replica")].append(row)
+            self.pace = Pace.of(progress)
+        files = CsvMetrics(folder, self.step)
+        self.records = [
+            Record([_OneOfMany(i, files)], _rows_of(i, files.history), _rows_of(i, files.evaluations))
+            for i in range(len(self.configs))
+        ]
 
     def train(
         self,
@@ -88,52 +88,23 @@ class ReplicaGroup:
         stop: StopRequests,
         *,
         capture: bool | None,
-        workers: int | None,
+        loaders: int | None,
         time_limit: float | None,
     ) -> Status:
         """Train to the end, until a signal or the limit in seconds, or until no replica is left."""
-        config = self.configs[0]
+        self.observers, self._stop = observers, stop
         for observer in observers:
-            observer.started(config, self.step)
-        if self.step == config.steps:
-            return "finished"
-        update = self._update(device, capture)
-        entered = began = time.perf_counter()
-        before = self.seconds
-        batches = stacked_batches(self.configs, self.step, device, workers=workers)
-        with contextlib.closing(batches), stream_for(device):
-            for inputs, targets in batches:
-                update(inputs, targets)
-                self.step += 1
-                self.tokens += inputs.numel()
-                self.summed_steps += 1
-                self.length = inputs.shape[-1]
-                last = self.step == config.steps
-                logs = self.step % config.log_every == 0 or last
-                # Waits for the device, which belongs to the time of the row: not at every step.
-                sums = self.state.take_sums().tolist() if logs else []
-                self.seconds = before + time.perf_counter() - began
-                if logs:
-                    self._log(sums, observers)
-                    if not self.state.alive.any():
-                        return "diverged"
-                if config.evaluate_every and self.step % config.evaluate_every == 0 and not last:
-                    paused = time.perf_counter()
-                    self._evaluate("validation")
-                    began += time.perf_counter() - paused
-                # Training's own seconds leave evaluations out; a limit does not.
-                late = time_limit is not None and time.perf_counter() - entered > time_limit
-                if last and config.sharpen_gates:
-                    self._sharpen(config.sharpen_gates)
-                if self.folder is not None and (
-                    last or stop.signal or late or self.step % config.checkpoint_every == 0
-                ):
-                    self._save(self.folder)
-                if (stop.signal or late) and not last:
-                    return "interrupted"
-        return "finished"
+            observer.started(self.configs[0], self.step)
+        self._update = self._made_update(device, capture)
+        # Training's own seconds leave evaluations out; a limit does not.
+        self._end = None if time_limit is None else time.perf_counter() + time_limit
+        self._batches = stacked_batches(self.configs, self.step, device, workers=loaders)
+        with contextlib.closing(self._batches), stream_for(device):
+            status = take_steps(self, self.configs[0])
+        del self._update  # and with it the memory of its graphs
+        return status
 
-    def _update(self, device: torch.device, capture: bool | None) -> Callable[[Tensor, Tensor], None]:
+    def _made_update(self, device: torch.device, capture: bool | None) -> Callable[[Tensor, Tensor], None]:
         """One step of all replicas, compiled and captured as it is asked for."""
         update: Callable[[Tensor, Tensor], None] = self.state.update
         if self.configs[0].compile:
@@ -143,15 +114,73 @@ class ReplicaGroup:
             update = CapturedStep(update, device, required=capture is True)
         return update
 
-    def finish(self, status: Status, observers: Sequence[Observer], signal: int | None) -> list[TrainResult]:
+    def update(self) -> None:
+        with self.pace.counted():
+            inputs, targets = next(self._batches)
+            self._update(inputs, targets)
+        self.step += 1
+        self.pace.add(inputs.numel())
+        self.length = inputs.shape[-1]
+
+    def log(self) -> bool:
+        """A row for each replica that is alive, and their mean for the observers."""
+        with self.pace.counted():
+            sums = self.state.take_sums().tolist()
+        rates = self.state.rates_at(self.step - 1)
+        rows = self.pace.take_rows(self.step, sums, learning_rates=rates, length=self.length)
+        alive = self._alive()
+        for i in alive:
+            self.records[i].log(rows[i])
+        if alive:
+            mean = {name: sum(rows[i][name] for i in alive) / len(alive) for name in rows[0]}
+            mean.update({name: rows[0][name] for name in ("step", "length", "tokens_per_second", "seconds")})
+            for observer in self.observers:
+                observer.logged(mean)
+        return bool(alive)
+
+    def evaluate(self, split: str) -> list[dict[str, float]]:
+        """The scores of each replica, unless they are known or it diverged."""
+        for i in self._alive():
+            if self.records[i].scores(self.step, split) is None:
+                self.model.load_state_dict(self.state.replica(i))
+                self.records[i].keep(self.step, split, self._scores(split))
+        return [record.scores(self.step, split) or {} for record in self.records]
+
+    def sharpen(self) -> None:
+        """The gates of each replica as its own validation asks for."""
+        for i in self._alive():
+            self.model.load_state_dict(self.state.replica(i))
+            chosen, tried = sharpen_by_validation(
+                self.model, self.configs[0].sharpen_gates, lambda: self._scores("validation")
+            )
+            if chosen:
+                self.state.scale(i, gate_parameters(self.model), tried[chosen].factor)
+            for one in tried:
+                self.records[i].keep(self.step, one.split, one.scores)
+
+    def must_stop(self) -> bool:
+        late = self._end is not None and time.perf_counter() > self._end
+        return late or self._stop.signal is not None
+
+    def save(self) -> bool:
+        if self.folder is None:
+            return True
+        with self.pace.counted():  # what the device still has to do
+            is_left = bool(self._alive())
+        if is_left:
+            progress = asdict(self.pace)
+            save_checkpoint(self.folder / CHECKPOINTS, self.state, self.optimizer, self.step, progress)
+        return is_left
+
+    def finish(self, status: Status, signal: int | None) -> list[TrainResult]:
         """Test what has finished; tell of each replica."""
         scores: list[dict[str, float]] = [{} for _ in self.configs]
         if status == "finished":
-            self._evaluate("validation")
-            scores = self._evaluate("test")
+            self.evaluate("validation")
+            scores = self.evaluate("test")
         results = []
         alive, last_step = self.state.alive.tolist(), self.state.last_step.tolist()
-        for i, config in enumerate(self.configs):
+        for i, (config, record) in enumerate(zip(self.configs, self.records, strict=True)):
             model = cast(LanguageModel, make_model(config.model)).to(self.state.weights.device)
             model.load_state_dict(self.state.replica(i))
             results.append(
@@ -160,89 +189,46 @@ class ReplicaGroup:
                     model=model,
                     status=status if alive[i] else "diverged",
                     step=last_step[i],
-                    history=self.history[i],
-                    evaluations=self.evaluations[i],
+                    history=record.history,
+                    evaluations=record.evaluations,
                     scores=scores[i] if alive[i] else {},
-                    seconds=self.seconds,
+                    seconds=self.pace.seconds,
                     path=self.folder,
                     signal=signal,
                 )
             )
         if self.folder is not None:
-            names = ("status", "step", "scores", "seconds")
-            write_json(self.folder / RESULT, [{n: getattr(result, n) for n in names} for result in results])
-        for observer in observers:
+            write_json(self.folder / RESULT, [result.summary() for result in results])
+        for observer in self.observers:
             observer.finished(results[0])
         return results
 
-    def _log(self, sums: Sequence[Sequence[float]], observers: Sequence[Observer]) -> None:
-        """A row for each replica that is alive, of its ``sums``, and their mean for the observers."""
-        rates = self.state.rates_at(self.step - 1)
-        rows = [
-            metrics_row(
-                self.step,
-                own,
-                steps=self.summed_steps,
-                learning_rate=rates[i],
-                length=self.length,
-                tokens_per_second=self.tokens / max(self.seconds - self.row_began, 1e-9),
-                seconds=self.seconds,
-            )
-            for i, own in enumerate(sums)
-        ]
-        self.tokens = self.summed_steps = 0
-        self.row_began = self.seconds
-        alive = [i for i, is_alive in enumerate(self.state.alive.tolist()) if is_alive]
-        for i in alive:
-            self.history[i].append(rows[i])
-            self._write(METRICS, i, rows[i])
-        if alive:
-            mean = {name: sum(rows[i][name] for i in alive) / len(alive) for name in rows[0]}
-            mean.update({name: rows[0][name] for name in ("step", "length", "tokens_per_second", "seconds")})
-            for observer in observers:
-                observer.logged(mean)
+    def _alive(self) -> list[int]:
+        """The replicas that go on."""
+        return [i for i, is_alive in enumerate(self.state.alive.tolist()) if is_alive]
 
-    def _evaluate(self, split: str) -> list[dict[str, float]]:
-        found: list[dict[str, float]] = []
-        for i, is_alive in enumerate(self.state.alive.tolist()):
-            done = [r for r in self.evaluations[i] if (r["step"], r["split"]) == (self.step, split)]
-            if done or not is_alive:
-                found.append(scores_in(done[0]) if done else {})
-                continue
-            self.model.load_state_dict(self.state.replica(i))
-            with self.state.precision():
-                scores = evaluate(self.model, self.source, split)
-            found.append(scores)
-            self._keep_scores(i, split, scores)
-        return found
+    def _scores(self, split: str) -> dict[str, float]:
+        """Of the model, which has the weights of one replica."""
+        with self.state.precision():
+            return evaluate(self.model, self.source, split)
 
-    def _sharpen(self, factors: Sequence[float]) -> None:
-        """Make the gates of each replica as sharp as validation data call for."""
-        for i, is_alive in enumerate(self.state.alive.tolist()):
-            if not is_alive:
-                continue
-            self.model.load_state_dict(self.state.replica(i))
-            with self.state.precision():
-                chosen, tried = sharpen_by_validation(
-                    self.model, factors, lambda: evaluate(self.model, self.source, "validation")
-                )
-            if chosen:
-                self.state.scale(i, gate_parameters(self.model), tried[chosen].factor)
-            for one in tried:
-                self._keep_scores(i, one.split, one.scores)
 
-    def _keep_scores(self, replica: int, split: str, scores: dict[str, float]) -> None:
-        row = {"step": self.step, "split": split, **scores}
-        self.evaluations[replica].append(row)
-        self._write(EVALUATIONS, replica, row)
+class _OneOfMany(Observer):
+    """The rows of one replica, in the tables of its group."""
 
-    def _write(self, table: str, replica: int, row: Row) -> None:
-        if self._tables:
-            self._tables[table].append({"replica": replica, **row})
+    def __init__(self, replica: int, files: CsvMetrics) -> None:
+        self._replica, self._files = replica, files
 
-    def _save(self, folder: Path) -> None:
-        progress = {n: getattr(self, n) for n in ("tokens", "summed_steps", "seconds", "row_began")}
-        save_checkpoint(folder / CHECKPOINTS, self.state, self.optimizer, self.step, progress)
+    def logged(self, row: Row) -> None:
+        self._files.logged({"replica": self._replica, **row})
+
+    def evaluated(self, row: Row) -> None:
+        self._files.evaluated({"replica": self._replica, **row})
+
+
+def _rows_of(replica: int, rows: Sequence[Row]) -> list[Row]:
+    """Those of one replica, without its number."""
+    return [{k: v for k, v in row.items() if k != "replica"} for row in rows if row["replica"] == replica]
 
 
 def _read_replicas(folder: Path) -> list[RunConfig]:

@@ -65,7 +65,8 @@ def train_replicas(
         out: a folder for metrics, checkpoints and results of the group. Nothing is written without it.
         resume: go on with the group in ``out``.
         capture: replay each step as a CUDA graph. Default: on a GPU where the model can be captured.
-        workers: processes that make batches. Default: some on a GPU, none on a CPU.
+        workers: processes of the loader that make batches, which train nothing (unlike the workers of
+            torchrun). Default: some on a GPU, none on a CPU.
         time_limit: seconds after which training stops, to be resumed: status "interrupted".
         observers: hear a row of means over the replicas, see :class:`Observer`.
         progress: show a bar, or lines where the output is no terminal.
@@ -113,8 +114,8 @@ def train_replicas(
         for observer in observers:
             stack.callback(observer.close)
         stop = StopRequests() if folder is None else stack.enter_context(StopRequests())
-        status = group.train(device, observers, stop, capture=capture, workers=workers, time_limit=time_limit)
-        return group.finish(status, observers, stop.signal)
+        status = group.train(device, observers, stop, capture=capture, loaders=workers, time_limit=time_limit)
+        return group.finish(status, stop.signal)
 
 
 def _initialized(config: RunConfig, device: torch.device) -> torch.nn.Module:

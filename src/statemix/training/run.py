@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,8 @@ from .checkpoint import CheckpointError, load_checkpoint, newest_checkpoint
 from .config import RunConfig
 from .folder import CHECKPOINTS
 from .gate_noise import GateNoise
-from .metrics import Row, metrics_row
+from .metrics import Row
+from .record import Pace
 from .schedule import rate_at
 from .workers import Workers
 
@@ -46,17 +46,12 @@ class Run:
     device: torch.device
     workers: Workers = field(default_factory=Workers)
     step: int = 0
-    seconds: float = 0.0
-    history: list[Row] = field(default_factory=list)
-    evaluations: list[Row] = field(default_factory=list)
+    pace: Pace = field(default_factory=Pace)
 
     def __post_init__(self) -> None:
         # Loss, right answers, answers asked for, gradient norm: summed since the last row, on the device,
         # so that a GPU is not waited for at every step.
         self.sums = torch.zeros(4, dtype=torch.float64, device=self.device)
-        self.summed_steps = 0
-        self.tokens = 0
-        self.row_began = 0.0
         self.length, self.rate = 0, 0.0  # of the last step
         self._autocast = wants_bfloat16(self.config, self.device)
         loss: nn.Module = Loss(self.model)
@@ -68,7 +63,10 @@ class Run:
 
     def update(self, batches: Sequence[DeviceBatch]) -> None:
         """One step of AdamW on the batches of one step."""
-        began = time.perf_counter()
+        with self.pace.counted():
+            self._update(batches)
+
+    def _update(self, batches: Sequence[DeviceBatch]) -> None:
         config = self.config.optimizer
         rate = config.learning_rate * rate_at(self.step, self.config.steps, self.config.schedule)
         for group in self.optimizer.param_groups:
@@ -91,31 +89,16 @@ class Run:
         self.optimizer.step()
         self.step += 1
         self.sums[3] += norm.detach() / self.workers.size
-        self.summed_steps += 1
-        self.tokens += sum(batch.inputs.numel() for batch in batches) * self.workers.size
+        self.pace.add(sum(batch.inputs.numel() for batch in batches) * self.workers.size)
         self.length = batches[0].length
         self.rate = rate
-        self.seconds += time.perf_counter() - began
 
     def take_row(self) -> Row:
         """The means since the last row, which start anew."""
-        began = time.perf_counter()
-        sums = self.workers.sum(self.sums).tolist()
-        self.seconds += time.perf_counter() - began
-        row = metrics_row(
-            self.step,
-            sums,
-            steps=self.summed_steps,
-            learning_rate=self.rate,
-            length=self.length,
-            tokens_per_second=self.tokens / max(self.seconds - self.row_began, 1e-9),
-            seconds=self.seconds,
-        )
+        with self.pace.counted():
+            sums = self.workers.sum(self.sums).tolist()
         self.sums.zero_()
-        self.summed_steps = self.tokens = 0
-        self.row_began = self.seconds
-        self.history.append(row)
-        return row
+        return self.pace.take_rows(self.step, [sums], learning_rates=[self.rate], length=self.length)[0]
 
     def is_finite(self) -> bool:
         """Whether no step since the last row had a loss or a gradient that is no number."""
@@ -127,13 +110,7 @@ class Run:
 
     def progress(self) -> dict[str, Any]:
         """What a checkpoint holds beside weights, moments and random numbers; all workers ask for it."""
-        return {
-            "sums": self.workers.sum(self.sums).tolist(),
-            "summed_steps": self.summed_steps,
-            "tokens": self.tokens,
-            "row_began": self.row_began,
-            "seconds": self.seconds,
-        }
+        return {"sums": self.workers.sum(self.sums).tolist(), **asdict(self.pace)}
 
     def restore(self, folder: Path) -> None:
         """Go back to the newest good checkpoint of a run folder, or stay at the beginning."""
@@ -148,8 +125,7 @@ class Run:
             )
         if self.workers.first:
             self.sums = torch.tensor(progress["sums"], dtype=torch.float64, device=self.device)
-        self.summed_steps, self.tokens = progress["summed_steps"], progress["tokens"]
-        self.row_began, self.seconds = progress["row_began"], progress["seconds"]
+        self.pace = Pace.of(progress)
 
     def _part_random_numbers(self) -> None:
         """Workers draw numbers of their own, which follow from the step in a resumed run too."""

@@ -27,7 +27,7 @@ from .elements import (
 )
 from .figures import Bar, Curve, accuracy_by_length, bars, decay, learning_curves
 from .html import Html, render, tag
-from .machine import cpu_name, machine
+from .machine import machine
 from .model import ModelFindings, model_page
 from .page import Page, Section
 from .transitions import Dots, block_structure, matrix, spectrum_legend, unit_circle
@@ -46,7 +46,6 @@ __all__ = [
     "block_structure",
     "command",
     "configs",
-    "cpu_name",
     "decay",
     "figure",
     "formula",

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
-from pathlib import Path
 
 import numpy
 import torch
 
 from statemix import __version__
+from statemix.machine import cpu_name
 
 
 def machine() -> list[tuple[str, str]]:
@@ -26,13 +26,3 @@ def machine() -> list[tuple[str, str]]:
         ("system", f"{platform.system()} {platform.release()}"),
         ("device", device),
     ]
-
-
-def cpu_name() -> str:
-    """What the processor calls itself, else its architecture."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, "") or platform.processor() or platform.machine()

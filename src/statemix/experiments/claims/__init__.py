@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from statemix.ops.checks import unknown_name
+from statemix.names import unknown_name
 
 from . import (
     compression_efficiency,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 import multiprocessing
 import os
@@ -17,6 +16,7 @@ from typing import Any, Literal
 
 import torch
 
+from statemix.extras import import_extra
 from statemix.ops.checks import check_choices, check_number
 from statemix.training.devices import choose_device
 from statemix.training.signals import StopRequests
@@ -28,6 +28,7 @@ Tell = Callable[[str], None]
 
 # What a job of a cluster has to start, and to finish its step and save it, beside the time that it trains.
 _MINUTES_TO_STOP = 10
+_LOCALLY = "use --launcher local"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,24 +174,25 @@ def _inline(folder: SweepFolder, launch: Launch, tell: Tell) -> int | None:
 
 
 def _local(folder: SweepFolder, launch: Launch, tell: Tell) -> int | None:
-    """A worker process for each device; one that dies takes only its group with it."""
+    """A process for each device; one that dies takes only its group with it."""
     progress = _Progress(folder, launch, tell)
-    workers = [
-        _Worker(folder.path, device, progress) for device in _devices(folder, launch)[: len(progress.queue)]
+    threads = [
+        _DeviceThread(folder.path, device, progress)
+        for device in _devices(folder, launch)[: len(progress.queue)]
     ]
     with StopRequests() as stop:
-        for worker in workers:
-            worker.start()
-        while any(worker.is_alive() for worker in workers):
+        for thread in threads:
+            thread.start()
+        while any(thread.is_alive() for thread in threads):
             if stop.signal is not None and not progress.stopped:
                 progress.stopped = True
-                for worker in workers:
-                    worker.interrupt()
+                for thread in threads:
+                    thread.interrupt()
             time.sleep(0.05)
         return stop.signal
 
 
-class _Worker(threading.Thread):
+class _DeviceThread(threading.Thread):
     """A thread that hands groups to a process of its own, and starts another when that one dies."""
 
     def __init__(self, path: Path, device: str, progress: _Progress) -> None:
@@ -227,7 +229,7 @@ class _Worker(threading.Thread):
 
 
 def _serve(pipe: Any, path: str, device: str) -> None:
-    """The life of a worker process, which ends with its parent's."""
+    """The life of a device's process, which ends with its parent's."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears Ctrl-C and passes it on
     threading.Thread(target=_end_with_parent, daemon=True).start()
     while (task := pipe.recv()) is not None:
@@ -247,7 +249,7 @@ def _end_with_parent() -> None:
 
 
 def _ray(folder: SweepFolder, launch: Launch, tell: Tell) -> int | None:
-    ray = _package("ray", "ray")
+    ray = import_extra("ray", "sweep: launcher 'ray'", otherwise=_LOCALLY)
     progress = _Progress(folder, launch, tell)
     ray.init(ignore_reinit_error=True, log_to_driver=False)
     gpus = 1 if ray.cluster_resources().get("GPU", 0) >= 1 else 0
@@ -270,7 +272,7 @@ def _run_until(path: str, group: str, device: str, end: float | None) -> str:
 
 
 def _slurm(folder: SweepFolder, launch: Launch, tell: Tell) -> int | None:
-    submitit = _package("submitit", "slurm")
+    submitit = import_extra("submitit", "sweep: launcher 'slurm'", otherwise=_LOCALLY)
     progress = _Progress(folder, launch, tell)
     executor = submitit.AutoExecutor(folder=folder.path / "jobs", cluster=launch.slurm_cluster)
     limit = None if launch.minutes_at_most is None else 60 * launch.minutes_at_most
@@ -327,17 +329,6 @@ def _until_done(
                 except Exception as error:
                     status = "interrupted" if progress.cancelled else str(error).strip() or repr(error)
                 progress.ended(running.pop(one), status)
-
-
-def _package(name: str, launcher: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError:
-        raise ModuleNotFoundError(
-            f"sweep: launcher {launcher!r} needs {name}, which is not installed; pip install "
-            f"'statemix[cluster]', or use --launcher local",
-            name=name,
-        ) from None
 
 
 def _devices(folder: SweepFolder, launch: Launch) -> tuple[str, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import itertools
 import json
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 
 from statemix.models import make_model
+from statemix.names import nearest
 from statemix.training import RunConfig, ShardData, groupable, to_json
 
 MOST_REPLICAS = 16
@@ -198,9 +198,9 @@ def check_field(config: Any, path: str) -> None:
         fields = [f.name for f in dataclasses.fields(config)] if _is_config(config) else []
         name = part.replace("-", "_")
         if name not in fields:
-            near = difflib.get_close_matches(name, fields, n=3, cutoff=0.3) or fields
-            nearest = ", ".join(whole + other for other in near) or whole.rstrip(".")
-            raise ValueError(f"sweep: no field {path!r}; nearest: {nearest}")
+            near = nearest(name, fields) or fields
+            paths = ", ".join(whole + other for other in near) or whole.rstrip(".")
+            raise ValueError(f"sweep: no field {path!r}; nearest: {paths}")
         config, whole = getattr(config, name), f"{whole}{name}."
 
 

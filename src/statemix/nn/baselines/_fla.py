@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from statemix.extras import not_installed
 from statemix.ops.counters import count
 
 from ..transforms import is_transformed
@@ -48,7 +49,7 @@ def takes_fla(operation: str, backend: str, x: Tensor, *, gated: bool = True) ->
 def _obstacle(x: Tensor, fits: bool, gated: bool) -> str | None:
     """Why fla's kernel cannot run, or None."""
     if not _installed():
-        return "flash-linear-attention is not installed: pip install flash-linear-attention"
+        return not_installed("flash-linear-attention")
     if not fits:
         needed = "it needs bfloat16 or float16 on a CUDA device, outside torch.func"
         return f"{needed}; got {x.dtype} on {x.device}"

@@ -8,7 +8,6 @@ from .options import (
     check_numbers,
     check_size,
     check_size_tuple,
-    unknown_name,
 )
 from .tensors import (
     DTYPES,
@@ -33,5 +32,4 @@ __all__ = [
     "check_size_tuple",
     "check_state",
     "remember_boundaries",
-    "unknown_name",
 ]

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import operator
 import types
 import typing
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from numbers import Real
 from typing import Any
 
 import torch
+
+from statemix.names import nearest
 
 
 def check_device(operation: str, device: torch.device | str) -> torch.device:
@@ -50,22 +51,9 @@ def check_size_tuple(
 def check_choice(operation: str, name: str, value: Any, choices: Sequence[Any]) -> None:
     """ValueError, with the nearest of the choices, for what is none of them."""
     if value not in choices:
-        near = difflib.get_close_matches(
-            str(value), [choice for choice in choices if isinstance(choice, str)]
-        )
+        near = nearest(value, [choice for choice in choices if isinstance(choice, str)], cutoff=0.6)
         hint = f"; nearest: {', '.join(near)}" if near else ""
         raise ValueError(f"{operation}: {name} must be one of {tuple(choices)}; got {value!r}{hint}")
-
-
-def unknown_name(what: str, name: object, table: Collection[str]) -> ValueError:
-    """The error for a name that stands in no table of ``what``: it lists the nearest, and all there are.
-
-    Examples:
-        >>> print(unknown_name("fruit", "aple", ["apple", "kiwi"]))
-        no fruit 'aple'; nearest: apple; all: apple, kiwi
-    """
-    near = difflib.get_close_matches(str(name), table, n=3, cutoff=0.3) or list(table)
-    return ValueError(f"no {what} {name!r}; nearest: {', '.join(near)}; all: {', '.join(table)}")
 
 
 def check_choices(operation: str, config: Any) -> None:
