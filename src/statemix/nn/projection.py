@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from statemix.ops._transforms import are_gradients_batched
+from statemix.ops.transforms import are_gradients_batched
 
 from .transforms import is_autocast, is_rewritten
 

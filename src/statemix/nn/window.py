@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from statemix.kernels.precision import state_dtype
-from statemix.ops._transforms import are_gradients_batched
 from statemix.ops.hlru import shifted_windows
+from statemix.ops.transforms import are_gradients_batched
 
 from .transforms import is_autocast, is_rewritten, without_autocast
 
