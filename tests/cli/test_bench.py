@@ -11,7 +11,7 @@ import torch
 from statemix.bench import cases, gate, host, operators, peers
 from statemix.bench.cases import Case
 from statemix.cli import main
-from statemix.cli._tables import check_table
+from statemix.cli._outputs import check_output
 
 
 def test_a_table_of_operators_is_written_with_what_made_it(tmp_path, monkeypatch, capsys):
@@ -144,8 +144,8 @@ def test_a_table_that_cannot_be_written_is_named_before_anything_is_measured(tmp
             rf"statemix {command}: --csv {out}: it cannot be written \(.*\); choose another", said.err
         )
         assert not said.out
-    check_table(tmp_path / "new" / "x.csv")
-    check_table(tmp_path / "file")
+    check_output("--csv", tmp_path / "new" / "x.csv")
+    check_output("--csv", tmp_path / "file")
     assert not (tmp_path / "new" / "x.csv").exists() and (tmp_path / "file").read_text() == "a table"
 
 

@@ -88,3 +88,11 @@ def test_sizes_that_mean_nothing_are_refused(counting, tmp_path, capsys, flag):
     assert ended.value.code == 2 and f"{flag} must be an integer of at least 1; got 0" in " ".join(
         shown.err.split()
     )
+
+
+def test_a_folder_is_no_name_of_a_page_and_nothing_is_left_beside_it(counting, tmp_path, capsys):
+    folder, pages = run(counting, tmp_path / "run"), tmp_path / "pages"
+    pages.mkdir()
+    assert main(["inspect", str(folder), "--out", str(pages)]) == 1
+    assert f"--out {pages}: it cannot be written (Is a directory); choose" in capsys.readouterr().err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["pages", "run"]

@@ -23,7 +23,7 @@ from statemix.ops.checks import check_number, check_size
 from statemix.ops.dispatch import unavailable_reason
 from statemix.training.devices import choose_device
 
-from ._tables import check_table
+from ._outputs import check_output
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +77,7 @@ def main(argv: list[str]) -> int:
             f"bench: --csv must not end with .txt, where what made the rows is said; got {options.csv}"
         )
     rows = map(asdict, _MEASURES[options.what](options, device))
-    check_table(options.csv)
+    check_output("--csv", options.csv)
     head = describe(device, shlex.join(["statemix", "bench", *argv]))
     console = Console(width=None if Console().is_terminal else 140)
     for line in head:

@@ -19,7 +19,7 @@ from statemix.training.text_scores import TextScores, score_text
 
 from ._held_out import held_out, trained_length, trained_on
 from ._models import OpenedModel, open_model
-from ._tables import check_table
+from ._outputs import check_output
 
 COLUMNS = ("context_from", "context_to", "tokens", "bits_per_byte", "perplexity")
 
@@ -59,7 +59,7 @@ class Options:
 def main(argv: list[str]) -> int:
     """Measure, print the table, write it where it is asked for."""
     options = tyro.cli(Options, args=argv, prog="statemix evaluate", config=(tyro.conf.OmitArgPrefixes,))
-    check_table(options.csv)
+    check_output("--csv", options.csv)
     opened = open_model(options.model, device=options.device)
     data = trained_on(opened.path) if options.data is None else None
     device = next(opened.model.parameters()).device

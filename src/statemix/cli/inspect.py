@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import shlex
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -27,6 +25,7 @@ from statemix.training.metrics import METRICS
 
 from ._held_out import held_out, trained_length, trained_on
 from ._models import format_of, open_model
+from ._outputs import check_output
 
 _LONGEST = 512
 _DOCUMENTS = 10_000
@@ -75,8 +74,10 @@ def main(argv: list[str]) -> int:
     """Run the model, print a line for each layer, write the page."""
     options = tyro.cli(Options, args=argv, prog="statemix inspect", config=(tyro.conf.OmitArgPrefixes,))
     run = options.model if options.model is not None and format_of(options.model) == "run" else None
-    with _subject(options, run) as subject:
-        layers = inspect_layers(subject.model, subject.tokens)
+    out = options.out or (options.model or Path()) / "inspection.html"
+    check_output("--out", out)
+    subject = _subject(options, run)
+    layers = inspect_layers(subject.model, subject.tokens)
     config = getattr(subject.model, "config", None)
     findings = ModelFindings(
         name="the shipped model" if options.model is None else options.model.resolve().name,
@@ -87,15 +88,14 @@ def main(argv: list[str]) -> int:
         command=shlex.join(["statemix", "inspect", *argv]),
         **({"config": config} if run is None else _training(run)),
     )
-    page = model_page(findings).write(options.out or (options.model or Path()) / "inspection.html")
+    page = model_page(findings).write(out)
     for layer in layers:
         print(_line(layer))
     print(f"{page}")
     return 0
 
 
-@contextlib.contextmanager
-def _subject(options: Options, run: Path | None) -> Iterator[_Subject]:
+def _subject(options: Options, run: Path | None) -> _Subject:
     data = trained_on(run) if run is not None and options.data is None else None
     if isinstance(data, TaskData):
         assert run is not None
@@ -105,8 +105,7 @@ def _subject(options: Options, run: Path | None) -> Iterator[_Subject]:
         tokens = task.sample(options.sequences, split="test").inputs
         names = ["^" if token == task.num_tokens else task.token_name(token) for token in tokens[0].tolist()]
         read = f"{options.sequences} test sequences of its task, {type(task).__name__}, of length {length}"
-        yield _Subject(model, tokens.to(next(model.parameters()).device), read, names)
-        return
+        return _Subject(model, tokens.to(next(model.parameters()).device), read, names)
     opened = open_model(options.model, device=options.device)
     source = options.data or ("stdlib" if data is None else None)
     length = options.length or min(trained_length(opened.path) or _LONGEST, _LONGEST)
@@ -114,7 +113,7 @@ def _subject(options: Options, run: Path | None) -> Iterator[_Subject]:
         tokens = torch.from_numpy(_documents(split, options.sequences, length)).long()
     read = f"{len(tokens)} held-out documents of {tokens.shape[1]:,} tokens, from their beginnings"
     names = _names(opened.tokenizer, tokens[0].tolist())
-    yield _Subject(opened.model, tokens.to(next(opened.model.parameters()).device), read, names)
+    return _Subject(opened.model, tokens.to(next(opened.model.parameters()).device), read, names)
 
 
 def _documents(split: TokenSplit, sequences: int, length: int) -> np.ndarray:

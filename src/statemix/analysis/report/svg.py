@@ -163,11 +163,6 @@ class Plot:
         kind = "line faint" if faint else "line"
         self._parts.append(tag("polyline", points=_written(placed, " "), class_=f"{kind} s{series}"))
 
-    def band(self, low: Points, high: Points, series: int) -> None:
-        """The area between two lines."""
-        outline = [self.place(x, y) for x, y in (*low, *reversed(high))]
-        self._parts.append(tag("path", d=f"M{_written(outline, ' L')} Z", class_=f"band s{series}"))
-
     def marks(self, points: Points, series: int, titles: Sequence[str] | None = None) -> None:
         """The series' mark at each point, with what the pointer shows over it."""
         for index, (x, y) in enumerate(points):

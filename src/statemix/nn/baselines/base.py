@@ -252,7 +252,7 @@ class Baseline(nn.Module):
 
 
 def _of_like_lengths(lengths: Tensor) -> list[Tensor]:
-    """Sequences in groups, so that padding to the longest of a group at most doubles what there is."""
+    """Sequences in groups: beyond the short ones, padding to the longest of a group at most doubles it."""
     if torch.compiler.is_compiling() or not len(lengths):
         return [torch.arange(len(lengths), device=lengths.device)]
     sizes = lengths.tolist()
