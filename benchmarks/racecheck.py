@@ -25,8 +25,9 @@ from statemix.kernels.cuda import compiler, launch, scan
 
 CASES = (
     ("bdlru", 4, 2, 200, 64),  # a relay in one thread block
-    ("bdlru", 3, 1, 2000, 32),  # composed maps
-    ("hlru", 2, 1, 6000, 32),  # gathered maps
+    ("hlru", 8, 1, 2000, 32),  # maps that go round a ring
+    ("bdlru", 3, 1, 2000, 32),  # maps that are conducted
+    ("hlru", 2, 1, 6000, 32),
     ("bdlru", 8, 2, 100, 32),  # two lanes a block
     ("hlru", 4, 2, 300, 64),
     ("bdlru", 5, 1, 600, 64),  # a cluster
@@ -61,7 +62,7 @@ def run_kernels(*, full_barriers: bool) -> None:
     compiler._OPTIONS = (*compiler._OPTIONS, "--generate-line-info")
     if full_barriers:
         files = compiler.headers()
-        for name in ("relay.cuh", "gather.cuh"):
+        for name in ("relay.cuh", "conduct.cuh"):
             files[name] = files[name].replace("bar.arrive %0,", "bar.sync %0,")
         choose = scan.choose
         scan.choose = lambda *given, **named: replace(choose(*given, **named), cluster=1)

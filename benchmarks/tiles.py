@@ -3,11 +3,11 @@
     python benchmarks/tiles.py --family bdlru --block-size 4 --batch 8 --steps 4096 --width 256 \
         --direction forward --candidates 4,8,1,2 6,8,1,2 --csv tiles.csv
 
-A candidate is steps of a chunk, warps, stages, thread blocks of a tile, and groups of warps where these
-gather maps, of the kernel that the rule chooses or ``--kernel`` names; without candidates every kernel runs
-with what the rule would give it. Each one's results are compared with those of the rule's choice, so that a
-fast tile that is wrong is seen. Share is the floor of bytes over the time, in parts of a device copy in the
-same run.
+A candidate is steps of a chunk, warps, stages, thread blocks that work on a tile, and where maps are
+conducted groups of warps and the chunks that a warp computes at once; its kernel is the one that the rule
+chooses or ``--kernel`` names. Without candidates every kernel runs with what the rule would give it. Each
+one's results are compared with those of the rule's choice, so that a fast tile that is wrong is seen. Share
+is the floor of bytes over the time, in parts of a device copy in the same run.
 """
 
 from __future__ import annotations
@@ -78,7 +78,9 @@ def main() -> int:
     for name, size in (("block-size", 4), ("batch", 8), ("steps", 4096), ("width", 256)):
         parser.add_argument(f"--{name}", type=int, default=size)
     parser.add_argument("--kernel", help="part of the name of the kernel that candidates are of")
-    parser.add_argument("--candidates", nargs="+", default=[], help="steps,warps,stages,cluster[,groups]")
+    parser.add_argument(
+        "--candidates", nargs="+", default=[], help="steps,warps,stages,cluster[,groups[,chunks]]"
+    )
     parser.add_argument("--seconds", type=float, default=0.2, help="of timing, for each")
     parser.add_argument("--csv", type=Path)
     arguments = parser.parse_args()
@@ -100,10 +102,10 @@ def main() -> int:
         parser.error(f"no kernel {arguments.kernel!r} runs this: {', '.join(t.kernel for _, t in ranked)}")
     tiles = [chosen] if arguments.candidates else [chosen, *of_kernels]
     for text in arguments.candidates:
-        sizes = dict(
-            zip(("steps", "warps", "stages", "cluster", "groups"), map(int, text.split(",")), strict=False)
-        )
-        tiles.append(replace(of_kernels[0], **{"groups": 0, **sizes}))
+        names = ("steps", "warps", "stages", "cluster", "groups", "chunks")
+        sizes = dict(zip(names, map(int, text.split(",")), strict=False))
+        ring = {"groups": 0, "chunks": 2 if of_kernels[0].composes else 1}
+        tiles.append(replace(of_kernels[0], **{**ring, **sizes}))
     fitting = [tile for tile in dict.fromkeys(tiles) if tile.shared_bytes <= limits.shared_memory]
     with ThreadPoolExecutor() as pool:
         list(pool.map(lambda tile: launch.scan_kernel(tile, index), fitting))
@@ -113,7 +115,7 @@ def main() -> int:
             "family": case.family, "direction": arguments.direction, "dtype": arguments.dtype, "B": case.B,
             "T": case.T, "m": case.M, "N": case.N, "kernel": tile.kernel, "steps": tile.steps,
             "warps": tile.warps, "stages": tile.stages, "cluster": tile.cluster, "groups": tile.groups,
-            "rule": tile == chosen,
+            "chunks": tile.chunks, "rule": tile == chosen,
             **measured(case, arguments.direction, tile, arguments.seconds),
         }  # fmt: skip
         rows.append(row)

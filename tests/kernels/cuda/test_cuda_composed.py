@@ -27,6 +27,10 @@ def force(monkeypatch, choose):
     monkeypatch.setattr(scan, "_plans", {})
 
 
+EXCHANGES = ("ring", "conducted", "conducted halves")
+WINDOWS = [(exchange, m) for exchange in EXCHANGES for m in range(1, 9 if exchange == "ring" else 6)]
+
+
 def composed(monkeypatch, exchange, count):
     """Warps compose maps in `count` thread blocks of a tile; by which exchange they travel."""
 
@@ -34,8 +38,10 @@ def composed(monkeypatch, exchange, count):
         options["normalization"] = normalization
         candidate = configurations._candidate(family, direction, m, dtype, exchange, **options)
         assert candidate is not None
-        room = device.multiprocessors // (batch * -(-width // candidate.tile))  # gathering, all run at once
-        size = min(count, room) if candidate.gathers else count
+        room = (
+            device.multiprocessors // (batch * -(-width // candidate.tile)) - 1
+        )  # conducted, all run at once
+        size = min(count, room) if candidate.conducted else min(count, 8)
         return configurations._fit(replace(candidate, cluster=size), device)
 
     force(monkeypatch, choose)
@@ -46,14 +52,9 @@ def thread_blocks(request):
     return request.param
 
 
-@pytest.fixture(params=["composed", "gathered"])
-def exchange(request, monkeypatch, thread_blocks):
-    composed(monkeypatch, request.param, thread_blocks)
-    return request.param
-
-
-@pytest.mark.parametrize("m", range(1, 9))
-def test_composed_windows_of_every_order(exchange, m):
+@pytest.mark.parametrize("exchange, m", WINDOWS)
+def test_composed_windows_of_every_order(monkeypatch, thread_blocks, exchange, m):
+    composed(monkeypatch, exchange, thread_blocks)
     for batch, steps, width, dtype in (
         (2, 1500 if m < 3 else 700, 33, torch.bfloat16),
         (1, 301, 16, torch.float32),
@@ -62,14 +63,19 @@ def test_composed_windows_of_every_order(exchange, m):
 
 
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
-def test_composed_windows_of_every_normalization_and_dtype(exchange, normalization):
+@pytest.mark.parametrize("exchange", EXCHANGES)
+def test_composed_windows_of_every_normalization_and_dtype(
+    monkeypatch, thread_blocks, exchange, normalization
+):
+    composed(monkeypatch, exchange, thread_blocks)
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         check("bdlru", 1, 1, 700, 40, dtype, normalization=normalization)
         check("hlru", 4, 1, 700, 40, dtype, normalization=normalization)
 
 
-@pytest.mark.parametrize("m", [1, 2, 3, 4])
-def test_composed_windows_of_short_packed_and_broadcast_problems(exchange, m):
+@pytest.mark.parametrize("exchange, m", [(exchange, m) for exchange in EXCHANGES for m in (1, 2, 3, 4)])
+def test_composed_windows_of_short_packed_and_broadcast_problems(monkeypatch, thread_blocks, exchange, m):
+    composed(monkeypatch, exchange, thread_blocks)
     for steps in (1, 2, 15, 48, 49):
         check("hlru", m, 1, steps, 17)
     check("hlru", m, 1, PACKED[-1], 20, cu_seqlens=PACKED, states=True)
@@ -77,9 +83,9 @@ def test_composed_windows_of_short_packed_and_broadcast_problems(exchange, m):
     check("hlru", m, 2, 150, 24, logits_steps=1)
 
 
-@pytest.mark.parametrize("m", [2, 3, 4])
-def test_composed_blocks_of_every_size(monkeypatch, thread_blocks, m):
-    composed(monkeypatch, "composed", thread_blocks)
+@pytest.mark.parametrize("exchange, m", [(exchange, m) for exchange in EXCHANGES for m in (2, 3, 4)])
+def test_composed_blocks_of_every_size(monkeypatch, thread_blocks, exchange, m):
+    composed(monkeypatch, exchange, thread_blocks)
     check("bdlru", m, 2, 1000, 33)
     check("bdlru", m, 1, 301, 16, torch.float32)
     for steps in (1, 2, 9, 23, 24, 25, 48, 49):  # ends inside and between chunks, pairs and teams
@@ -90,16 +96,24 @@ def test_composed_blocks_of_every_size(monkeypatch, thread_blocks, m):
 
 
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
-@pytest.mark.parametrize("m", [2, 3, 4])
-def test_composed_blocks_of_every_normalization_and_dtype(monkeypatch, m, normalization):
-    composed(monkeypatch, "composed", 3)
+@pytest.mark.parametrize("exchange, m", [(exchange, m) for exchange in EXCHANGES for m in (2, 3, 4)])
+def test_composed_blocks_of_every_normalization_and_dtype(monkeypatch, exchange, m, normalization):
+    composed(monkeypatch, exchange, 3)
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         check("bdlru", m, 1, 400, 40, dtype, normalization=normalization)
 
 
+@pytest.mark.parametrize("family, m", [("bdlru", 4), ("hlru", 1), ("hlru", 5)])
+def test_a_conductor_of_more_thread_blocks_than_it_has_warps(monkeypatch, family, m):
+    composed(monkeypatch, "conducted halves", 32)
+    check(family, m, 1, 9000, 32)
+    check(family, m, 1, PACKED[-1], 20, cu_seqlens=PACKED, states=True)
+
+
+@pytest.mark.parametrize("exchange", EXCHANGES)
 @pytest.mark.parametrize("family, m", [("bdlru", 2), ("bdlru", 4), ("hlru", 1), ("hlru", 2), ("hlru", 5)])
-def test_composed_maps_give_the_same_bits_at_every_run(monkeypatch, family, m):
-    composed(monkeypatch, "composed", 6)
+def test_composed_maps_give_the_same_bits_at_every_run(monkeypatch, exchange, family, m):
+    composed(monkeypatch, exchange, 6)
     arguments = problem(family, m, 1, 9000, 256)
     forward, backward = kernels(family).forward, kernels(family).backward
     hidden, final = forward(*arguments)
@@ -124,7 +138,7 @@ def test_thread_blocks_that_wait_for_each_other_do_so_on_many_streams_at_once():
     arguments = problem("hlru", 2, 1, 50_000, 128)
     device = scan.launch.device_properties(0)
     chosen = configurations.choose("hlru", "forward", 2, "bfloat16", "softmax", 1, 50_000, 128, device)
-    assert chosen.gathers and chosen.cluster > device.multiprocessors // 32  # no two of them fit the device
+    assert chosen.conducted and 2 * chosen.thread_blocks(128 // chosen.tile) > device.multiprocessors
     expected, _ = kernels("hlru").forward(*arguments)
     streams = [torch.cuda.Stream() for _ in range(4)]
     torch.cuda.synchronize()

@@ -38,11 +38,11 @@ def test_every_problem_gets_a_configuration_that_fits_the_device(
         rows=rows, time_broadcast=time_broadcast,
     )  # fmt: skip
     assert chosen.shared_bytes <= device.shared_memory
-    assert chosen.cluster == 1 or chosen.gathers or device.clusters
-    if chosen.gathers:  # all thread blocks are on the device at once
-        assert batch * -(-width // chosen.tile) * chosen.cluster <= device.multiprocessors
+    assert chosen.cluster == 1 or chosen.conducted or device.clusters
+    if chosen.conducted:  # all thread blocks are on the device at once
+        assert chosen.thread_blocks(batch * -(-width // chosen.tile)) <= device.multiprocessors
     if chosen.composes:  # in teams of two, or in groups
-        assert chosen.warps % (chosen.groups or 2) == 0 and (chosen.gathers or chosen.warps >= 4)
+        assert chosen.warps % (chosen.groups or 2) == 0 and (chosen.conducted or chosen.warps >= 4)
     assert 2 <= chosen.warps <= 15
     assert chosen.coefficient_registers <= 200
     assert chosen.block_size == size and chosen.dtype == dtype and chosen.rows == rows
@@ -54,7 +54,8 @@ def test_every_problem_gets_a_configuration_that_fits_the_device(
         ((8, 4096, 1024), "bdlru_forward", 64, 1),
         ((64, 2048, 256), "bdlru_forward", 64, 1),
         ((8, 4096, 256), "bdlru_forward", 32, 2),
-        ((1, 65536, 256), "composed_bdlru_forward", 16, 6),
+        ((1, 65536, 256), "composed_bdlru_forward", 32, 15),
+        ((1, 65536, 64), "composed_bdlru_forward", 16, 32),
     ],
 )
 def test_the_measured_shapes_get_what_was_measured_to_be_best(problem, kernel, tile, cluster):
@@ -96,20 +97,19 @@ def test_thread_blocks_share_a_multiprocessor_only_with_few_registers_and_little
 @pytest.mark.parametrize("direction", ["forward", "backward"])
 def test_one_long_sequence_composes_maps(family, m, direction):
     chosen = choose(family, direction, m, "bfloat16", "softmax", 1, 65536, 256, H100)
-    assert (chosen.kernel, chosen.tile) == (f"composed_hlru_{direction}", 16)
-    assert 80 <= 16 * chosen.cluster <= H100.multiprocessors
+    assert chosen.kernel == f"composed_hlru_{direction}"
+    assert chosen.conducted == (m < 4 or (m, direction) == (4, "forward"))
+    assert 90 <= chosen.thread_blocks(256 // chosen.tile) <= H100.multiprocessors
     assert not choose(family, direction, m, "bfloat16", "softmax", 8, 4096, 1024, H100).composes
 
 
-def test_maps_are_gathered_where_clusters_cannot_hold_enough_thread_blocks_for_a_tile():
-    chosen = choose("hlru", "forward", 1, "bfloat16", "softmax", 1, 262144, 64, H100)
-    assert chosen.gathers and chosen.cluster > 8
-
-
-def test_a_device_without_clusters_gets_none():
-    for target in ("sm_80", "sm_86", "sm_89", "sm_120"):
-        chosen = choose("bdlru", "forward", 4, "bfloat16", "softmax", 1, 65536, 64, check.DEVICES[target])
-        assert chosen.cluster == 1
+@pytest.mark.parametrize("target", ["sm_80", "sm_86", "sm_89", "sm_120"])
+def test_a_device_without_clusters_gets_none(target):
+    device = check.DEVICES[target]
+    many = choose("bdlru", "forward", 4, "bfloat16", "softmax", 8, 65536, 512, device)
+    few = choose("bdlru", "forward", 4, "bfloat16", "softmax", 1, 65536, 64, device)
+    assert many.cluster == 1
+    assert few.conducted and "__cluster_dims__" not in few.source()
 
 
 def test_kernel_for_names_the_kernel_of_every_size():

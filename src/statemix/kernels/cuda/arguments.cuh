@@ -4,8 +4,9 @@
 //     M   block size or order          NB  blocks (channels) a lane holds     R  lanes that share a block
 //     S   steps of a chunk             W   warps of a thread block            D  stages of shared memory
 //     K   thread blocks of a tile      E   element type                       F  normalization
-//     CH  chunks that a warp computes at once (2 in kernels with maps, whose lanes then are two halves)
-//     G   groups of warps in a thread block where maps are gathered (gather.cuh); 0: states go round a ring
+//     CH  chunks that a warp computes at once (2 in some kernels with maps, whose lanes then are two halves): a span
+//     G   groups of warps where maps are conducted (conduct.cuh), and each tile has one thread block more; 0: states go
+//         round a ring
 //     PREFETCH         bytes that L2 is asked to fetch with each copy (0: no request)
 //     ROWS             how rows lie in memory (enum Rows)
 //     TIME_BROADCAST   the logits have one step, used at all times
@@ -33,7 +34,7 @@ struct Arguments {
     const float* carry_in;         // forward: the initial state; backward: dL/dfinal_state; null: zero
     float* carry_out;              // forward: the final state; backward: dL/dinitial_state; may be null
     const int* cu_seqlens;         // null: every batch row is one sequence of T steps
-    float* exchange;               // zeros, for what thread blocks of a tile tell each other (gather.cuh)
+    float* exchange;               // zeros, for what thread blocks of a tile tell each other (conduct.cuh)
     i64 logits_batch, logits_time, logits_row, logits_line;
     i64 values_batch, values_time, values_line;
     i64 grad_batch, grad_time, grad_line;
@@ -70,8 +71,9 @@ struct Tile {
     static constexpr int BLOCKS = LANES * C::NB;     // blocks (channels) of a tile
     static constexpr bool APART = C::ROWS == Rows::unaligned;
     static constexpr int ROW = BLOCKS * C::E::BYTES + (APART ? 16 : 0);  // bytes of a staged row
-    // Rows of 32 bytes of two chunks are read from shared memory as matrices, eight of each by one instruction (stage.cuh).
-    static constexpr bool MATRICES = C::E::BYTES == 2 && C::CH == 2 && !APART;
+    static constexpr bool COMPOSES = C::CH == 2 || C::G > 0;  // maps of states, before a warp has one
+    // Then rows are read from shared memory as matrices, by one instruction 512 bytes (stage.cuh).
+    static constexpr bool MATRICES = C::E::BYTES == 2 && COMPOSES && !APART;
     // Narrow rows are for problems with few lanes, which are limited by the chain of states as much as by memory.
     static constexpr bool NARROW = BLOCKS * C::E::BYTES < 128;
 
@@ -91,7 +93,8 @@ struct Tile {
         // chip after the other, so tiles go with their numbers; clusters go round the parts, so neighbours in a part are
         // PARTS numbers apart.
         constexpr int PARTS = 8, FEW = 16;
-        const int all = gridDim.x / C::K, tiles = (int)((arguments.N + BLOCKS - 1) / BLOCKS);
+        const int tiles = (int)((arguments.N + BLOCKS - 1) / BLOCKS), of_a_tile = C::K + (C::G > 0);
+        const int all = gridDim.x / of_a_tile;
         number = C::G ? blockIdx.x % all : blockIdx.x / C::K;
         if (C::CH > 1 && C::G == 0 && C::K > 1 && all > FEW) {
             const int part = number % PARTS;
@@ -122,12 +125,13 @@ struct Tile {
 // The part of a tile that one lane computes.
 template <class C>
 struct Lane {
-    // How far the lanes with the two chunks of a block are from each other.
+    // How far the lanes with two chunks of a block are from each other.
     static constexpr int ACROSS = Tile<C>::MATRICES ? 2 : 16;
 
     int share;  // which of the R lanes of the block
     int half;   // which of the CH chunks
     int block;  // the lane's first block in the tile
+    int place;  // of the lane's block in shared memory that lanes with the same block use: neighbours for neighbours
     int count;  // how many of the lane's blocks exist
     // Of staged rows: the place in a row that the lane reads, and the chunk; of matrices those whose address it gives.
     int source, source_half;
@@ -135,14 +139,16 @@ struct Lane {
     DEVICE Lane(int lane, int valid) {
         if constexpr (Tile<C>::MATRICES) {
             // Of an 8 x 8 matrix a lane receives column lane / 4 of rows 2 (lane mod 4) and the next. So two rows of each
-            // half of a row of blocks, of each chunk, stand in a matrix; a lane gives the address of one of its rows.
+            // segment of eight blocks, of each chunk, stand in a matrix; a lane gives the address of one of its rows.
             const int received = lane % 4, given = lane % 8 / 2, row = lane / 8 * 2 + lane % 2;
             share = 0;
-            half = received / 2;
-            block = received % 2 * 8 + lane / 4;
+            constexpr int SEGMENTS = 4 / C::CH;
+            half = received / SEGMENTS;
+            block = received % SEGMENTS * 8 + lane / 4;
+            place = lane / 4 * SEGMENTS + received % SEGMENTS;
             count = block < valid;
-            source = given % 2 * 16 + row * Tile<C>::ROW;
-            source_half = given / 2;
+            source = given % SEGMENTS * 16 + row * Tile<C>::ROW;
+            source_half = given / SEGMENTS;
             return;
         }
         share = C::R > 1 ? lane / Tile<C>::LANES : 0;
@@ -158,6 +164,7 @@ struct Lane {
             count = min(max(valid - block, 0), C::NB);
         }
         source = block * C::E::BYTES;
+        place = lane % Tile<C>::LANES;
     }
     DEVICE int nth(int n) const { return block + n * (Tile<C>::APART ? 32 : 1); }
 };

@@ -35,7 +35,12 @@ DEVICES = {
 }
 
 _SIZES = {"bdlru": (1, 2, 3, 4, 6, 8, 12, 16), "hlru": (1, 2, 4, 8, 16, 32)}
-_PROBLEMS = ((64, 2048, 1024), (8, 4096, 128), (1, 65536, 256))  # many lanes, some, few: (B, T, N)
+_PROBLEMS = (
+    (64, 2048, 1024),
+    (8, 4096, 128),
+    (1, 65536, 256),
+    (1, 65536, 64),
+)  # many lanes to few: (B, T, N)
 
 
 def covering(target: str) -> list[Configuration]:
@@ -86,7 +91,7 @@ def problems(
         found.append(f"{configuration.shared_bytes} bytes of shared memory exceed {device.shared_memory}")
     if resources.spill_bytes > allowed_spill:
         found.append(f"{resources.spill_bytes} bytes are spilled, {allowed_spill} allowed")
-    if configuration.cluster > 1 and not configuration.gathers and not device.clusters:
+    if configuration.cluster > 1 and not configuration.conducted and not device.clusters:
         found.append("clusters are not available")
     return found
 

@@ -1,5 +1,5 @@
 // BD-LRU backward where lanes are few and time is long: bdlru_backward.cuh with composed maps.
-// In reversed time the map of a step is g -> A^T (g + dL/d(output)); the lower half of the warp has the later chunk.
+// In reversed time the map of a step is g -> A^T (g + dL/d(output)); where a warp has two chunks its lower half has the later one.
 #pragma once
 #include "bdlru_backward.cuh"
 #include "composed_bdlru_forward.cuh"
@@ -12,20 +12,20 @@ DEVICE void composed_bdlru_backward(const Arguments& arguments) {
     using E = typename C::E;
     using Stage = BackwardMapStage<C>;
     using Chunk = BackwardStage<C>;
-    constexpr int M = C::M, S = C::S, WARPS = C::K * C::W;
+    constexpr int M = C::M, S = C::S, STRIDE = Stage::Maps::STRIDE;
     constexpr bool KEEP_LOGITS = C::GATE_GRADIENT && GradientNeeds<C::F>::logit;
 
     extern __shared__ __align__(128) char shared[];
     const int warp = uniform_warp(), thread = threadIdx.x % 32;
     const Tile<C> tile(arguments);
     const Lane<C> lane(thread, tile.valid);
-    const bool upper = lane.half == 1;
+    const bool upper = lane.half == C::CH - 1;
     const i64 N = arguments.N;
     const int pitch = (int)N * E::BYTES;
-    typename Stage::Maps maps(shared, arguments.exchange, tile, lane, warp, thread);
+    typename Stage::Maps maps(shared, arguments.exchange, tile, lane, warp);
     char* const stages = shared + Stage::Maps::BYTES + warp * (C::D * Stage::BYTES);
 
-    const int pairs = (tile.length + 2 * S - 1) / (2 * S), last_chunk = 2 * pairs - 1;
+    const int spans = (tile.length + C::CH * S - 1) / (C::CH * S), last_chunk = C::CH * spans - 1;
     const char* const logits = arguments.gate_logits + tile.offset(arguments.logits_batch, arguments.logits_time);
     const char* const values = arguments.values + tile.offset(arguments.values_batch, arguments.values_time);
     const char* const grads = arguments.grad_hidden + tile.offset(arguments.grad_batch, arguments.grad_time);
@@ -40,20 +40,20 @@ DEVICE void composed_bdlru_backward(const Arguments& arguments) {
         stage_rows<C, Chunk::LOGIT_ROWS, M*(M + 1), M + 1>(to, logits + (i64)chunk * S * logit_strides.time,
                                                            logit_strides, steps * M * (M + 1), thread, tile.valid);
     };
-    auto copy_before_exchange = [&](int pair, int stage) {
+    auto copy_before_exchange = [&](int span, int stage) {
 #pragma unroll
-        for (int half = 0; half < 2; half++) {
-            const int chunk = last_chunk - (2 * pair + half), steps = min(S, tile.length - chunk * S);
+        for (int half = 0; half < C::CH; half++) {
+            const int chunk = last_chunk - (C::CH * span + half), steps = min(S, tile.length - chunk * S);
             const u32 to = shared_address(stages) + stage * Stage::BYTES + half * Stage::CHUNK;
             if (!KEEP_LOGITS) copy_logits(chunk, to);
             stage_rows<C, Chunk::ROWS, M, M>(to + Chunk::GRADS, grads + (i64)chunk * S * grad_strides.time,
                                              grad_strides, steps * M, thread, tile.valid);
         }
     };
-    auto copy_after_gradients = [&](int pair, int stage) {
+    auto copy_after_gradients = [&](int span, int stage) {
 #pragma unroll
-        for (int half = 0; half < 2; half++) {
-            const int chunk = last_chunk - (2 * pair + half), steps = min(S, tile.length - chunk * S);
+        for (int half = 0; half < C::CH; half++) {
+            const int chunk = last_chunk - (C::CH * span + half), steps = min(S, tile.length - chunk * S);
             const u32 to = shared_address(stages) + stage * Stage::BYTES + half * Stage::CHUNK;
             if (KEEP_LOGITS) copy_logits(chunk, to);
             if constexpr (C::GATE_GRADIENT) {
@@ -66,26 +66,30 @@ DEVICE void composed_bdlru_backward(const Arguments& arguments) {
         }
     };
 
+    float carry[1][M] = {};
+    if (maps.conducts()) {
+        maps.conduct(spans, carry[0]);
+        return;
+    }
     const int first = maps.first;
 #pragma unroll
     for (int d = 0; d < C::D; d++) {
-        if (first + d * WARPS < pairs) {
-            copy_before_exchange(first + d * WARPS, d);
-            copy_after_gradients(first + d * WARPS, d);
+        if (first + d * STRIDE < spans) {
+            copy_before_exchange(first + d * STRIDE, d);
+            copy_after_gradients(first + d * STRIDE, d);
         }
         commit_copies();
     }
-    float carry[1][M] = {};
-    if (pairs > 0) {
+    if (spans > 0) {
         maps.begin(carry[0]);
     } else if (first == 0 && upper) {  // an empty sequence
         load_own_state<C, M>(arguments.carry_in, tile, lane, N, carry);
         store_own_state<C, M>(arguments.carry_out, tile, lane, N, carry);
     }
     int stage = 0;
-    for (int pair = first; pair - maps.before < pairs; pair += WARPS) {
-        const int chunk = last_chunk - (2 * pair + lane.half);
-        const int steps = pair < pairs ? min(S, tile.length - chunk * S) : 0;
+    for (int span = first; span - maps.before < spans; span += STRIDE) {
+        const int chunk = last_chunk - (C::CH * span + lane.half);
+        const int steps = span < spans ? min(S, tile.length - chunk * S) : 0;
         wait_for_copies<C::D - 1>();
         __syncwarp();
 
@@ -113,7 +117,7 @@ DEVICE void composed_bdlru_backward(const Arguments& arguments) {
                 u[s][0][i] = g[0];
                 inverse_sum[s][0][i] = inverse[0];
             }
-        if (pair == 0) {
+        if (span == 0) {
             // The final state is the last output. Steps after it must hand on zeros.
             float last[1][M];
             load_own_state<C, M>(arguments.carry_in, tile, lane, N, last);
@@ -128,7 +132,7 @@ DEVICE void composed_bdlru_backward(const Arguments& arguments) {
                 }
         }
         __syncwarp();
-        if (pair + C::D * WARPS < pairs) copy_before_exchange(pair + C::D * WARPS, stage);
+        if (span + C::D * STRIDE < spans) copy_before_exchange(span + C::D * STRIDE, stage);
 
         float P[M][M], Q[M];
 #pragma unroll
@@ -156,16 +160,16 @@ DEVICE void composed_bdlru_backward(const Arguments& arguments) {
                 for (int j = 0; j < M; j++) P[i][j] = PA[i][j];
             }
         }
-        compose_halves<M, Lane<C>::ACROSS>(P, Q, upper);
+        if constexpr (C::CH == 2) compose_halves<M, Lane<C>::ACROSS>(P, Q, upper);
         pin(p);
         pin(u);
         if constexpr (GradientNeeds<C::F>::inverse_sum) pin(inverse_sum);
         pin(P);
         pin(Q);
-        maps.state_before(P, Q, pair - maps.before + Stage::Maps::PAIRS >= pairs, carry[0]);
+        maps.state_before(P, Q, carry[0]);
         pin(carry);
         run_steps_backward<C, M, M>(p, u, carry);
-        if (pair == pairs - 1 && upper) store_own_state<C, M>(arguments.carry_out, tile, lane, N, carry);
+        if (span == spans - 1 && upper) store_own_state<C, M>(arguments.carry_out, tile, lane, N, carry);
 
         if constexpr (!C::GATE_GRADIENT)
             store_state_gradients<C, M, M>(arguments, tile, lane, chunk, steps, p, u);
@@ -173,9 +177,9 @@ DEVICE void composed_bdlru_backward(const Arguments& arguments) {
             store_gradients<C, M, M>(arguments, tile, lane, chunk, steps, staged_logits, staged_values, staged_states, p,
                                      u, inverse_sum);
         __syncwarp();
-        if (pair + C::D * WARPS < pairs) copy_after_gradients(pair + C::D * WARPS, stage);
+        if (span + C::D * STRIDE < spans) copy_after_gradients(span + C::D * STRIDE, stage);
         commit_copies();
         stage = stage + 1 == C::D ? 0 : stage + 1;
     }
-    maps.end(pairs);
+    maps.end(spans);
 }

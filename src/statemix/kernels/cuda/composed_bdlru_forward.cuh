@@ -1,8 +1,8 @@
 // BD-LRU forward where lanes are few and time is long: the chain from state to state is shortened by composing maps.
 //
-// A warp holds two consecutive chunks, one in each half of its lanes. Each half composes its S steps into one affine map
-// h -> P h + q, one exchange between the halves makes the map of both, and the state that arrives is handed on after
-// M x M multiply-adds instead of 2 S M x M. The states inside the chunks follow from the coefficients in registers.
+// A warp computes a span at once: one chunk, or two consecutive ones, one in each half of its lanes. The S steps of a
+// chunk are composed into one affine map h -> P h + q, and one exchange between the halves makes the map of both. How maps
+// become the states before the spans is told in exchange.cuh. The states inside follow from the coefficients in registers.
 #pragma once
 #include "bdlru_forward.cuh"
 #include "exchange.cuh"
@@ -14,29 +14,29 @@ template <class C>
 DEVICE void composed_bdlru_forward(const Arguments& arguments) {
     using E = typename C::E;
     using Stage = ForwardMapStage<C>;
-    constexpr int M = C::M, S = C::S, ROW = Tile<C>::ROW, WARPS = C::K * C::W;
+    constexpr int M = C::M, S = C::S, ROW = Tile<C>::ROW, STRIDE = Stage::Maps::STRIDE;
 
     extern __shared__ __align__(128) char shared[];
     const int warp = uniform_warp(), thread = threadIdx.x % 32;
     const Tile<C> tile(arguments);
     const Lane<C> lane(thread, tile.valid);
-    const bool upper = lane.half == 1;
+    const bool upper = lane.half == C::CH - 1;
     const i64 N = arguments.N;
     const int pitch = (int)N * E::BYTES;
-    typename Stage::Maps maps(shared, arguments.exchange, tile, lane, warp, thread);
+    typename Stage::Maps maps(shared, arguments.exchange, tile, lane, warp);
     char* const stages = shared + Stage::Maps::BYTES + warp * (C::D * Stage::BYTES);
 
-    const int pairs = (tile.length + 2 * S - 1) / (2 * S);
+    const int spans = (tile.length + C::CH * S - 1) / (C::CH * S);
     const char* const logits = arguments.gate_logits + tile.offset(arguments.logits_batch, arguments.logits_time);
     const char* const values = arguments.values + tile.offset(arguments.values_batch, arguments.values_time);
     char* const hidden = arguments.output + tile.first_step * M * pitch + (i64)(tile.n0 + lane.block) * E::BYTES;
     const Strides logit_strides = {arguments.logits_time, arguments.logits_row, arguments.logits_line};
     const Strides value_strides = {arguments.values_time, arguments.values_line, arguments.values_line};
 
-    auto copy_pair = [&](int pair, int stage) {
+    auto copy_span = [&](int span, int stage) {
 #pragma unroll
-        for (int half = 0; half < 2; half++) {
-            const int chunk = 2 * pair + half, steps = min(S, tile.length - chunk * S);
+        for (int half = 0; half < C::CH; half++) {
+            const int chunk = C::CH * span + half, steps = min(S, tile.length - chunk * S);
             const u32 to = shared_address(stages) + stage * Stage::BYTES + half * Stage::CHUNK;
             stage_rows<C, Stage::LOGIT_ROWS, M*(M + 1), M + 1>(
                 to, logits + (i64)chunk * S * logit_strides.time, logit_strides,
@@ -47,21 +47,26 @@ DEVICE void composed_bdlru_forward(const Arguments& arguments) {
         }
     };
 
+    float h[1][M];
+    if (maps.conducts()) {
+        load_own_state<C, M>(arguments.carry_in, tile, lane, N, h);
+        maps.conduct(spans, h[0]);
+        return;
+    }
     const int first = maps.first;
 #pragma unroll
     for (int d = 0; d < C::D; d++) {
-        if (first + d * WARPS < pairs) copy_pair(first + d * WARPS, d);
+        if (first + d * STRIDE < spans) copy_span(first + d * STRIDE, d);
         commit_copies();
     }
-    float h[1][M];
     load_own_state<C, M>(arguments.carry_in, tile, lane, N, h);
-    if (pairs > 0)
+    if (spans > 0)
         maps.begin(h[0]);
-    else if (first == 0 && !upper)
+    else if (first == 0 && lane.half == 0)
         store_own_state<C, M>(arguments.carry_out, tile, lane, N, h);
     int stage = 0;
-    for (int pair = first; pair - maps.before < pairs; pair += WARPS) {
-        const int chunk = 2 * pair + lane.half, steps = min(S, tile.length - chunk * S);
+    for (int span = first; span - maps.before < spans; span += STRIDE) {
+        const int chunk = C::CH * span + lane.half, steps = min(S, tile.length - chunk * S);
         wait_for_copies<C::D - 1>();
         __syncwarp();
 
@@ -85,7 +90,7 @@ DEVICE void composed_bdlru_forward(const Arguments& arguments) {
                 q[s][0][i] = p[0][M] * v[0];
             }
         __syncwarp();
-        if (pair + C::D * WARPS < pairs) copy_pair(pair + C::D * WARPS, stage);
+        if (span + C::D * STRIDE < spans) copy_span(span + C::D * STRIDE, stage);
         commit_copies();
         stage = stage + 1 == C::D ? 0 : stage + 1;
 
@@ -107,12 +112,12 @@ DEVICE void composed_bdlru_forward(const Arguments& arguments) {
                 for (int j = 0; j < M; j++) P[i][j] = PA[i][j];
             }
         }
-        compose_halves<M, Lane<C>::ACROSS>(P, Q, upper);
+        if constexpr (C::CH == 2) compose_halves<M, Lane<C>::ACROSS>(P, Q, upper);
         pin(a);
         pin(q);
         pin(P);
         pin(Q);
-        maps.state_before(P, Q, pair - maps.before + Stage::Maps::PAIRS >= pairs, h[0]);
+        maps.state_before(P, Q, h[0]);
         run_steps<C, M, M>(a, q, h);
 
         if (lane.count > 0) {
@@ -136,5 +141,5 @@ DEVICE void composed_bdlru_forward(const Arguments& arguments) {
             store_own_state<C, M>(arguments.carry_out, tile, lane, N, h);
         }
     }
-    maps.end(pairs);
+    maps.end(spans);
 }

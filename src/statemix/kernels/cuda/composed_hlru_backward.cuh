@@ -1,5 +1,5 @@
 // H-LRU backward, and BD-LRU's with blocks of one, where lanes are few and time is long: hlru_backward.cuh with
-// composed maps, in reversed time. The lower half of a warp has the later chunk.
+// composed maps, in reversed time. Where a warp has two chunks its lower half has the later one.
 #pragma once
 #include "exchange.cuh"
 #include "hlru_backward.cuh"
@@ -37,7 +37,7 @@ DEVICE void composed_hlru_backward(const Arguments& arguments) {
     using E = typename C::E;
     using Stage = BackwardMapStage<C>;
     using Chunk = BackwardStage<C>;
-    constexpr int M = C::M, S = C::S, WARPS = C::K * C::W;
+    constexpr int M = C::M, S = C::S, STRIDE = Stage::Maps::STRIDE;
     // Logits that the gradient reads again are replaced in the stage only after that.
     constexpr bool KEEP_LOGITS = C::GATE_GRADIENT && GradientNeeds<C::F>::logit;
 
@@ -45,13 +45,13 @@ DEVICE void composed_hlru_backward(const Arguments& arguments) {
     const int warp = uniform_warp(), thread = threadIdx.x % 32;
     const Tile<C> tile(arguments);
     const Lane<C> lane(thread, tile.valid);
-    const bool upper = lane.half == 1;
+    const bool upper = lane.half == C::CH - 1;
     const i64 N = arguments.N;
     const int pitch = (int)N * E::BYTES;
-    typename Stage::Maps maps(shared, arguments.exchange, tile, lane, warp, thread);
+    typename Stage::Maps maps(shared, arguments.exchange, tile, lane, warp);
     char* const stages = shared + Stage::Maps::BYTES + warp * (C::D * Stage::BYTES);
 
-    const int pairs = (tile.length + 2 * S - 1) / (2 * S), last_chunk = 2 * pairs - 1;
+    const int spans = (tile.length + C::CH * S - 1) / (C::CH * S), last_chunk = C::CH * spans - 1;
     const char* const logits = arguments.gate_logits + tile.offset(arguments.logits_batch, arguments.logits_time);
     const char* const values = arguments.values + tile.offset(arguments.values_batch, arguments.values_time);
     const char* const grads = arguments.grad_hidden + tile.offset(arguments.grad_batch, arguments.grad_time);
@@ -66,20 +66,20 @@ DEVICE void composed_hlru_backward(const Arguments& arguments) {
         stage_rows<C, Chunk::LOGIT_ROWS, M + 1, M + 1>(to, logits + (i64)chunk * S * logit_strides.time, logit_strides,
                                                        steps * (M + 1), thread, tile.valid);
     };
-    auto copy_before_exchange = [&](int pair, int stage) {
+    auto copy_before_exchange = [&](int span, int stage) {
 #pragma unroll
-        for (int half = 0; half < 2; half++) {
-            const int chunk = last_chunk - (2 * pair + half), steps = min(S, tile.length - chunk * S);
+        for (int half = 0; half < C::CH; half++) {
+            const int chunk = last_chunk - (C::CH * span + half), steps = min(S, tile.length - chunk * S);
             const u32 to = shared_address(stages) + stage * Stage::BYTES + half * Stage::CHUNK;
             if (!KEEP_LOGITS) copy_logits(chunk, to);
             stage_rows<C, S, 1, 1>(to + Chunk::GRADS, grads + (i64)chunk * S * grad_strides.time, grad_strides, steps,
                                    thread, tile.valid);
         }
     };
-    auto copy_after_gradients = [&](int pair, int stage) {
+    auto copy_after_gradients = [&](int span, int stage) {
 #pragma unroll
-        for (int half = 0; half < 2; half++) {
-            const int chunk = last_chunk - (2 * pair + half), steps = min(S, tile.length - chunk * S);
+        for (int half = 0; half < C::CH; half++) {
+            const int chunk = last_chunk - (C::CH * span + half), steps = min(S, tile.length - chunk * S);
             const u32 to = shared_address(stages) + stage * Stage::BYTES + half * Stage::CHUNK;
             if (KEEP_LOGITS) copy_logits(chunk, to);
             if constexpr (C::GATE_GRADIENT) {
@@ -92,26 +92,30 @@ DEVICE void composed_hlru_backward(const Arguments& arguments) {
         }
     };
 
+    float pending[1][M] = {};
+    if (maps.conducts()) {
+        maps.conduct(spans, pending[0]);
+        return;
+    }
     const int first = maps.first;
 #pragma unroll
     for (int d = 0; d < C::D; d++) {
-        if (first + d * WARPS < pairs) {
-            copy_before_exchange(first + d * WARPS, d);
-            copy_after_gradients(first + d * WARPS, d);
+        if (first + d * STRIDE < spans) {
+            copy_before_exchange(first + d * STRIDE, d);
+            copy_after_gradients(first + d * STRIDE, d);
         }
         commit_copies();
     }
-    float pending[1][M] = {};
-    if (pairs > 0) {
+    if (spans > 0) {
         maps.begin(pending[0]);
-    } else if (first == 0 && !upper) {
+    } else if (first == 0 && lane.half == 0) {
         load_window<C>(arguments.carry_in, tile, lane, N, pending);
         store_window<C>(arguments.carry_out, tile, lane, N, pending);
     }
     int stage = 0;
-    for (int pair = first; pair - maps.before < pairs; pair += WARPS) {
-        const int chunk = last_chunk - (2 * pair + lane.half);
-        const int steps = pair < pairs ? min(S, tile.length - chunk * S) : 0;
+    for (int span = first; span - maps.before < spans; span += STRIDE) {
+        const int chunk = last_chunk - (C::CH * span + lane.half);
+        const int steps = span < spans ? min(S, tile.length - chunk * S) : 0;
         wait_for_copies<C::D - 1>();
         __syncwarp();
 
@@ -155,17 +159,17 @@ DEVICE void composed_hlru_backward(const Arguments& arguments) {
             }
         }
         __syncwarp();
-        if (pair + C::D * WARPS < pairs) copy_before_exchange(pair + C::D * WARPS, stage);
+        if (span + C::D * STRIDE < spans) copy_before_exchange(span + C::D * STRIDE, stage);
 
         float P[M][M], Q[M];
         pending_map<S, M>(p, u, P, Q);
-        compose_halves<M, Lane<C>::ACROSS>(P, Q, upper);
+        if constexpr (C::CH == 2) compose_halves<M, Lane<C>::ACROSS>(P, Q, upper);
         pin(p);
         pin(u);
         if constexpr (GradientNeeds<C::F>::inverse_sum) pin(inverse_sum);
-        maps.state_before(P, Q, pair - maps.before + Stage::Maps::PAIRS >= pairs, pending[0]);
+        maps.state_before(P, Q, pending[0]);
         run_window_backward<C>(p, u, pending);
-        if (pair == pairs - 1 && upper) {
+        if (span == spans - 1 && upper) {
 #pragma unroll
             for (int j = 0; j < M; j++) {
                 float x[1];
@@ -183,9 +187,9 @@ DEVICE void composed_hlru_backward(const Arguments& arguments) {
             store_window_gradients<C>(arguments, tile, lane, chunk, steps, staged_logits, staged_values, staged_states,
                                       p, u, inverse_sum);
         __syncwarp();
-        if (pair + C::D * WARPS < pairs) copy_after_gradients(pair + C::D * WARPS, stage);
+        if (span + C::D * STRIDE < spans) copy_after_gradients(span + C::D * STRIDE, stage);
         commit_copies();
         stage = stage + 1 == C::D ? 0 : stage + 1;
     }
-    maps.end(pairs);
+    maps.end(spans);
 }

@@ -1,5 +1,5 @@
 // H-LRU forward, and BD-LRU's with blocks of one, where lanes are few and time is long: hlru_forward.cuh with
-// composed maps. A warp holds two consecutive chunks, one in each half of its lanes.
+// composed maps. A warp computes a span at once: one chunk, or two, one in each half of its lanes.
 //
 // The map of a chunk takes the window before it to the window after it. Composing a step makes one new row of it, M + 1
 // coefficients of the newest output; the others move on.
@@ -50,7 +50,7 @@ template <class C>
 DEVICE void composed_hlru_forward(const Arguments& arguments) {
     using E = typename C::E;
     using Stage = ForwardMapStage<C>;
-    constexpr int M = C::M, S = C::S, ROW = Tile<C>::ROW, WARPS = C::K * C::W;
+    constexpr int M = C::M, S = C::S, ROW = Tile<C>::ROW, STRIDE = Stage::Maps::STRIDE;
     constexpr int LOGIT_ROWS = ForwardStage<C>::LOGIT_ROWS;
     // The maps queue behind copies that were asked for before; copies that wait for them are late where turns are short.
     constexpr bool COPY_FIRST = M == 1;
@@ -59,23 +59,23 @@ DEVICE void composed_hlru_forward(const Arguments& arguments) {
     const int warp = uniform_warp(), thread = threadIdx.x % 32;
     const Tile<C> tile(arguments);
     const Lane<C> lane(thread, tile.valid);
-    const bool upper = lane.half == 1;
+    const bool upper = lane.half == C::CH - 1;
     const i64 N = arguments.N;
     const int pitch = (int)N * E::BYTES;
-    typename Stage::Maps maps(shared, arguments.exchange, tile, lane, warp, thread);
+    typename Stage::Maps maps(shared, arguments.exchange, tile, lane, warp);
     char* const stages = shared + Stage::Maps::BYTES + warp * (C::D * Stage::BYTES);
 
-    const int pairs = (tile.length + 2 * S - 1) / (2 * S);
+    const int spans = (tile.length + C::CH * S - 1) / (C::CH * S);
     const char* const logits = arguments.gate_logits + tile.offset(arguments.logits_batch, arguments.logits_time);
     const char* const values = arguments.values + tile.offset(arguments.values_batch, arguments.values_time);
     char* const hidden = arguments.output + tile.first_step * pitch + (i64)(tile.n0 + lane.block) * E::BYTES;
     const Strides logit_strides = {arguments.logits_time, arguments.logits_row, arguments.logits_line};
     const Strides value_strides = {arguments.values_time, arguments.values_line, arguments.values_line};
 
-    auto copy_pair = [&](int pair, int stage) {
+    auto copy_span = [&](int span, int stage) {
 #pragma unroll
-        for (int half = 0; half < 2; half++) {
-            const int chunk = 2 * pair + half, steps = min(S, tile.length - chunk * S);
+        for (int half = 0; half < C::CH; half++) {
+            const int chunk = C::CH * span + half, steps = min(S, tile.length - chunk * S);
             const u32 to = shared_address(stages) + stage * Stage::BYTES + half * Stage::CHUNK;
             stage_rows<C, LOGIT_ROWS, M + 1, M + 1>(to, logits + (i64)chunk * S * logit_strides.time, logit_strides,
                                                     (C::TIME_BROADCAST ? 1 : steps) * (M + 1), thread, tile.valid);
@@ -84,21 +84,26 @@ DEVICE void composed_hlru_forward(const Arguments& arguments) {
         }
     };
 
+    float window[1][M];
+    if (maps.conducts()) {
+        load_window<C>(arguments.carry_in, tile, lane, N, window);
+        maps.conduct(spans, window[0]);
+        return;
+    }
     const int first = maps.first;
 #pragma unroll
     for (int d = 0; d < C::D; d++) {
-        if (first + d * WARPS < pairs) copy_pair(first + d * WARPS, d);
+        if (first + d * STRIDE < spans) copy_span(first + d * STRIDE, d);
         commit_copies();
     }
-    float window[1][M];
     load_window<C>(arguments.carry_in, tile, lane, N, window);
-    if (pairs > 0)
+    if (spans > 0)
         maps.begin(window[0]);
-    else if (first == 0 && !upper)
+    else if (first == 0 && lane.half == 0)
         store_window<C>(arguments.carry_out, tile, lane, N, window);
     int stage = 0;
-    for (int pair = first; pair - maps.before < pairs; pair += WARPS) {
-        const int chunk = 2 * pair + lane.half, steps = min(S, tile.length - chunk * S);
+    for (int span = first; span - maps.before < spans; span += STRIDE) {
+        const int chunk = C::CH * span + lane.half, steps = min(S, tile.length - chunk * S);
         wait_for_copies<C::D - 1>();
         __syncwarp();
 
@@ -125,17 +130,17 @@ DEVICE void composed_hlru_forward(const Arguments& arguments) {
         }
         __syncwarp();
         auto copy_next = [&]() {
-            if (pair + C::D * WARPS < pairs) copy_pair(pair + C::D * WARPS, stage);
+            if (span + C::D * STRIDE < spans) copy_span(span + C::D * STRIDE, stage);
             commit_copies();
         };
         if (COPY_FIRST) copy_next();
 
         float P[M][M], Q[M];
         chunk_window_map<S, M>(a, q, P, Q);
-        compose_halves<M, Lane<C>::ACROSS>(P, Q, upper);
+        if constexpr (C::CH == 2) compose_halves<M, Lane<C>::ACROSS>(P, Q, upper);
         pin(a);
         pin(q);
-        maps.state_before(P, Q, pair - maps.before + Stage::Maps::PAIRS >= pairs, window[0]);
+        maps.state_before(P, Q, window[0]);
         if (!COPY_FIRST) copy_next();
         stage = stage + 1 == C::D ? 0 : stage + 1;
         float before[1][M];
@@ -163,5 +168,5 @@ DEVICE void composed_hlru_forward(const Arguments& arguments) {
             store_window<C>(arguments.carry_out, tile, lane, N, before);
         }
     }
-    maps.end(pairs);
+    maps.end(spans);
 }

@@ -54,14 +54,10 @@ class Configuration:
     steps: int
     warps: int
     stages: int
-    cluster: int  # thread blocks of a tile: a cluster of the hardware but where they gather
-    groups: int = 0  # of warps, where thread blocks gather; 0: the state goes round a ring
+    cluster: int  # thread blocks that work on a tile: a cluster of the hardware but where maps are conducted
+    groups: int = 0  # of warps, where maps are conducted; 0: the state goes round a ring
+    chunks: int = 1  # that a warp computes at once
     prefetch: int | None = None  # bytes; None: 128 where rows are narrower than that
-
-    @property
-    def chunks(self) -> int:
-        """Chunks that a warp computes at once."""
-        return 2 if self.composes else 1
 
     @property
     def composes(self) -> bool:
@@ -94,30 +90,37 @@ class Configuration:
             state = -(-m // self.lanes_per_block)
             slack = m + 1 if m % self.lanes_per_block else 0
             rows = logit_steps * m * (m + 1) + s * m * (3 if backward and self.gate_gradient else 1) + slack
-        if self.chunks == 2:
+        if self.composes:
             region = rows * row
-            # So that the two chunks of a warp lie in different banks.
-            if self.element_bytes == 2 and self.rows != "unaligned":
-                region = (region + 63) // 128 * 128 + 64
-            elif region % 64 == 0:
-                region += row
-            if self.gathers:
-                maps = 3 * self.warps + self.groups * self.cluster
-                return 64 * (maps * m * (m + 1) + 2 * self.groups * m) + self.warps * self.stages * 2 * region
-            teams = self.warps // 2 * (64 * m + 64 * (2 * m * (m + 1) + m) + 16)
-            return -(-(128 + teams) // 128) * 128 + self.warps * self.stages * 2 * region
+            if self.chunks == 2:  # so that the two chunks of a warp lie in different banks
+                if self.element_bytes == 2 and self.rows != "unaligned":
+                    region = (region + 63) // 128 * 128 + 64
+                elif region % 64 == 0:
+                    region += row
+            staged = self.warps * self.stages * self.chunks * region
+            lanes = 32 // self.chunks
+            of_state, of_map = 4 * lanes * m, 4 * lanes * m * (m + 1)
+            if self.conducted:
+                worker = self.chunks * self.warps * of_map + self.groups * of_state + staged
+                return max(worker, 2 * self.cluster * of_map)
+            teams = self.warps // 2 * (of_state + 2 * of_map + of_state + 16)
+            return -(-(128 + teams) // 128) * 128 + staged
         return 128 + self.warps * (32 * state * self.blocks_per_lane * 4 + self.stages * rows * row)
 
     @property
-    def gathers(self) -> bool:
-        """Whether the thread blocks of a tile wait for each other and must be launched together."""
+    def conducted(self) -> bool:
+        """Whether one thread block more runs the states of each tile; all of a launch must run together."""
         return self.groups > 0
+
+    def thread_blocks(self, tiles: int) -> int:
+        """Thread blocks of a launch."""
+        return tiles * (self.cluster + self.conducted)
 
     @property
     def exchange_floats(self) -> int:
-        """What a tile's thread blocks tell each other, in a buffer of zeros."""
-        m = self.block_size
-        return 32 * self.groups * self.cluster * m * (m + 1) if self.gathers else 0
+        """What a tile's thread blocks tell each other, in a buffer of zeros: maps, and states."""
+        m, lanes = self.block_size, 32 // self.chunks
+        return lanes * self.groups * self.cluster * (m * (m + 1) + m)
 
     @property
     def element_bytes(self) -> int:
@@ -131,10 +134,12 @@ class Configuration:
 
     def source(self) -> str:
         """The translation unit that NVRTC is given."""
-        cluster = f"__cluster_dims__({self.cluster}, 1, 1) " if self.cluster > 1 and not self.gathers else ""
+        cluster = (
+            f"__cluster_dims__({self.cluster}, 1, 1) " if self.cluster > 1 and not self.conducted else ""
+        )
         narrow = self.tile * self.element_bytes <= 64
         prefetch = (128 if narrow else 0) if self.prefetch is None else self.prefetch
-        stage = f"{'Backward' if 'backward' in self.kernel else 'Forward'}{'Map' * (self.chunks == 2)}Stage"
+        stage = f"{'Backward' if 'backward' in self.kernel else 'Forward'}{'Map' * self.composes}Stage"
         flag = {False: "false", True: "true"}
         return f"""#include "{self.kernel}.cuh"
 struct Configuration {{
@@ -226,9 +231,8 @@ _NARROW_HALF = {
 }
 
 
-# Composed maps that go round a ring of teams, forward and backward: for few lanes and long sequences, where
-# the chain of states limits. Warps are even in number.
-_COMPOSED = {
+# Composed maps that go round a ring of teams of two warps, each warp with two chunks.
+_RING = {
     "bdlru": {
         2: ((12, 12, 1), (8, 12, 2)),
         3: ((8, 10, 1), (5, 12, 2)),
@@ -246,16 +250,20 @@ _COMPOSED = {
     },
 }
 
-# Composed maps that are gathered: (steps, warps, groups of warps).
-_GATHERED = {
-    1: ((24, 12, 3), (16, 12, 3)),
-    2: ((24, 12, 3), (16, 8, 2)),
-    3: ((20, 12, 3), (16, 8, 2)),
-    4: ((16, 12, 3), (16, 8, 2)),
-    5: ((16, 8, 2), (12, 8, 2)),
-    6: ((12, 8, 2), (8, 8, 2)),
-    7: ((8, 8, 2), (8, 8, 2)),
-    8: ((8, 8, 2), (6, 8, 2)),
+# Composed maps that are conducted: (steps of a chunk, warps, stages, groups of warps).
+_CONDUCTED = {
+    "bdlru": {
+        2: ((12, 12, 1, 4), (8, 12, 2, 4)),
+        3: ((8, 12, 1, 4), (5, 12, 2, 4)),
+        4: ((5, 12, 1, 4), (3, 12, 2, 4)),
+    },
+    "hlru": {
+        1: ((32, 12, 1, 4), (20, 12, 2, 6)),
+        2: ((24, 12, 2, 4), (16, 12, 2, 6)),
+        3: ((20, 12, 2, 4), (12, 12, 2, 4)),
+        4: ((16, 12, 2, 4), (10, 12, 2, 4)),
+        5: ((14, 12, 1, 4), (8, 12, 2, 4)),
+    },
 }
 
 
@@ -277,16 +285,26 @@ def _waits_for_functions(family: str, direction: str, normalization: str) -> boo
 
 def _candidate(family: str, direction: str, m: int, dtype: str, shape: str, **rest) -> Configuration | None:
     wide = shape == "wide"
-    if shape in ("composed", "gathered"):
+    if shape in ("ring", "conducted", "conducted halves"):
         kind = "hlru" if m == 1 else family  # a block of one is a channel of order one
-        sizes = (_COMPOSED[kind] if shape == "composed" else _GATHERED).get(m)
-        if sizes is None or (shape == "gathered" and kind == "bdlru"):
+        sizes = (_RING if shape == "ring" else _CONDUCTED)[kind].get(m)
+        if sizes is None:
             return None
-        steps, warps, last = sizes[direction == "backward"]
-        stages, groups = (last, 0) if shape == "composed" else (1, last)
-        tile = {"blocks_per_lane": 1, "lanes_per_block": 1}
-        size = {"steps": steps, "warps": warps, "stages": stages, "cluster": 1, "groups": groups}
-        return Configuration(f"composed_{kind}_{direction}", m, dtype, **tile, **size, **rest)
+        steps, warps, stages, *groups = sizes[direction == "backward"]
+        return Configuration(
+            kernel=f"composed_{kind}_{direction}",
+            block_size=m,
+            dtype=dtype,
+            blocks_per_lane=1,
+            lanes_per_block=1,
+            steps=steps,
+            warps=warps,
+            stages=stages,
+            cluster=1,
+            groups=sum(groups),
+            chunks=1 if shape == "conducted" else 2,
+            **rest,
+        )
     table = (_WIDE if wide else _NARROW)[family]
     if m not in table:
         return None
@@ -326,7 +344,7 @@ def _fit(configuration: Configuration, device: Device) -> Configuration:
         elif configuration.steps > 2:
             configuration = replace(configuration, steps=configuration.steps // 2)
         else:
-            together = configuration.groups or configuration.chunks  # whole groups, or whole teams
+            together = configuration.groups or 2  # whole groups, or whole teams
             configuration = replace(configuration, warps=configuration.warps - together)
     return configuration
 
@@ -352,8 +370,8 @@ def _spread(
 
 def _tile_sizes(configuration: Configuration, tiles: int, device: Device) -> list[int]:
     """How many thread blocks a tile can have; where maps are composed all tiles run at once."""
-    if configuration.gathers:
-        return list(range(1, min(16, device.multiprocessors // max(1, tiles)) + 1))
+    if configuration.conducted:
+        return list(range(2, min(32, device.multiprocessors // max(1, tiles) - 1) + 1))
     sizes = range(1, 9 if device.clusters else 2)
     if not configuration.composes:
         return list(sizes)
@@ -382,10 +400,12 @@ def candidates(
         "gate_gradient": gate_gradient,
     }
     found = []
-    for shape in ("wide", "narrow", "composed", "gathered"):
+    for shape in ("wide", "narrow", "ring", "conducted", "conducted halves"):
         candidate = _candidate(family, direction, block_size, dtype, shape, **rest)
         if candidate is not None:
-            found.append(_spread(_fit(candidate, device), batch, steps, width, device))
+            scored = _spread(_fit(candidate, device), batch, steps, width, device)
+            if scored[0] < float("inf"):
+                found.append(scored)
     return sorted(found, key=lambda scored: scored[0])
 
 

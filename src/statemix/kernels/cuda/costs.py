@@ -6,7 +6,8 @@ do not fit the device at once run in waves, of which the last may be small.
 
 Constants were fitted to tables in ``benchmarks/results``: those of the relay to tiles_training_shapes and
 tiles_candidates of an H100 and an H200 (whose memory differs, and whose best choices mostly do not), those of
-composed maps to composed_maps and ring_order of an H100.
+maps that go round a ring to composed_maps and ring_order of an H100, those of maps that are conducted to
+conducted_maps of both.
 """
 
 from __future__ import annotations
@@ -30,8 +31,10 @@ def step_nanoseconds(
     """Nanoseconds that one step of all sequences should take."""
     tiles = batch * -(-width // configuration.tile)
     moved = _bytes(configuration, batch, width)
+    if configuration.conducted:
+        return _conducted(configuration, tiles, steps, moved, device)
     if configuration.composes:
-        return _composed(configuration, tiles, steps, moved, device)
+        return _ring(configuration, tiles, steps, moved, device)
     return _relay(configuration, tiles, steps, _row_cost(configuration, width) * moved, device)
 
 
@@ -102,30 +105,48 @@ def _chain(configuration: Configuration) -> float:
     return (hand_over / configuration.steps + step + exchange) / CLOCK
 
 
-def _composed(configuration: Configuration, tiles: int, steps: int, moved: int, device: Device) -> float:
-    """All tiles at once, or nearly: by memory, or by the turn that each warp waits for."""
+def _ring(configuration: Configuration, tiles: int, steps: int, moved: int, device: Device) -> float:
+    """Maps that go round a ring, all tiles at once, or nearly: by memory, or by a turn of the ring."""
     size = configuration.cluster
-    waves = 1 if configuration.gathers else -(-tiles // max(1, device.resident_clusters(size)))
+    waves = -(-tiles // max(1, device.resident_clusters(size)))
     at_once = tiles * size / waves / device.multiprocessors
     # Each tile has a place of its own in time: rows of 32 bytes lose what L2 would keep for others.
-    if configuration.gathers:
-        row, share = 1.37, min(1.0, at_once / 0.83)
-    else:
-        row, share = 1.25, min(1.0, 0.5 + 0.7 * at_once)
-    memory = row * moved / (23.0 * device.multiprocessors) / share  # 3 TB/s on 132 multiprocessors
-    turn = _composed_turn(configuration)
+    memory = 1.25 * moved / _memory(device) / min(1.0, 0.5 + 0.7 * at_once)
+    if tiles > 40 and steps > 16_384 and moved > 15_000:
+        memory *= 1.3  # the more tiles, and the longer, the farther apart in time they drift
+    turn = _ring_turn(configuration)
     waiting = turn / (2 * configuration.steps * configuration.warps * size)
-    start = (2250 if configuration.gathers else 4400) + turn / 2
+    start = 4400 + turn / 2
     return (max(memory, waiting * waves) + start * waves / steps) * (1.0 + 0.01 * size)
 
 
-def _composed_turn(configuration: Configuration) -> float:
-    """The turn of a warp that composes maps: it computes two chunks, then waits for the state."""
+def _ring_turn(configuration: Configuration) -> float:
+    """The turn of a warp of a ring: it computes two chunks, then waits for the state."""
     m = configuration.block_size
-    backward = "backward" in configuration.kernel
-    if configuration.gathers:
-        work = (79 if backward else 43) * configuration.coefficient_registers
-        return 860 + work + 45 * m * (m + 1) + 111 * configuration.cluster
-    work = (44 if backward else 23.5) * configuration.coefficient_registers
+    work = (44 if "backward" in configuration.kernel else 23.5) * configuration.coefficient_registers
     teams = configuration.warps // 2 * configuration.cluster
     return 590 + work + 31 * m * m + 29 * teams
+
+
+def _conducted(configuration: Configuration, tiles: int, steps: int, moved: int, device: Device) -> float:
+    """Maps that are conducted: by memory, by a worker's turn, or by the conductor's."""
+    size, maps = configuration.cluster, configuration.block_size * (configuration.block_size + 1)
+    # Rows of 64 and of 32 bytes; the part of the multiprocessors that draws all that memory gives.
+    if "backward" in configuration.kernel:
+        rows, enough = (1.2, 1.38), 0.7
+        turn = 75 * maps + 62 * configuration.coefficient_registers
+        conductor, start = 2.3 * size * maps, 2600
+    else:
+        rows, enough = (1.05, 1.2), 0.55
+        turn = 1260 + 63 * maps + 17.6 * configuration.coefficient_registers
+        conductor, start = 200 + 2.3 * size * maps, 4600
+    memory = rows[configuration.chunks == 2] * moved / _memory(device)
+    memory /= min(1.0, tiles * size / device.multiprocessors / enough)
+    of_group = configuration.chunks * configuration.steps * configuration.warps // configuration.groups * size
+    limits = (memory, turn / (of_group * configuration.groups), conductor / of_group)
+    return sum(limit**4 for limit in limits) ** 0.25 + (start + turn) / steps
+
+
+def _memory(device: Device) -> float:
+    """Bytes in a nanosecond where maps are composed: 3 TB/s on 132 multiprocessors."""
+    return 23.0 * device.multiprocessors

@@ -97,6 +97,12 @@ DEVICE T* fixed(T* p) {
     return p;
 }
 
+// A number of which the compiler cannot know that it was there before: what follows from it is computed again.
+DEVICE int afresh(int x) {
+    asm volatile("" : "+r"(x));
+    return x;
+}
+
 // Keeps the compiler from moving the work that produces the values past this point.
 template <class A>
 DEVICE void pin(A& values) {

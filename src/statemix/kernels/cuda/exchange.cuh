@@ -1,21 +1,22 @@
-// How the maps of a tile's warps become the states that they need.
+// How the maps of a tile's warps become the states that they need: round a ring, or by a conductor.
 #pragma once
-#include "gather.cuh"
+#include "conduct.cuh"
 #include "team.cuh"
 
-template <class C, bool GATHER = (C::G > 0)>
+template <class C, bool CONDUCTED = (C::G > 0)>
 struct Exchange {
     typedef RingOfTeams<C> Maps;
 };
 template <class C>
 struct Exchange<C, true> {
-    typedef Gathering<C> Maps;
+    typedef Conducting<C> Maps;
 };
 
-// What a warp stages for its two chunks, each as OfChunk lays it out.
+// What a warp stages for its chunks, each as OfChunk lays it out.
 template <class C, class OfChunk>
 struct MapStage : OfChunk {
-    static constexpr int CHUNK = REGION<C, OfChunk::BYTES>, BYTES = 2 * CHUNK;
+    static constexpr int CHUNK = REGION<C, OfChunk::BYTES>, BYTES = C::CH * CHUNK;
     typedef typename Exchange<C>::Maps Maps;
-    static constexpr int SHARED = Maps::BYTES + C::W * C::D * BYTES;
+    static constexpr int WORKING = Maps::BYTES + C::W * C::D * BYTES;
+    static constexpr int SHARED = WORKING > Maps::CONDUCTOR_BYTES ? WORKING : Maps::CONDUCTOR_BYTES;
 };

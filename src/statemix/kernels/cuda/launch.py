@@ -163,7 +163,7 @@ def scan_kernel(configuration: Configuration, device_index: int) -> Kernel:
         device_index,
         threads=32 * configuration.warps,
         shared_bytes=configuration.shared_bytes,
-        cooperative=configuration.gathers,
+        cooperative=configuration.conducted,
     )
 
 

@@ -7,10 +7,11 @@ template <int M>
 struct Map {
     float column[M + 1][M];
 
-    DEVICE void apply(float (&h)[M]) const {
+    // To a state; without `affine`, to the difference of two.
+    DEVICE void apply(float (&h)[M], bool affine = true) const {
         float next[M];
 #pragma unroll
-        for (int i = 0; i < M; i++) next[i] = column[M][i];
+        for (int i = 0; i < M; i++) next[i] = affine ? column[M][i] : 0.f;
 #pragma unroll
         for (int j = 0; j < M; j++)
 #pragma unroll
@@ -57,6 +58,9 @@ DEVICE void compose_halves(float (&P)[M][M], float (&q)[M], bool upper) {
     }
 }
 
-// A chunk's region of a stage, made so long that the two halves of a warp read from different banks.
+// A chunk's region of a stage, made so long that the two halves of a warp, where it has halves, read from different banks.
 template <class C, int BYTES>
-constexpr int REGION = Tile<C>::MATRICES ? (BYTES + 63) / 128 * 128 + 64 : BYTES % 64 == 0 ? BYTES + Tile<C>::ROW : BYTES;
+constexpr int REGION = C::CH == 1           ? BYTES
+                       : Tile<C>::MATRICES ? (BYTES + 63) / 128 * 128 + 64
+                       : BYTES % 64 == 0   ? BYTES + Tile<C>::ROW
+                                           : BYTES;

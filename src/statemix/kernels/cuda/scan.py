@@ -161,7 +161,7 @@ def _plan(
     tiles = -(-values.shape[-1] // chosen.tile)
     return _Plan(
         kernel=launch.scan_kernel(chosen, index),
-        blocks=sequences * tiles * chosen.cluster,
+        blocks=chosen.thread_blocks(sequences * tiles),
         exchange=sequences * tiles * chosen.exchange_floats,
         logits=_logit_strides(family, logits),
         values=_value_strides(family, values),

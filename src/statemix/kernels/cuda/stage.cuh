@@ -25,8 +25,12 @@ DEVICE void wait_for_copies() {
 template <class C, int COUNT, int PER_STEP, int INNER, bool SKIP = false>
 DEVICE void stage_rows(u32 to, const char* from, const Strides& strides, int rows, int lane, int valid, int skip = 0) {
     constexpr int ROW = Tile<C>::ROW, PIECES = ROW / 16;
+    // Where rows lie apart, or unevenly, their places follow from the lane by divisions. The compiler would keep all of
+    // them; where maps are composed registers are scarce, and they are made again each time (`afresh`).
+    constexpr bool AFRESH = Tile<C>::COMPOSES && C::ROWS != Rows::packed;
     if constexpr (C::ROWS == Rows::unaligned) {
         // The aligned superset of each row; the row then begins (address mod 16) bytes into its place.
+        if constexpr (AFRESH) lane = afresh(lane);
 #pragma unroll
         for (int first = 0; first < COUNT * PIECES; first += 32) {
             const int index = first + lane, row = index / PIECES, piece = index % PIECES;
@@ -37,7 +41,9 @@ DEVICE void stage_rows(u32 to, const char* from, const Strides& strides, int row
         }
     } else {
         constexpr int STRIDE = 32 / PIECES;  // rows that the warp copies at once
-        const int row0 = lane / PIECES, piece = lane % PIECES;
+        const int piece = lane % PIECES;
+        int row0 = lane / PIECES;
+        if constexpr (AFRESH) row0 = afresh(row0);
         const int limit = piece * 16 < valid * C::E::BYTES ? rows - row0 : 0;
         from += piece * 16;
         const int line = C::ROWS == Rows::stepped && PER_STEP == 1 ? strides.time : strides.line;
@@ -51,7 +57,10 @@ DEVICE void stage_rows(u32 to, const char* from, const Strides& strides, int row
             if (wanted) {
                 const int row = first + row0, in_step = row % PER_STEP;
                 const char* place = from + (i64)first * line;
-                if constexpr (C::ROWS == Rows::stepped && PER_STEP > 1) place += (i64)(row / PER_STEP) * gap;
+                if constexpr (C::ROWS == Rows::stepped && AFRESH && PER_STEP >= STRIDE)
+                    place += (i64)(first / PER_STEP + (first % PER_STEP + row0 >= PER_STEP)) * gap;
+                else if constexpr (C::ROWS == Rows::stepped && PER_STEP > 1)
+                    place += (i64)(row / PER_STEP) * gap;
                 if constexpr (C::ROWS == Rows::strided)
                     place = from + (i64)(row / PER_STEP) * strides.time + (i64)(in_step / INNER) * strides.row +
                             (i64)(in_step % INNER) * strides.line;

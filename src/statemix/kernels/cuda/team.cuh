@@ -15,11 +15,12 @@ DEVICE void arrive(u32 barrier) {
     asm volatile("mbarrier.arrive.release.cta.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
-// With the interface of Gathering (gather.cuh). W warps in each of K thread blocks of a tile of 16 blocks.
+// With the interface of Conducting (conduct.cuh). W warps in each of K thread blocks of a tile of 16 blocks.
 template <class C>
 struct RingOfTeams {
     static constexpr int M = C::M, LANES = 16, COUNT = M * (M + 1), V = VECTOR<COUNT>, MAP = COUNT * LANES;
-    static constexpr int TEAMS = C::W / 2, PAIRS = C::K * C::W;  // pairs of chunks in a turn
+    static constexpr int TEAMS = C::W / 2, SPANS = C::K * C::W, STRIDE = SPANS;  // spans (pairs of chunks) in a turn
+    static constexpr int CONDUCTOR_BYTES = 0;
     typedef Ring<TEAMS, C::K, M, LANES> Relay;
     static constexpr int OWN = 4 * (2 * MAP + M * LANES) + 16;  // bytes of a team: two maps, the state, two mbarriers
     // Stages follow: rows of 32 bytes that begin elsewhere cost a fifth of the speed.
@@ -29,15 +30,15 @@ struct RingOfTeams {
     Relay ring;
     float *maps, *state;
     u32 map_left, state_left;
-    int block, turn;
+    int place, turn;
     bool upper;
-    int before, first;  // pairs of a turn of its team before this warp's; its first pair
+    int before, first;  // spans of a turn of its team before this warp's; its first
 
-    DEVICE RingOfTeams(char* shared, float*, const Tile<C>& tile, const Lane<C>& lane, int warp, int thread)
-        : ring(shared, warp / 2, lane.block, tile.rank), maps((float*)(shared + Relay::BYTES + warp / 2 * OWN)),
+    DEVICE RingOfTeams(char* shared, float*, const Tile<C>& tile, const Lane<C>& lane, int warp)
+        : ring(shared, warp / 2, lane.place, tile.rank), maps((float*)(shared + Relay::BYTES + warp / 2 * OWN)),
           state(maps + 2 * MAP), map_left(shared_address(state + M * LANES)), state_left(map_left + 8),
-          block(lane.block), turn(0), upper(lane.half == 1), before(warp % 2), first(tile.rank * C::W + warp) {
-        if (before == 0 && thread == 0) {
+          place(lane.place), turn(0), upper(lane.half == 1), before(warp % 2), first(tile.rank * C::W + warp) {
+        if (before == 0 && threadIdx.x % 32 == 0) {
             initialize_barrier(map_left);
             initialize_barrier(state_left);
         }
@@ -46,14 +47,14 @@ struct RingOfTeams {
 
     // The state before the first turn goes to the first team.
     DEVICE void begin(const float (&h)[M]) {
-        if (first == PAIRS - 1) ring.send(h, upper);
+        if (first == SPANS - 1) ring.send(h, upper);
     }
 
     // Takes the map of a warp's first chunk from its lower half and that of both from the upper one; returns the state
     // before each half's chunk.
-    DEVICE void state_before(float (&P)[M][M], float (&q)[M], bool, float (&h)[M]) {
-        float* const map = maps + (turn & 1) * MAP + block * V;
-        float* const passed = state + block * VECTOR<M>;
+    DEVICE void state_before(float (&P)[M][M], float (&q)[M], float (&h)[M]) {
+        float* const map = maps + (turn & 1) * MAP + place * V;
+        float* const passed = state + place * VECTOR<M>;
         float start[M];
         if (before == 0) {
             float flat[COUNT];
@@ -89,11 +90,14 @@ struct RingOfTeams {
     }
 
     // Takes the state that nobody waits for, and leaves.
-    DEVICE void end(int pairs) {
+    DEVICE void end(int spans) {
         float h[M];
-        if (pairs > 0 && before == 1 && first / 2 == (pairs + 1) / 2 % (PAIRS / 2)) ring.receive(h);
+        if (spans > 0 && before == 1 && first / 2 == (spans + 1) / 2 % (SPANS / 2)) ring.receive(h);
         ring.leave();
     }
+
+    DEVICE bool conducts() const { return false; }
+    DEVICE void conduct(int, float (&)[M]) const {}
 
   private:
     // q becomes P h + q.
