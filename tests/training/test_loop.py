@@ -391,6 +391,16 @@ def test_a_number_that_was_torn_off_is_not_taken_for_another(tmp_path):
     assert CsvTable(path, 2).earlier == [{"step": 1, "loss": 0.25}]
 
 
+@pytest.mark.parametrize("left", ["", "step,lo"])
+def test_a_table_whose_header_was_torn_off_gets_another(tmp_path, left):
+    path = tmp_path / "scores.csv"
+    path.write_text(left)
+    again = CsvTable(path, 2)
+    assert again.earlier == []
+    again.append({"step": 3, "loss": 0.25})
+    assert CsvTable(path, 3).earlier == [{"step": 3, "loss": 0.25}]
+
+
 def test_a_missing_tensorboard_is_named_with_the_way_around_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(ModuleNotFoundError, match=r"tensorboard is not installed.*or set tensorboard=False"):

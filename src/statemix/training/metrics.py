@@ -91,10 +91,8 @@ class CsvTable:
             return
         with open(path, newline="") as file:
             lines = file.readlines()
-        rows = list(csv.reader(line for line in lines if line.endswith("\n")))
-        if not rows:
-            return
-        header, *body = rows
+        # A disk that was full may have left less than the header: such a file holds nothing.
+        header, *body = list(csv.reader(line for line in lines if line.endswith("\n"))) or [[]]
         whole = [dict(zip(header, map(_parse, row), strict=True)) for row in body if len(row) == len(header)]
         self.earlier = [row for row in whole if isinstance(row["step"], int) and row["step"] <= step]
         temporary = path.with_name(f".{path.name}.writing")
