@@ -251,6 +251,21 @@ def test_an_occupied_folder_and_another_group_are_refused(tmp_path):
         train_replicas(configs[:2], out=tmp_path, resume=True, progress=False)
 
 
+def test_a_group_that_was_killed_while_its_folder_was_made_goes_on(tmp_path, monkeypatch):
+    def killed(*arguments):
+        raise KeyboardInterrupt
+
+    configs = unlike(steps=2)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(replica_group, "write_json", killed)
+        train_replicas(configs, out=tmp_path, progress=False)
+    assert (tmp_path / "config.json").is_file() and not (tmp_path / replica_group.REPLICAS).exists()
+    resumed = train_replicas(configs, out=tmp_path, resume=True, progress=False)
+    assert_alike(resumed, train_replicas(configs, progress=False), rel=1e-7)
+    with pytest.raises(RunFolderError, match="it holds other replicas"):
+        train_replicas(configs[:2], out=tmp_path, resume=True, progress=False)
+
+
 def test_configs_that_cannot_be_one_group_are_named():
     with pytest.raises(ValueError, match="got steps: 12 and 13: train them in groups"):
         train_replicas([small(), small(steps=13)])

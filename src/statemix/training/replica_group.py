@@ -24,7 +24,7 @@ from .data import open_source
 from .evaluation import evaluate
 from .folder import CHECKPOINTS, RESULT, RunFolderError, prepared_folder
 from .loop import TrainResult
-from .metrics import CsvMetrics, Observer, Row
+from .metrics import METRICS, CsvMetrics, Observer, Row
 from .record import Pace, Record
 from .replica_batches import stacked_batches
 from .sharpening import sharpen_by_validation
@@ -65,7 +65,7 @@ class ReplicaGroup:
             yield
 
     def _open(self, folder: Path, resume: bool) -> None:
-        if not resume:
+        if not resume or not _has_begun(folder):
             write_json(folder / REPLICAS, [to_json(config) for config in self.configs])
         elif not (folder / REPLICAS).is_file() or not _same(self.configs, _read_replicas(folder)):
             raise RunFolderError(
@@ -229,6 +229,11 @@ class _OneOfMany(Observer):
 def _rows_of(replica: int, rows: Sequence[Row]) -> list[Row]:
     """Those of one replica, without its number."""
     return [{k: v for k, v in row.items() if k != "replica"} for row in rows if row["replica"] == replica]
+
+
+def _has_begun(folder: Path) -> bool:
+    """Whether a group's folder is past its first files: a process may be killed between two of them."""
+    return any((folder / name).exists() for name in (REPLICAS, METRICS, CHECKPOINTS, RESULT))
 
 
 def _read_replicas(folder: Path) -> list[RunConfig]:
