@@ -220,6 +220,14 @@ def test_fewer_tokens_are_whole_documents(folder):
     assert (one.documents, one.tokens) == (1, 3) and one.bytes == pytest.approx(3)
 
 
+def test_a_perplexity_that_no_float_holds_is_infinite(folder):
+    model = LanguageModel(ModelConfig(vocab_size=256, d_model=8)).eval()
+    with torch.no_grad():
+        model.head.weight.mul_(1e6)
+    total = score_text(model, TokenShards(folder).split("validation"), length=16).total
+    assert total.perplexity == float("inf") and 1000 < total.bits_per_token < float("inf")
+
+
 def test_runs_on_shards_are_no_replicas_of_one_group(folder):
     from statemix.training import groupable, train_replicas
 

@@ -34,8 +34,11 @@ class Bucket:
 
     @property
     def perplexity(self) -> float:
-        """exp of the mean loss of a token."""
-        return math.exp(self.nats / max(self.tokens, 1))
+        """exp of the mean loss of a token; inf where no float holds it."""
+        try:
+            return math.exp(self.nats / max(self.tokens, 1))
+        except OverflowError:
+            return math.inf
 
 
 @dataclass(frozen=True)
