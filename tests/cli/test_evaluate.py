@@ -99,6 +99,13 @@ def test_runs_on_plain_text_and_on_tasks_are_measured_too(tmp_path, capsys):
     assert f"accuracy at 16 {100 * task.scores['accuracy_at_16']:.1f} %" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("flag", ["--length", "--tokens"])
+def test_a_run_of_a_task_refuses_flags_that_would_change_nothing(tmp_path, capsys, flag):
+    run(TaskData(task=Counting(length=8), test_lengths=(8,), test_examples=8), tmp_path / "run", steps=1)
+    assert main(["evaluate", str(tmp_path / "run"), flag, "64"]) == 2
+    assert f"a run of a task takes no {flag}, which is of text" in capsys.readouterr().err
+
+
 def test_text_of_another_tokenizer_is_refused(shards, tmp_path, capsys):
     pytest.importorskip("tokenizers")
     (tmp_path / "song.txt").write_text(text())

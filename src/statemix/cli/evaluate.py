@@ -65,6 +65,7 @@ def main(argv: list[str]) -> int:
     device = next(opened.model.parameters()).device
     with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bfloat16"):
         if isinstance(data, TaskData):
+            _check_taken(options)
             scores = evaluate(opened.model, open_source(data))
             print(f"{opened.path}: {describe_scores(dict(scores))}")
             if options.csv is not None:
@@ -75,6 +76,16 @@ def main(argv: list[str]) -> int:
             found = score_text(opened.model, split, length=length, tokens=options.tokens)
     _show(opened, options, found)
     return 0
+
+
+def _check_taken(options: Options) -> None:
+    """Raise ValueError for an option that would change nothing of what a run of a task is measured by."""
+    for name in ("length", "tokens"):
+        if getattr(options, name) != getattr(Options, name):
+            raise ValueError(
+                f"evaluate: a run of a task takes no --{name}, which is of text: it is tested at the lengths "
+                f"of its config; got {getattr(options, name)}: leave it out"
+            )
 
 
 def _show(opened: OpenedModel, options: Options, scores: TextScores) -> None:
