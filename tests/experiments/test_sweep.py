@@ -39,6 +39,7 @@ from statemix.training import (
     from_json,
     train,
 )
+from statemix.training.signals import StopRequests
 
 from ..training.small import small
 
@@ -427,6 +428,19 @@ def test_a_worker_that_is_killed_takes_only_its_group_with_it_once(tmp_path):
 
 def _sweep(path):
     run_sweep(SweepFolder(path), Launch(devices=("cpu",)))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_sweep_in_this_process_says_which_signal_stopped_it(tmp_path, monkeypatch, number):
+    def stopped_in_training(path, group, **some):
+        with StopRequests():
+            signal.raise_signal(number)
+        return "interrupted"
+
+    monkeypatch.setattr(launchers, "run_group", stopped_in_training)
+    folder = SweepFolder.begin(tmp_path, trials(), "statemix sweep")
+    outcome = run_sweep(folder, INLINE, tell=lambda line: None)
+    assert outcome.signal == number and outcome.pending == 2
 
 
 def test_workers_of_a_sweep_that_is_killed_end_with_it(tmp_path):

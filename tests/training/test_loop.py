@@ -29,6 +29,7 @@ from statemix.training import (
 )
 from statemix.training.metrics import CsvTable, is_finite
 from statemix.training.progress import BarProgress, PlainProgress
+from statemix.training.signals import StopRequests
 
 from .small import At, numbers, small, terminate
 
@@ -121,6 +122,14 @@ def test_signals_act_as_before_when_training_is_over(tmp_path):
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     train(small(steps=1), out=tmp_path, progress=False)
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+def test_a_signal_asks_all_that_wait_for_one_to_stop_and_a_second_acts_as_usual():
+    with StopRequests() as outer, StopRequests() as inner:
+        signal.raise_signal(signal.SIGINT)
+        assert (outer.signal, inner.signal) == (signal.SIGINT, signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
 
 
 def test_a_run_can_train_in_a_thread(tmp_path):

@@ -11,7 +11,8 @@ from typing import Any, Self
 class StopRequests:
     """While entered, SIGTERM and Ctrl-C set :attr:`signal` instead of ending the process.
 
-    A second one acts as usual. Outside of the main thread, where Python has no signals, nothing changes.
+    A second one acts as usual. Where one is entered inside another, both are asked. Outside of the main
+    thread, where Python has no signals, nothing changes.
     """
 
     def __init__(self) -> None:
@@ -31,7 +32,11 @@ class StopRequests:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.signal = number
+        before = self._before.get(number)
         self._restore()
+        outer = getattr(before, "__self__", None)
+        if isinstance(outer, StopRequests):
+            outer._note(number, frame)
 
     def _restore(self) -> None:
         for number, handler in self._before.items():

@@ -168,8 +168,6 @@ def _inline(folder: SweepFolder, launch: Launch, tell: Tell) -> int | None:
             except Exception:
                 status = traceback.format_exc().strip()
             progress.ended(group, status)
-            if status == "interrupted" and (progress.seconds_left is None or progress.seconds_left > 0):
-                return signal.SIGINT  # training noted the signal itself
         return stop.signal
 
 
