@@ -430,6 +430,22 @@ def _sweep(path):
     run_sweep(SweepFolder(path), Launch(devices=("cpu",)))
 
 
+def test_ctrl_c_that_ends_a_worker_while_it_starts_counts_as_no_crash(tmp_path):
+    folder = SweepFolder.begin(tmp_path, trials(steps=100_000)[:1], "statemix sweep")
+
+    def interrupt():
+        # A terminal sends it to all processes, and one that starts may end before this one looks.
+        while not (workers := multiprocessing.active_children()):
+            time.sleep(0.001)
+        os.kill(workers[0].pid, signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    lines, tell = told()
+    assert run_sweep(folder, Launch(launcher="local", devices=("cpu",)), tell=tell).pending == 1
+    assert folder.failures(folder.pending()[0]) == []
+    assert "stopped, to be continued" in lines[-1]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_sweep_in_this_process_says_which_signal_stopped_it(tmp_path, monkeypatch, number):
     def stopped_in_training(path, group, **some):

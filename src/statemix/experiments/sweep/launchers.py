@@ -174,11 +174,12 @@ def _inline(folder: SweepFolder, launch: Launch, tell: Tell) -> int | None:
 def _local(folder: SweepFolder, launch: Launch, tell: Tell) -> int | None:
     """A process for each device; one that dies takes only its group with it."""
     progress = _Progress(folder, launch, tell)
+    stop = StopRequests()
     threads = [
-        _DeviceThread(folder.path, device, progress)
+        _DeviceThread(folder.path, device, progress, stop)
         for device in _devices(folder, launch)[: len(progress.queue)]
     ]
-    with StopRequests() as stop:
+    with stop:
         for thread in threads:
             thread.start()
         while any(thread.is_alive() for thread in threads):
@@ -193,9 +194,9 @@ def _local(folder: SweepFolder, launch: Launch, tell: Tell) -> int | None:
 class _DeviceThread(threading.Thread):
     """A thread that hands groups to a process of its own, and starts another when that one dies."""
 
-    def __init__(self, path: Path, device: str, progress: _Progress) -> None:
+    def __init__(self, path: Path, device: str, progress: _Progress, stop: StopRequests) -> None:
         super().__init__(daemon=True)
-        self._path, self._device, self._progress = path, device, progress
+        self._path, self._device, self._progress, self._request = path, device, progress, stop
         self._process: Any = None
 
     def run(self) -> None:
@@ -212,8 +213,12 @@ class _DeviceThread(threading.Thread):
                 status = pipe.recv()
             except (EOFError, OSError):
                 self._process.join()
-                status = f"the process ended with exit code {self._process.exitcode}"
-                status = "interrupted" if self._progress.stopped else status
+                # Ctrl-C reaches all processes of a terminal, one that has not set it aside yet too.
+                stopped = self._progress.stopped or self._request.signal is not None
+                if stopped or self._process.exitcode == -signal.SIGINT:
+                    status = "interrupted"
+                else:
+                    status = f"the process ended with exit code {self._process.exitcode}"
                 self._process = None
             self._progress.ended(group, status)
         if self._process is not None:
