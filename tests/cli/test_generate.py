@@ -52,6 +52,13 @@ def test_both_formats_write_what_the_model_says(tmp_path, capsys):
             assert "40 tokens" in err and "tokens/s on cpu, seed 0" in err
 
 
+def test_one_token_has_no_pace(tmp_path, capsys):
+    write(tmp_path / "run")
+    command = ["generate", str(tmp_path / "run"), "--prompt", "a", "--max-new-tokens", "1", "--device", "cpu"]
+    assert main(command) == 0
+    assert capsys.readouterr().err == "[1 tokens on cpu, seed 0]\n"
+
+
 def test_a_damaged_checkpoint_is_told_of_in_a_sentence(tmp_path):
     write(tmp_path / "run")
     (tmp_path / "run" / "checkpoints" / "step-00000009").mkdir()

@@ -110,10 +110,9 @@ def _write(opened: OpenedModel, tokenizer: Tokenizer, prompt: np.ndarray, option
         print(tokenizer.decode(text))
     made, seconds = len(text) - len(prompt), time.perf_counter() - began
     device = opened.model.embedding.weight.device
-    print(
-        f"[{made} tokens, {made / seconds:,.0f} tokens/s on {device}, seed {options.seed}]",
-        file=sys.stderr,
-    )
+    # The first token came before the clock was started.
+    pace = f", {(made - 1) / seconds:,.0f} tokens/s" if made > 1 else ""
+    print(f"[{made} tokens{pace} on {device}, seed {options.seed}]", file=sys.stderr)
 
 
 def _threads_for(opened: OpenedModel) -> int:
