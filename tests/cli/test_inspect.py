@@ -32,6 +32,14 @@ def test_a_run_is_told_layer_by_layer_with_its_training_and_tests(counting, tmp_
     assert "4 test sequences of its task, Counting, of length 16" in page
 
 
+def test_a_row_of_metrics_that_was_torn_off_is_left_out(counting, tmp_path):
+    folder = run(counting, tmp_path / "run", log_every=1)
+    metrics = folder / "metrics.csv"
+    header, first, second = metrics.read_text().splitlines(keepends=True)
+    metrics.write_text(header + first + second[:4])
+    assert main(["inspect", str(folder)]) == 0
+
+
 def test_the_same_run_reads_as_many_and_as_long_sequences_as_asked(counting, tmp_path):
     folder, out = run(counting, tmp_path / "run"), tmp_path / "pages" / "mine.html"
     assert main(["inspect", str(folder), "--length", "40", "--sequences", "2", "--out", str(out)]) == 0

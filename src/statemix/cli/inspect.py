@@ -142,7 +142,8 @@ def _training(folder: Path) -> dict[str, Any]:
     rows: list[dict[str, str]] = []
     if (folder / METRICS).is_file():
         with open(folder / METRICS, newline="") as file:
-            rows = list(csv.DictReader(file))
+            # A last row that was torn off, by a full disk, lacks columns.
+            rows = [row for row in csv.DictReader(file) if None not in row.values()]
     wanted = ("loss", "accuracy") if isinstance(config.data, TaskData) else ("loss",)
     steps = [float(row["step"]) for row in rows]
     return {
