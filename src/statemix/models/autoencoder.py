@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from statemix.shapes import Boundaries, Mask, Tokens
 
 from .block import INITIAL_STD, MLP
-from .inputs import embedded
+from .inputs import embedded, last_real
 from .language_model import ModelConfig, make_blocks, weight_alone
 
 
@@ -75,13 +75,7 @@ class Autoencoder(nn.Module):
         time = tokens.shape[1]
         self._check_length(time)
         x, _ = self.blocks(x + self.positions[:time], mask=mask)
-        if mask is None:
-            last = x[:, -1]
-        else:
-            places = torch.arange(time, device=tokens.device)
-            index = torch.where(mask, places, 0).amax(1)[:, None, None].expand(-1, -1, x.shape[2])
-            last = x.gather(1, index)[:, 0]
-        return self.norm(last)
+        return self.norm(last_real(x, mask))
 
     def decode(self, vectors: Tensor, length: int) -> Tensor:
         """What the head reads at each of ``length`` places, (B, length, H), from vectors (B, D)."""
