@@ -65,6 +65,8 @@ def test_it_learns_to_read_back_short_sequences():
 def test_sequences_outside_the_table_are_refused(time):
     with pytest.raises(ValueError, match=f"1 to max_length = 10 tokens; got {time}"):
         Autoencoder(config())(torch.zeros(1, time, dtype=torch.long))
+    with pytest.raises(ValueError, match=f"1 to max_length = 10 tokens; got {time}"):
+        Autoencoder(config()).decode(torch.zeros(1, config().d_model), time)
 
 
 def test_a_sequence_without_a_batch_is_refused():

@@ -278,6 +278,16 @@ def test_states_of_a_model_are_gone_on_from():
     torch.testing.assert_close(decoder.step(tokens[:, 8]), model(tokens)[:, -1], atol=1e-5, rtol=1e-4)
 
 
+def test_one_sampler_serves_text_after_text_and_batches_of_other_sizes():
+    model = model_of()
+    prompts = torch.randint(23, (3, 7))
+    stops = tuple(model.generate(prompts[:2], 1, temperature=0)[:, -1].tolist())
+    sampler = Sampler(temperature=0, stop_tokens=stops)
+    for prompt in (prompts[:2], prompts, prompts[2:]):
+        found = Decoder(model, len(prompt)).generate(prompt, 6, sampler)
+        assert torch.equal(found, model.generate(prompt, 6, temperature=0, stop_tokens=stops))
+
+
 @pytest.mark.parametrize("name", ["bdlru", "hlru"])
 @torch.no_grad()
 def test_a_compiler_sees_a_step_as_plain_operations(name):

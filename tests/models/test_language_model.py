@@ -335,6 +335,18 @@ def test_a_long_text_is_read_in_pieces():
     torch.testing.assert_close(on, model(tokens[:, :3], states)[:, -1], atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("piece", [3, 4096])
+def test_a_padded_text_is_read_up_to_its_last_real_token(piece):
+    model, tokens = model_of(), torch.randint(11, (4, 8))
+    mask = torch.zeros(4, 8, dtype=torch.bool)
+    mask[0, :5] = mask[1, 2] = mask[2, 4:] = mask[3, ::2] = True
+    logits, states = model.read(tokens, mask=mask, piece=piece)
+    for row in range(4):
+        wanted, (end,) = model.read(tokens[row : row + 1, mask[row]])
+        torch.testing.assert_close(logits[row : row + 1], wanted, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(states[0][row : row + 1], end, atol=1e-5, rtol=1e-4)
+
+
 def test_reading_wants_a_token_and_a_piece_to_read():
     tokens = torch.zeros(2, 3, dtype=torch.long)
     with pytest.raises(ValueError, match=r"read: tokens must be \(B, T\) with T >= 1; got \(2, 0\)"):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from statemix.shapes import Boundaries, Mask, Tokens
 
 from .block import INITIAL_STD, MLP
-from .inputs import embedded
+from .inputs import embedded, last_real
 from .language_model import ModelConfig, make_blocks, weight_alone
 
 
@@ -73,22 +73,13 @@ class Autoencoder(nn.Module):
         """The one vector of each sequence, (B, D): the final norm at its last real token."""
         x = embedded("Autoencoder", self.embedding, tokens)
         time = tokens.shape[1]
-        if not 1 <= time <= self.config.max_length:
-            raise ValueError(
-                f"Autoencoder: a sequence must have 1 to max_length = {self.config.max_length} tokens; got "
-                f"{time}: raise max_length"
-            )
+        self._check_length(time)
         x, _ = self.blocks(x + self.positions[:time], mask=mask)
-        if mask is None:
-            last = x[:, -1]
-        else:
-            places = torch.arange(time, device=tokens.device)
-            index = torch.where(mask, places, 0).amax(1)[:, None, None].expand(-1, -1, x.shape[2])
-            last = x.gather(1, index)[:, 0]
-        return self.norm(last)
+        return self.norm(last_real(x, mask))
 
     def decode(self, vectors: Tensor, length: int) -> Tensor:
         """What the head reads at each of ``length`` places, (B, length, H), from vectors (B, D)."""
+        self._check_length(length)
         return F.gelu(self.decoder(vectors[:, None] + self.positions[:length]))
 
     def forward(
@@ -107,3 +98,10 @@ class Autoencoder(nn.Module):
             raise ValueError("Autoencoder: sequences cannot be packed; pad them and give a mask")
         hidden = self.decode(self.encode(tokens, mask=mask), tokens.shape[1])
         return hidden if return_hidden else self.head(hidden)
+
+    def _check_length(self, length: int) -> None:
+        if not 1 <= length <= self.config.max_length:
+            raise ValueError(
+                f"Autoencoder: a sequence must have 1 to max_length = {self.config.max_length} tokens; got "
+                f"{length}: raise max_length"
+            )

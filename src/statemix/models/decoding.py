@@ -227,8 +227,11 @@ class Decoder:
         mask: Mask | None = None,
         generator: torch.Generator | None = None,
     ) -> Iterator[Tensor]:
-        """Yield tokens (B,) until every row has met one of the sampler's stop tokens."""
-        sampler = Sampler() if sampler is None else sampler
+        """Yield tokens (B,) until every row has met one of the sampler's stop tokens.
+
+        The sampler gives its settings alone: rows that ended in a text before are not ended here.
+        """
+        sampler = Sampler() if sampler is None else sampler.anew()
         logits = self.prefill(prompt, mask)
         while True:
             token = sampler.next(logits, generator)

@@ -84,3 +84,18 @@ def check_mask(operation: str, mask: Tensor | None, tokens: Tensor) -> None:
         raise ValueError(
             f"{operation}: mask must be (B, T) = {tuple(tokens.shape)} as the tokens; got {tuple(mask.shape)}"
         )
+
+
+def last_real(x: Tensor, mask: Tensor | None) -> Tensor:
+    """The vector of each row's last real step, (B, D) of (B, T, D); of its first where none is real.
+
+    Examples:
+        >>> x = torch.arange(6.0).view(2, 3, 1)
+        >>> last_real(x, torch.tensor([[True, True, False], [False, False, True]]))[:, 0]
+        tensor([1., 5.])
+    """
+    if mask is None:
+        return x[:, -1]
+    places = torch.arange(x.shape[1], device=x.device)
+    index = torch.where(mask, places, 0).amax(1)[:, None, None].expand(-1, -1, x.shape[2])
+    return x.gather(1, index)[:, 0]

@@ -18,7 +18,7 @@ from statemix.ops.checks import check_choices, check_number, check_size
 from statemix.shapes import Boundaries, Mask, Tokens
 
 from .block import INITIAL_STD, MLP, Block, Blocks
-from .inputs import check_mask, check_prompt, check_tokens, embedded
+from .inputs import check_mask, check_prompt, check_tokens, embedded, last_real
 from .mixers import MixerConfig, make_mixer
 from .modes import evaluating
 from .sampling import Sampler, continued
@@ -219,7 +219,9 @@ class LanguageModel(nn.Module):
         mask: Mask | None = None,
         piece: int = 4096,
     ) -> tuple[Tensor, tuple[Any, ...]]:
-        """The logits (B, V) after the last token, and the states there: ``piece`` tokens stand in memory.
+        """The logits (B, V) after the last token that is real, and the states there.
+
+        ``piece`` tokens stand in memory. A row without a real token gets the logits of a padded place.
 
         Raises:
             TypeError: tokens that are no integers, a mask that is none of bool. ValueError: no token to read,
@@ -232,11 +234,16 @@ class LanguageModel(nn.Module):
             )
         check_mask("LanguageModel: read", mask, tokens)
         piece = check_size("LanguageModel: read", "piece", piece)
-        hidden = tokens.new_empty(0)
+        last = tokens.new_empty(0)
         masks = itertools.repeat(None) if mask is None else mask.split(piece, 1)
         for some, real in zip(tokens.split(piece, 1), masks, strict=False):
             hidden, states = self(some, states, return_states=True, return_hidden=True, mask=real)
-        return self._logits(hidden[:, -1]), states or ()
+            found = last_real(hidden, real)
+            if real is not None and last.numel():
+                # Rows of which this piece holds padding alone stand where they stood.
+                found = torch.where(real.any(1, keepdim=True), found, last)
+            last = found
+        return self._logits(last), states or ()
 
     def stream(
         self,

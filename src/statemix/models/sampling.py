@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from itertools import islice
 from math import inf
@@ -57,6 +58,19 @@ class Sampler:
     def finished(self) -> bool:
         """Whether every row has met a stop token."""
         return self._ended is not None and bool(self._ended.all())
+
+    def anew(self) -> Sampler:
+        """One of the same settings in which no row has ended, for another text.
+
+        Examples:
+            >>> sampler = Sampler(temperature=0, stop_tokens=(2,))
+            >>> _ = sampler.next(torch.tensor([[0.0, 1.0, 3.0]]))
+            >>> sampler.finished, sampler.anew().finished
+            (True, False)
+        """
+        made = copy.copy(self)
+        made._ended = made._last = None
+        return made
 
     def next(self, logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """logits (B, V) -> tokens (B,)."""

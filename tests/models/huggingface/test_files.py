@@ -117,6 +117,23 @@ def test_conversion_there_and_back_loses_nothing(settings):
     assert theirs.config.eos_token_id == 3
 
 
+@pytest.mark.parametrize(
+    ("mixer", "pattern"),
+    [
+        (MixerConfig(name="attention", num_heads=2, rotary=True), ("bdlru",)),
+        (MixerConfig(name="hlru", readout="latest", convolution=True), ("attention", "bdlru")),
+    ],
+    ids=str,
+)
+def test_options_of_a_mixer_that_the_pattern_leaves_out_are_left_out(mixer, pattern):
+    config = ModelConfig(vocab_size=50, d_model=16, num_layers=3, mixer=mixer, pattern=pattern)
+    model = LanguageModel(config).eval()
+    theirs, tokens = to_huggingface(model), torch.randint(50, (2, 9))
+    assert torch.equal(theirs(tokens).logits, model(tokens))
+    again = from_huggingface(theirs)
+    assert again.config.mixers() == config.mixers() and same_weights(again, model)
+
+
 def test_sizes_of_their_own_stay_in_the_format_of_transformers():
     model = causal_lm(mixer=["bdlru", "hlru"], block_size=4, order=2)
     with pytest.raises(ValueError, match=r"sizes or options of their own, .*block_size 4, order 2"):

@@ -92,6 +92,20 @@ def test_a_compiled_pass_has_no_breaks(mixer):
         torch.testing.assert_close(compiled(tokens, given), wanted, atol=1e-5, rtol=1e-4)
 
 
+@torch.no_grad()
+def test_a_pass_compiled_for_other_lengths_takes_a_mask():
+    torch._dynamo.reset()
+    model = causal_lm()
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    for length, masked in ((7, False), (9, False), (9, True), (11, True)):
+        tokens = torch.randint(256, (2, length))
+        mask = torch.ones_like(tokens)
+        mask[0, :4] = 0
+        options = {"attention_mask": mask} if masked else {}
+        wanted = model(tokens, **options).logits
+        torch.testing.assert_close(compiled(tokens, **options).logits, wanted, atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.filterwarnings("ignore:.*checkpointing.* is deprecated:FutureWarning")
 def test_trainer_learns_saves_and_resumes(tmp_path):
     from transformers import Trainer, TrainingArguments

@@ -200,13 +200,16 @@ class StatemixConfig(PreTrainedConfig):
                 f"StatemixConfig: only language models convert; this one is an {config.architecture}"
             )
         values = {here: getattr(config, field) for field, here in _MODEL_FIELDS.items()}
-        values |= {here: getattr(config.mixer, option) for option, here in _MIXER_OPTIONS.items()}
+        # A pattern may leave out the mixer that an option of the config's was meant for.
+        has = {option for name in config.pattern or (config.mixer.name,) for option in options_of(name)}
+        values |= {here: getattr(config.mixer, o) for o, here in _MIXER_OPTIONS.items() if o in has}
         values |= {"block_size": config.mixer.block_size, "num_blocks": config.mixer.num_blocks}
         default = MixerConfig(name=config.mixer.name)
         rest = {
             option: getattr(config.mixer, option)
             for option in options_of(config.mixer.name)
-            if option not in _MIXER_OPTIONS and getattr(config.mixer, option) != getattr(default, option)
+            if option in has - set(_MIXER_OPTIONS)
+            and getattr(config.mixer, option) != getattr(default, option)
         }
         mixer = list(config.pattern) if config.pattern else config.mixer.name
         return cls(mixer=mixer, mixer_options=rest or None, **values, **kwargs)

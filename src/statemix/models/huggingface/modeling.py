@@ -351,7 +351,8 @@ def _mask_of_new(
     if attention_mask is None:
         return None
     past = 0 if cache is None else cache.seen
-    if tuple(attention_mask.shape) not in ((batch, time), (batch, past + time)):
+    # Not by `in`: the compiler takes a size that may vary for unlike one that may not, whatever it is now.
+    if attention_mask.shape != (batch, time) and attention_mask.shape != (batch, past + time):
         raise ValueError(
             f"Statemix: attention_mask must be (B, T) = ({batch}, {time}), or ({batch}, {past + time}) with "
             f"the {past} tokens in the cache; got {tuple(attention_mask.shape)}"
