@@ -1,7 +1,7 @@
 """Which kernel runs with which tile, chunk and cluster: a pure function over a small table.
 
-No tuning at run time. The table holds what was measured on an H100; the rule fits it to the problem and to
-the limits of other devices. The letters are those of ``arguments.cuh``.
+No tuning at run time. ``tiles.py`` holds what was measured, ``costs.py`` what a step should cost; the rule
+here fits both to the problem and to the limits of other devices. The letters are those of ``arguments.cuh``.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 from statemix.kernels.cuda.costs import step_nanoseconds
+from statemix.kernels.cuda.tiles import CONDUCTED, NARROW, NARROW_HALF, RING, WIDE
 
 NORMALIZATIONS = ("softmax", "sigmoid", "relu", "tanh", "linear", "none")
 ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -160,113 +161,6 @@ extern "C" __global__ void {cluster}__launch_bounds__({32 * self.warps}, 1)
 """
 
 
-# (steps of a chunk, warps, stages) forward and backward.
-# wide: rows of 128 bytes (two blocks a lane in 16 bits, one in 32); narrow: one block a lane in 16 bits.
-_WIDE = {
-    "bdlru": {
-        1: ((16, 8, 1), (12, 8, 2)),
-        2: ((8, 8, 2), (6, 8, 2)),
-        3: ((4, 8, 1), (3, 8, 2)),
-        4: ((2, 8, 2), (2, 8, 2)),
-        5: ((2, 8, 1), (2, 8, 1)),
-        6: ((1, 8, 1), (1, 8, 1)),
-        7: ((1, 8, 1), (1, 8, 1)),
-        8: ((1, 8, 1), (1, 8, 1)),
-    },
-    "hlru": {
-        1: ((16, 8, 1), (16, 8, 1)),
-        2: ((16, 8, 2), (12, 8, 2)),
-        3: ((8, 8, 2), (6, 8, 2)),
-        4: ((8, 8, 2), (6, 8, 2)),
-        **dict.fromkeys((5, 6), ((8, 8, 1), (8, 8, 1))),
-        **dict.fromkeys((7, 8), ((6, 8, 2), (6, 8, 2))),
-        **dict.fromkeys(range(9, 17), ((4, 8, 1), (4, 8, 1))),
-        **dict.fromkeys(range(17, 25), ((2, 8, 1), (2, 8, 1))),
-        **dict.fromkeys(range(25, 33), ((1, 8, 1), (1, 8, 1))),
-    },
-}
-_NARROW = {
-    "bdlru": {
-        1: ((16, 8, 1), (16, 8, 1)),
-        2: ((8, 8, 1), (8, 12, 1)),
-        3: ((4, 8, 1), (4, 8, 1)),
-        4: ((4, 8, 1), (4, 8, 1)),
-        5: ((2, 8, 1), (2, 8, 1)),
-        6: ((2, 8, 1), (2, 8, 1)),
-        7: ((2, 8, 1), (1, 8, 1)),
-        8: ((2, 8, 1), (4, 8, 1)),  # two lanes a block
-        **dict.fromkeys(range(9, 17), ((1, 8, 1), (1, 8, 1))),  # two lanes a block
-    },
-    "hlru": {
-        1: ((16, 8, 1), (16, 8, 1)),
-        **dict.fromkeys((2, 3), ((16, 8, 1), (16, 8, 1))),
-        4: ((16, 8, 2), (16, 12, 1)),
-        **dict.fromkeys(range(5, 9), ((8, 8, 1), (8, 8, 1))),
-        **dict.fromkeys(range(9, 17), ((4, 8, 1), (4, 8, 1))),
-        **dict.fromkeys(range(17, 33), ((4, 8, 1), (2, 8, 1))),
-    },
-}
-
-# Where half precision wants other sizes than float32 in the narrow table: the fastest on average, on an H100
-# and on an H200. A second stage is mostly worth more than warps, above all where memory is fast.
-_NARROW_HALF = {
-    "bdlru": {
-        1: ((24, 8, 2), (12, 8, 2)),
-        2: ((8, 8, 1), (8, 12, 1)),
-        3: ((6, 8, 2), (6, 8, 2)),
-        4: ((6, 8, 1), (3, 12, 1)),
-        5: ((4, 8, 1), (2, 12, 2)),
-        8: ((2, 8, 2), (2, 8, 2)),
-    },
-    "hlru": {
-        1: ((32, 8, 2), (16, 8, 2)),
-        2: ((24, 8, 2), (20, 8, 2)),
-        3: ((16, 8, 2), (16, 8, 2)),
-        4: ((20, 8, 2), (12, 8, 2)),
-        5: ((16, 8, 2), (8, 8, 2)),
-        6: ((16, 8, 2), (8, 8, 2)),
-        7: ((12, 8, 2), (8, 8, 2)),
-        8: ((10, 8, 2), (8, 8, 2)),
-    },
-}
-
-
-# Composed maps that go round a ring of teams of two warps, each warp with two chunks.
-_RING = {
-    "bdlru": {
-        2: ((12, 12, 1), (8, 12, 2)),
-        3: ((8, 10, 1), (5, 12, 2)),
-        4: ((5, 12, 1), (3, 12, 2)),
-    },
-    "hlru": {
-        1: ((24, 14, 1), (16, 12, 2)),
-        2: ((32, 8, 1), (16, 12, 2)),
-        3: ((24, 8, 1), (12, 12, 2)),
-        4: ((24, 8, 1), (10, 12, 2)),
-        5: ((16, 8, 1), (8, 10, 2)),
-        6: ((16, 8, 1), (8, 8, 2)),
-        7: ((14, 8, 1), (8, 8, 2)),
-        8: ((8, 8, 1), (6, 8, 2)),
-    },
-}
-
-# Composed maps that are conducted: (steps of a chunk, warps, stages, groups of warps).
-_CONDUCTED = {
-    "bdlru": {
-        2: ((12, 12, 1, 4), (8, 12, 2, 4)),
-        3: ((8, 12, 1, 4), (5, 12, 2, 4)),
-        4: ((5, 12, 1, 4), (3, 12, 2, 4)),
-    },
-    "hlru": {
-        1: ((32, 12, 1, 4), (20, 12, 2, 6)),
-        2: ((24, 12, 2, 4), (16, 12, 2, 6)),
-        3: ((20, 12, 2, 4), (12, 12, 2, 4)),
-        4: ((16, 12, 2, 4), (10, 12, 2, 4)),
-        5: ((14, 12, 1, 4), (8, 12, 2, 4)),
-    },
-}
-
-
 def kernel_for(family: str, block_size: int) -> str:
     """Names the kernel that runs a block size (or order): relay, relay with two lanes a block, or none.
 
@@ -284,32 +178,36 @@ def _waits_for_functions(family: str, direction: str, normalization: str) -> boo
 
 
 def _candidate(family: str, direction: str, m: int, dtype: str, shape: str, **rest) -> Configuration | None:
-    wide = shape == "wide"
-    if shape in ("ring", "conducted", "conducted halves"):
-        kind = "hlru" if m == 1 else family  # a block of one is a channel of order one
-        sizes = (_RING if shape == "ring" else _CONDUCTED)[kind].get(m)
-        if sizes is None:
-            return None
-        steps, warps, stages, *groups = sizes[direction == "backward"]
-        return Configuration(
-            kernel=f"composed_{kind}_{direction}",
-            block_size=m,
-            dtype=dtype,
-            blocks_per_lane=1,
-            lanes_per_block=1,
-            steps=steps,
-            warps=warps,
-            stages=stages,
-            cluster=1,
-            groups=sum(groups),
-            chunks=1 if shape == "conducted" else 2,
-            **rest,
-        )
-    table = (_WIDE if wide else _NARROW)[family]
+    """A kernel's configuration before it is fitted to a problem; None where it has none for this size."""
+    if shape in ("wide", "narrow"):
+        return _relay(family, direction, m, dtype, shape == "wide", **rest)
+    kind = "hlru" if m == 1 else family  # a block of one is a channel of order one
+    sizes = (RING if shape == "ring" else CONDUCTED)[kind].get(m)
+    if sizes is None:
+        return None
+    steps, warps, stages, *groups = sizes[direction == "backward"]
+    return Configuration(
+        kernel=f"composed_{kind}_{direction}",
+        block_size=m,
+        dtype=dtype,
+        blocks_per_lane=1,
+        lanes_per_block=1,
+        steps=steps,
+        warps=warps,
+        stages=stages,
+        cluster=1,
+        groups=sum(groups),
+        chunks=1 if shape == "conducted" else 2,
+        **rest,
+    )
+
+
+def _relay(family: str, direction: str, m: int, dtype: str, wide: bool, **rest) -> Configuration | None:
+    table = (WIDE if wide else NARROW)[family]
     if m not in table:
         return None
     if not wide and ELEMENT_BYTES[dtype] == 2:
-        table = table | _NARROW_HALF[family]
+        table = table | NARROW_HALF[family]
     steps, warps, stages = table[m][direction == "backward"]
     if _waits_for_functions(family, direction, rest["normalization"]):
         stages = 2
@@ -319,7 +217,7 @@ def _candidate(family: str, direction: str, m: int, dtype: str, shape: str, **re
         if not wide:
             return None  # one block a lane is a row of 128 bytes already
         steps, warps, _ = (
-            _NARROW[family][m][direction == "backward"] if m < 8 or family == "hlru" else (1, 8, 1)
+            NARROW[family][m][direction == "backward"] if m < 8 or family == "hlru" else (1, 8, 1)
         )
         stages = 1
     return Configuration(

@@ -1,0 +1,111 @@
+"""The tiles that each kernel was measured to be fastest with, on an H100 and on an H200.
+
+Sizes are (steps of a chunk, warps, stages of shared memory), forward and backward, by family and by block
+size or order. Which of them a problem gets is decided in ``configurations.py``.
+"""
+
+from __future__ import annotations
+
+# Wide: rows of 128 bytes (two blocks a lane in 16 bits, one in 32). Narrow: one block a lane in 16 bits.
+WIDE = {
+    "bdlru": {
+        1: ((16, 8, 1), (12, 8, 2)),
+        2: ((8, 8, 2), (6, 8, 2)),
+        3: ((4, 8, 1), (3, 8, 2)),
+        4: ((2, 8, 2), (2, 8, 2)),
+        5: ((2, 8, 1), (2, 8, 1)),
+        6: ((1, 8, 1), (1, 8, 1)),
+        7: ((1, 8, 1), (1, 8, 1)),
+        8: ((1, 8, 1), (1, 8, 1)),
+    },
+    "hlru": {
+        1: ((16, 8, 1), (16, 8, 1)),
+        2: ((16, 8, 2), (12, 8, 2)),
+        3: ((8, 8, 2), (6, 8, 2)),
+        4: ((8, 8, 2), (6, 8, 2)),
+        **dict.fromkeys((5, 6), ((8, 8, 1), (8, 8, 1))),
+        **dict.fromkeys((7, 8), ((6, 8, 2), (6, 8, 2))),
+        **dict.fromkeys(range(9, 17), ((4, 8, 1), (4, 8, 1))),
+        **dict.fromkeys(range(17, 25), ((2, 8, 1), (2, 8, 1))),
+        **dict.fromkeys(range(25, 33), ((1, 8, 1), (1, 8, 1))),
+    },
+}
+NARROW = {
+    "bdlru": {
+        1: ((16, 8, 1), (16, 8, 1)),
+        2: ((8, 8, 1), (8, 12, 1)),
+        3: ((4, 8, 1), (4, 8, 1)),
+        4: ((4, 8, 1), (4, 8, 1)),
+        5: ((2, 8, 1), (2, 8, 1)),
+        6: ((2, 8, 1), (2, 8, 1)),
+        7: ((2, 8, 1), (1, 8, 1)),
+        8: ((2, 8, 1), (4, 8, 1)),  # two lanes a block
+        **dict.fromkeys(range(9, 17), ((1, 8, 1), (1, 8, 1))),  # two lanes a block
+    },
+    "hlru": {
+        1: ((16, 8, 1), (16, 8, 1)),
+        **dict.fromkeys((2, 3), ((16, 8, 1), (16, 8, 1))),
+        4: ((16, 8, 2), (16, 12, 1)),
+        **dict.fromkeys(range(5, 9), ((8, 8, 1), (8, 8, 1))),
+        **dict.fromkeys(range(9, 17), ((4, 8, 1), (4, 8, 1))),
+        **dict.fromkeys(range(17, 33), ((4, 8, 1), (2, 8, 1))),
+    },
+}
+
+# Where half precision wants other sizes than float32 in the narrow table: the fastest on average, on an H100
+# and on an H200. A second stage is mostly worth more than warps, above all where memory is fast.
+NARROW_HALF = {
+    "bdlru": {
+        1: ((24, 8, 2), (12, 8, 2)),
+        2: ((8, 8, 1), (8, 12, 1)),
+        3: ((6, 8, 2), (6, 8, 2)),
+        4: ((6, 8, 1), (3, 12, 1)),
+        5: ((4, 8, 1), (2, 12, 2)),
+        8: ((2, 8, 2), (2, 8, 2)),
+    },
+    "hlru": {
+        1: ((32, 8, 2), (16, 8, 2)),
+        2: ((24, 8, 2), (20, 8, 2)),
+        3: ((16, 8, 2), (16, 8, 2)),
+        4: ((20, 8, 2), (12, 8, 2)),
+        5: ((16, 8, 2), (8, 8, 2)),
+        6: ((16, 8, 2), (8, 8, 2)),
+        7: ((12, 8, 2), (8, 8, 2)),
+        8: ((10, 8, 2), (8, 8, 2)),
+    },
+}
+
+# Composed maps that go round a ring of teams of two warps, each warp with two chunks.
+RING = {
+    "bdlru": {
+        2: ((12, 12, 1), (8, 12, 2)),
+        3: ((8, 10, 1), (5, 12, 2)),
+        4: ((5, 12, 1), (3, 12, 2)),
+    },
+    "hlru": {
+        1: ((24, 14, 1), (16, 12, 2)),
+        2: ((32, 8, 1), (16, 12, 2)),
+        3: ((24, 8, 1), (12, 12, 2)),
+        4: ((24, 8, 1), (10, 12, 2)),
+        5: ((16, 8, 1), (8, 10, 2)),
+        6: ((16, 8, 1), (8, 8, 2)),
+        7: ((14, 8, 1), (8, 8, 2)),
+        8: ((8, 8, 1), (6, 8, 2)),
+    },
+}
+
+# Composed maps that are conducted; the fourth number is groups of warps.
+CONDUCTED = {
+    "bdlru": {
+        2: ((12, 12, 1, 4), (8, 12, 2, 4)),
+        3: ((8, 12, 1, 4), (5, 12, 2, 4)),
+        4: ((5, 12, 1, 4), (3, 12, 2, 4)),
+    },
+    "hlru": {
+        1: ((32, 12, 1, 4), (20, 12, 2, 6)),
+        2: ((24, 12, 2, 4), (16, 12, 2, 6)),
+        3: ((20, 12, 2, 4), (12, 12, 2, 4)),
+        4: ((16, 12, 2, 4), (10, 12, 2, 4)),
+        5: ((14, 12, 1, 4), (8, 12, 2, 4)),
+    },
+}
