@@ -131,7 +131,7 @@ struct Lane {
     int share;  // which of the R lanes of the block
     int half;   // which of the CH chunks
     int block;  // the lane's first block in the tile
-    int place;  // of the lane's block in shared memory that lanes with the same block use: neighbours for neighbours
+    int place;  // of its block among the tile's in memory that warps share: so dealt that neighbouring lanes are neighbours
     int count;  // how many of the lane's blocks exist
     // Of staged rows: the place in a row that the lane reads, and the chunk; of matrices those whose address it gives.
     int source, source_half;

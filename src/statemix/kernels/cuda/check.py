@@ -35,12 +35,8 @@ DEVICES = {
 }
 
 _SIZES = {"bdlru": (1, 2, 3, 4, 6, 8, 12, 16), "hlru": (1, 2, 4, 8, 16, 32)}
-_PROBLEMS = (
-    (64, 2048, 1024),
-    (8, 4096, 128),
-    (1, 65536, 256),
-    (1, 65536, 64),
-)  # many lanes to few: (B, T, N)
+# Many lanes to few: (B, T, N).
+_PROBLEMS = ((64, 2048, 1024), (8, 4096, 128), (1, 65536, 256), (1, 65536, 64))
 
 
 def covering(target: str) -> list[Configuration]:

@@ -1,5 +1,6 @@
 // BD-LRU backward where lanes are few and time is long: bdlru_backward.cuh with composed maps.
-// In reversed time the map of a step is g -> A^T (g + dL/d(output)); where a warp has two chunks its lower half has the later one.
+// In reversed time the map of a step is g -> A^T (g + dL/d(output)); where a warp has two chunks its lower half has the
+// later one.
 #pragma once
 #include "bdlru_backward.cuh"
 #include "composed_bdlru_forward.cuh"

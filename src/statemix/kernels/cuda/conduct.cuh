@@ -8,8 +8,8 @@
 // the way there and back; while one group waits the others compute, and the chain of states never leaves the conductor.
 //
 // Numbers are read as soon as they are there: the lowest bit of each says which turn wrote it, and flips every turn;
-// memory is zero at first, which is the bit of no first writing. No place is written again before it was read: a worker's
-// next map follows from the state that answers its last one.
+// memory is zero at first, which is the bit of no first writing. (A state that overflowed to infinity may so become NaN.)
+// No place is written again before it was read: a worker's next map follows from the state that answers its last one.
 //
 // In shared and in device memory a lane's numbers lie where its place among the lanes says (Lane::place), so that
 // neighbouring lanes never meet in a bank.
