@@ -5,11 +5,11 @@
     compute-sanitizer --tool racecheck python benchmarks/racecheck.py arrive | sync | fresh
 
 racecheck reports races in the kernels' hand-over. The other words show what it can follow. ``arrive`` is
-the hand-over alone, in a ring of four warps that pass a number on, as the kernels do it: the sender signals
-with ``bar.arrive`` and goes on. ``sync`` is the same ring with ``bar.sync`` on both sides, ``fresh`` has a
-new slot for every turn too, so that nothing is ever overwritten. ``kernels-sync`` compiles the kernels with
-``bar.sync`` on both sides and keeps each ring in one thread block: the order of accesses is the same, and
-full barriers alone make it.
+the hand-over alone, in a ring of four warps (or ``--warps``) that pass a number on, as the kernels do it: the
+sender signals with ``bar.arrive`` and goes on. ``sync`` is the same ring with ``bar.sync`` on both sides,
+``fresh`` has a new slot for every turn too, so that nothing is ever overwritten. ``kernels-sync`` compiles
+the kernels with ``bar.sync`` on both sides and keeps each ring in one thread block: the order of accesses is
+the same, and full barriers alone make it.
 """
 
 import argparse
@@ -25,14 +25,23 @@ from statemix.kernels.cuda import compiler, launch, scan
 
 CASES = (
     ("bdlru", 4, 2, 200, 64),  # a relay in one thread block
-    ("hlru", 8, 1, 2000, 32),  # maps that go round a ring
+    ("hlru", 2, 2, 1500, 512),  # maps that go round a ring
+    ("hlru", 8, 1, 2000, 32),  # the same in halves
     ("bdlru", 3, 1, 2000, 32),  # maps that are conducted
     ("hlru", 2, 1, 6000, 32),
     ("bdlru", 8, 2, 100, 32),  # two lanes a block
     ("hlru", 4, 2, 300, 64),
     ("bdlru", 5, 1, 600, 64),  # a cluster
 )
-TURNS, WARPS = 64, 4
+#: File, what stands there, what takes its place. Once the loaders of a conductor wait for its first warp,
+#: nobody has to say that maps were read: they are written again two turns later.
+FULL_BARRIERS = (
+    ("relay.cuh", "bar.arrive %0,", "bar.sync %0,"),
+    ("conduct.cuh", "arrive_before_warps(FULL + odd, W);", "synchronize_warps(FULL + odd, W);"),
+    ("conduct.cuh", "if (t > 1) synchronize_warps(EMPTY + odd, W);", ""),
+    ("conduct.cuh", "if (t + 2 < turns) arrive_before_warps(EMPTY + odd, W);", ""),
+)
+TURNS = 64
 
 RING = """
 struct Arguments {{ float* out; long long rest[{fields} - 1]; }};
@@ -62,8 +71,9 @@ def run_kernels(*, full_barriers: bool) -> None:
     compiler._OPTIONS = (*compiler._OPTIONS, "--generate-line-info")
     if full_barriers:
         files = compiler.headers()
-        for name in ("relay.cuh", "conduct.cuh"):
-            files[name] = files[name].replace("bar.arrive %0,", "bar.sync %0,")
+        for name, form, full in FULL_BARRIERS:
+            assert form in files[name], f"{name} no longer has {form}"
+            files[name] = files[name].replace(form, full)
         choose = scan.choose
         scan.choose = lambda *given, **named: replace(choose(*given, **named), cluster=1)
     for family, m, batch, steps, width in CASES:
@@ -76,16 +86,16 @@ def run_kernels(*, full_barriers: bool) -> None:
         print(family, m, batch, steps, width, "ran", flush=True)
 
 
-def run_ring(kind: str) -> None:
+def run_ring(kind: str, warps: int) -> None:
     fresh = kind == "fresh"
     fields = len(launch.ARGUMENT_FIELDS)
     source = RING.format(
-        fields=fields, warps=WARPS, turns=TURNS,
+        fields=fields, warps=warps, turns=TURNS,
         signal="bar.arrive" if kind == "arrive" else "bar.sync",
         read="turn" if fresh else "warp",
         write="(turn + 1)" if fresh else "next",
     )  # fmt: skip
-    kernel = launch.Kernel(source, 0, threads=32 * WARPS, shared_bytes=128 * (TURNS + 1))
+    kernel = launch.Kernel(source, 0, threads=32 * warps, shared_bytes=128 * (TURNS + 1))
     out = torch.zeros(32, device="cuda")
     kernel.launch(1, (out.data_ptr(), *[0] * (fields - 1)))
     torch.cuda.synchronize()
@@ -96,11 +106,12 @@ def run_ring(kind: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=("kernels", "kernels-sync", "arrive", "sync", "fresh"))
-    what = parser.parse_args().what
-    if what.startswith("kernels"):
-        run_kernels(full_barriers=what == "kernels-sync")
+    parser.add_argument("--warps", type=int, default=4, help="of the ring alone")
+    options = parser.parse_args()
+    if options.what.startswith("kernels"):
+        run_kernels(full_barriers=options.what == "kernels-sync")
     else:
-        run_ring(what)
+        run_ring(options.what, options.warps)
 
 
 if __name__ == "__main__":

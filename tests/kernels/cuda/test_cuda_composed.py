@@ -27,8 +27,8 @@ def force(monkeypatch, choose):
     monkeypatch.setattr(scan, "_plans", {})
 
 
-EXCHANGES = ("ring", "conducted", "conducted halves")
-WINDOWS = [(exchange, m) for exchange in EXCHANGES for m in range(1, 9 if exchange == "ring" else 6)]
+EXCHANGES = tuple(configurations.COMPOSED)
+WINDOWS = [(exchange, m) for exchange in EXCHANGES for m in range(1, 9 if "ring" in exchange else 6)]
 
 
 def composed(monkeypatch, exchange, count):
@@ -36,7 +36,7 @@ def composed(monkeypatch, exchange, count):
 
     def choose(family, direction, m, dtype, normalization, batch, steps, width, device, **options):
         options["normalization"] = normalization
-        candidate = configurations._candidate(family, direction, m, dtype, exchange, **options)
+        candidate = configurations._candidate(family, direction, m, dtype, exchange, device, **options)
         assert candidate is not None
         room = (
             device.multiprocessors // (batch * -(-width // candidate.tile)) - 1
@@ -108,6 +108,13 @@ def test_a_conductor_of_more_thread_blocks_than_it_has_warps(monkeypatch, family
     composed(monkeypatch, "conducted halves", 32)
     check(family, m, 1, 9000, 32)
     check(family, m, 1, PACKED[-1], 20, cu_seqlens=PACKED, states=True)
+
+
+@pytest.mark.parametrize("exchange", ["ring", "ring halves"])
+@pytest.mark.parametrize("family, m", [("bdlru", 3), ("hlru", 2)])
+def test_many_tiles_whose_neighbours_lie_apart(monkeypatch, thread_blocks, exchange, family, m):
+    composed(monkeypatch, exchange, thread_blocks)
+    check(family, m, 3, 200, 344, states=True)
 
 
 @pytest.mark.parametrize("exchange", EXCHANGES)

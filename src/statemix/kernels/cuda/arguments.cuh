@@ -4,6 +4,7 @@
 //     M   block size or order          NB  blocks (channels) a lane holds     R  lanes that share a block
 //     S   steps of a chunk             W   warps of a thread block            D  stages of shared memory
 //     K   thread blocks of a tile      E   element type                       F  normalization
+//     COMPOSES  warps compose maps of states before they have a state
 //     CH  chunks that a warp computes at once (2 in some kernels with maps, whose lanes then are two halves): a span
 //     G   groups of warps where maps are conducted (conduct.cuh), and each tile has one thread block more; 0: states go
 //         round a ring
@@ -71,11 +72,14 @@ struct Tile {
     static constexpr int BLOCKS = LANES * C::NB;     // blocks (channels) of a tile
     static constexpr bool APART = C::ROWS == Rows::unaligned;
     static constexpr int ROW = BLOCKS * C::E::BYTES + (APART ? 16 : 0);  // bytes of a staged row
-    static constexpr bool COMPOSES = C::CH == 2 || C::G > 0;  // maps of states, before a warp has one
-    // Then rows are read from shared memory as matrices, by one instruction 512 bytes (stage.cuh).
-    static constexpr bool MATRICES = C::E::BYTES == 2 && COMPOSES && !APART;
+    // Where maps of states are composed rows are read from shared memory as matrices, by one instruction 512 bytes (stage.cuh).
+    static constexpr bool MATRICES = C::E::BYTES == 2 && C::COMPOSES && !APART;
     // Narrow rows are for problems with few lanes, which are limited by the chain of states as much as by memory.
     static constexpr bool NARROW = BLOCKS * C::E::BYTES < 128;
+
+    // Of rows of 64 bytes L2 keeps the other half of a line until the neighbour asks for it. The gradients, half of all that
+    // backward moves, must not drive it out: where they did, the same kernel had 67 or 83 % of a copy, by where buffers lay.
+    static constexpr bool STREAMS = ROW == 64;
 
     int number;       // among the tiles of all sequences
     int rank;         // of this thread block among those of its tile
@@ -91,12 +95,13 @@ struct Tile {
         // Neighbouring tiles read the same lines of memory, the faster the nearer they are to each other on the chip: with
         // rows of 32 bytes that makes 85 % of a copy out of 38. Thread blocks without clusters fill one part (GPC) of the
         // chip after the other, so tiles go with their numbers; clusters go round the parts, so neighbours in a part are
-        // PARTS numbers apart.
+        // PARTS numbers apart. Two tiles to a line in clusters of two are faster otherwise (88 % in place of 73).
         constexpr int PARTS = 8, FEW = 16;
+        constexpr bool QUARTERS = BLOCKS * C::E::BYTES <= 32;
         const int tiles = (int)((arguments.N + BLOCKS - 1) / BLOCKS), of_a_tile = C::K + (C::G > 0);
         const int all = gridDim.x / of_a_tile;
         number = C::G ? blockIdx.x % all : blockIdx.x / C::K;
-        if (C::CH > 1 && C::G == 0 && C::K > 1 && all > FEW) {
+        if (C::G == 0 && (QUARTERS ? C::K > 1 : C::COMPOSES && C::K > 2) && all > FEW) {
             const int part = number % PARTS;
             number = part * (all / PARTS) + min(part, all % PARTS) + number / PARTS;
         }

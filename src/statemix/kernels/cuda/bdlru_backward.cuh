@@ -126,11 +126,11 @@ DEVICE void store_gradients(const Arguments& arguments, const Tile<C>& tile, con
                                                        GradientNeeds<C::F>::logit ? logit[n] : 0.f);
                 char* const to = (j < MC ? grad_columns[partner] : grad_logits) +
                                  logit_lines.at(s, i * R, j < MC ? j / R * R : M);
-                if (MC == M || j == MC || column < M) store_elements<E, NB, APART>(to, gradient, lane.count);
+                if (MC == M || j == MC || column < M) store_elements<E, NB, APART, Tile<C>::STREAMS>(to, gradient, lane.count);
             }
 #pragma unroll
             for (int n = 0; n < NB; n++) gradient[n] = u[s][n][i] * p[s][n][i][MC];
-            store_elements<E, NB, APART>(grad_values + value_lines.at(s, i * R), gradient, lane.count);
+            store_elements<E, NB, APART, Tile<C>::STREAMS>(grad_values + value_lines.at(s, i * R), gradient, lane.count);
         }
     }
 }
@@ -156,7 +156,7 @@ DEVICE void store_state_gradients(const Arguments& arguments, const Tile<C>& til
                     ((float*)arguments.grad_gates)[line * arguments.N + tile.n0 + lane.nth(n)] = u[s][n][i];
             }
             if (s < steps && row < C::M && lane.count > 0)
-                store_elements<E, C::NB, Tile<C>::APART>(
+                store_elements<E, C::NB, Tile<C>::APART, Tile<C>::STREAMS>(
                     arguments.output + line * pitch + (i64)(tile.n0 + lane.block) * E::BYTES, gradient, lane.count);
         }
 }

@@ -26,17 +26,20 @@ REGISTERS_OF_A_MULTIPROCESSOR = 65536
 
 #: A device of each compute capability that the kernels are compiled for.
 DEVICES = {
-    "sm_80": Device((8, 0), 108, 166_912),
-    "sm_86": Device((8, 6), 84, 101_376),
-    "sm_89": Device((8, 9), 128, 101_376),
+    "sm_80": Device((8, 0), 108, 166_912, memory_gb_s=2039),
+    "sm_86": Device((8, 6), 84, 101_376, memory_gb_s=768),
+    "sm_89": Device((8, 9), 128, 101_376, memory_gb_s=1008),
     "sm_90": Device((9, 0), 132, 232_448),
-    "sm_100": Device((10, 0), 148, 232_448),
-    "sm_120": Device((12, 0), 170, 101_376),
+    "sm_100": Device((10, 0), 148, 232_448, memory_gb_s=8000),
+    "sm_120": Device((12, 0), 170, 101_376, memory_gb_s=1792),
 }
+
+#: Devices of the same compute capability for which the rule chooses otherwise: an H200.
+OTHERS = {"sm_90": (Device((9, 0), 132, 232_448, memory_gb_s=4815),)}
 
 _SIZES = {"bdlru": (1, 2, 3, 4, 6, 8, 12, 16), "hlru": (1, 2, 4, 8, 16, 32)}
 # Many lanes to few: (B, T, N).
-_PROBLEMS = ((64, 2048, 1024), (8, 4096, 128), (1, 65536, 256), (1, 65536, 64))
+_PROBLEMS = ((64, 2048, 1024), (8, 4096, 128), (1, 65536, 512), (1, 65536, 256), (1, 65536, 64))
 
 
 def covering(target: str) -> list[Configuration]:
@@ -48,10 +51,9 @@ def covering(target: str) -> list[Configuration]:
             for dtype, normalization, options in _variants(target, m):
                 if "time_broadcast" in options:
                     options["gate_gradient"] = direction == "forward"
-                chosen = choose(
-                    family, direction, m, dtype, normalization, *problem, DEVICES[target], **options
-                )
-                found[chosen] = None
+                for device in (DEVICES[target], *OTHERS.get(target, ())):
+                    chosen = choose(family, direction, m, dtype, normalization, *problem, device, **options)
+                    found[chosen] = None
     return list(found)
 
 

@@ -11,11 +11,30 @@ from functools import lru_cache
 from typing import Any
 
 from statemix.kernels.cuda.costs import step_nanoseconds
-from statemix.kernels.cuda.tiles import CONDUCTED, NARROW, NARROW_HALF, RING, WIDE
+from statemix.kernels.cuda.tiles import (
+    CONDUCTED,
+    NARROW,
+    NARROW_HALF,
+    RING,
+    RING_FAST_MEMORY,
+    RING_HALVES,
+    WIDE,
+)
 
 NORMALIZATIONS = ("softmax", "sigmoid", "relu", "tanh", "linear", "none")
 ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 ELEMENT_TYPES = {"float32": "Float32", "bfloat16": "Bfloat16", "float16": "Float16"}
+
+#: Kernels that compose maps: their tiles, and the chunks that a warp computes at once.
+COMPOSED = {
+    "ring": (RING, 1),
+    "ring halves": (RING_HALVES, 2),
+    "conducted": (CONDUCTED, 1),
+    "conducted halves": (CONDUCTED, 2),
+}
+
+#: What memory is made for, in GB/s: of an H100 (SXM), and from where on it is fast (an H200 has 4815).
+USUAL_MEMORY, FAST_MEMORY = 3350, 4000
 
 #: The largest block size (BD-LRU) and order (H-LRU) whose coefficients fit the registers.
 LARGEST = {"bdlru": 16, "hlru": 32}
@@ -23,11 +42,15 @@ LARGEST = {"bdlru": 16, "hlru": 32}
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """What the rule must know of a device; shared memory in bytes, of one thread block."""
+    """What the rule must know of a device; shared memory in bytes, of one thread block.
+
+    A copy gets seven eighths of ``memory_gb_s``.
+    """
 
     capability: tuple[int, int]
     multiprocessors: int
     shared_memory: int
+    memory_gb_s: int = USUAL_MEMORY
 
     @property
     def clusters(self) -> bool:
@@ -152,6 +175,7 @@ struct Configuration {{
     static constexpr int M = {self.block_size}, NB = {self.blocks_per_lane}, R = {self.lanes_per_block},
                          S = {self.steps}, W = {self.warps}, D = {self.stages}, K = {self.cluster},
                          CH = {self.chunks}, G = {self.groups}, PREFETCH = {prefetch};
+    static constexpr bool COMPOSES = {flag[self.composes]};
 }};
 static_assert({stage}<Configuration>::SHARED == {self.shared_bytes}, "configurations.py counts otherwise");
 extern "C" __global__ void {cluster}__launch_bounds__({32 * self.warps}, 1)
@@ -177,12 +201,17 @@ def _waits_for_functions(family: str, direction: str, normalization: str) -> boo
     return family == "hlru" and direction == "forward" and normalization in ("sigmoid", "tanh")
 
 
-def _candidate(family: str, direction: str, m: int, dtype: str, shape: str, **rest) -> Configuration | None:
+def _candidate(
+    family: str, direction: str, m: int, dtype: str, shape: str, device: Device, **rest
+) -> Configuration | None:
     """A kernel's configuration before it is fitted to a problem; None where it has none for this size."""
     if shape in ("wide", "narrow"):
         return _relay(family, direction, m, dtype, shape == "wide", **rest)
     kind = "hlru" if m == 1 else family  # a block of one is a channel of order one
-    sizes = (RING if shape == "ring" else CONDUCTED)[kind].get(m)
+    table, chunks = COMPOSED[shape]
+    sizes = table[kind].get(m)
+    if shape == "ring" and device.memory_gb_s > FAST_MEMORY:
+        sizes = RING_FAST_MEMORY[kind].get(m, sizes)
     if sizes is None:
         return None
     steps, warps, stages, *groups = sizes[direction == "backward"]
@@ -197,7 +226,7 @@ def _candidate(family: str, direction: str, m: int, dtype: str, shape: str, **re
         stages=stages,
         cluster=1,
         groups=sum(groups),
-        chunks=1 if shape == "conducted" else 2,
+        chunks=chunks,
         **rest,
     )
 
@@ -298,8 +327,8 @@ def candidates(
         "gate_gradient": gate_gradient,
     }
     found = []
-    for shape in ("wide", "narrow", "ring", "conducted", "conducted halves"):
-        candidate = _candidate(family, direction, block_size, dtype, shape, **rest)
+    for shape in ("wide", "narrow", *COMPOSED):
+        candidate = _candidate(family, direction, block_size, dtype, shape, device, **rest)
         if candidate is not None:
             scored = _spread(_fit(candidate, device), batch, steps, width, device)
             if scored[0] < float("inf"):

@@ -2,12 +2,11 @@
 
 Three things limit a relay: memory, the chain of states, and the turn of a warp, which must load and compute
 a chunk before it can begin its next. Where maps are composed the turn has the chain in it. Thread blocks that
-do not fit the device at once run in waves, of which the last may be small.
+do not fit the device at once run in waves, of which the last may be small. A limit slows a kernel before it
+is reached, so limits are added, but as high powers.
 
-Constants were fitted to tables in ``benchmarks/results``: those of the relay to tiles_training_shapes and
-tiles_candidates of an H100 and an H200 (whose memory differs, and whose best choices mostly do not), those of
-maps that go round a ring to composed_maps and ring_order of an H100, those of maps that are conducted to
-conducted_maps of both.
+Constants were fitted together, so that what is put first is what was fastest, to tables of an H100 and an
+H200 in ``benchmarks/results``: tiles_candidates (relays) and kernel_choice (all kernels).
 """
 
 from __future__ import annotations
@@ -33,9 +32,19 @@ def step_nanoseconds(
     moved = _bytes(configuration, batch, width)
     if configuration.conducted:
         return _conducted(configuration, tiles, steps, moved, device)
-    if configuration.composes:
-        return _ring(configuration, tiles, steps, moved, device)
-    return _relay(configuration, tiles, steps, _row_cost(configuration, width) * moved, device)
+    if configuration.chunks == 2:
+        return _ring_halves(configuration, tiles, steps, moved, device)
+    moved *= _row_cost(configuration, width, device)
+    return (_ring if configuration.composes else _relay)(configuration, tiles, steps, moved, device)
+
+
+def _copied(moved: float, device: Device) -> float:
+    """Nanoseconds in which a copy moves so many bytes."""
+    return moved / (0.875 * device.memory_gb_s)
+
+
+def _sum(limits: tuple[float, ...], power: float) -> float:
+    return sum(limit**power for limit in limits) ** (1 / power)
 
 
 def _bytes(configuration: Configuration, batch: int, width: int) -> int:
@@ -49,18 +58,15 @@ def _relay(configuration: Configuration, tiles: int, steps: int, moved: float, d
     """One wave of thread blocks after the other."""
     size = configuration.cluster
     at_once = max(1, device.resident_clusters(size) * _thread_blocks_at_once(configuration, device))
-    # 3.7 TB/s on 132 multiprocessors, between both data sheets: what keeps kernels below it is added later.
-    memory = moved / (28.0 * device.multiprocessors)
+    memory = _copied(moved, device) / 1.08  # what keeps kernels below that is added later
     chain = _chain(configuration)
     whole, rest = divmod(tiles, at_once)
     time = 0.0
     for waves, running in ((whole, at_once), (1, rest)):
         if waves and running:
             turn = _turn(configuration, -(-running * size // device.multiprocessors))
-            # A limit slows a kernel before it is reached, so limits are added, but as high powers.
-            limits = (memory * running / tiles, chain, turn)
-            # A wave takes eight microseconds to start, to fill its rings and to empty them.
-            time += waves * (sum(limit**5 for limit in limits) ** 0.2 + 8400 / steps)
+            # A wave takes six microseconds to start, to fill its rings and to empty them.
+            time += waves * (_sum((memory * running / tiles, chain, turn), 4.4) + 6070 / steps)
     return time * (1 + 0.055 * (size - 1))  # thread blocks of a cluster start, wait and leave together
 
 
@@ -75,20 +81,28 @@ def _thread_blocks_at_once(configuration: Configuration, device: Device) -> int:
     return max(1, int(min(by_registers, by_memory)))
 
 
-def _row_cost(configuration: Configuration, width: int) -> float:
+def _row_cost(configuration: Configuration, width: int, device: Device) -> float:
     """What rows of a tile cost more than whole lines of 128 bytes do."""
-    row = configuration.tile * configuration.element_bytes
+    row, backward = configuration.tile * configuration.element_bytes, "backward" in configuration.kernel
+    # Rows that begin inside a line lie in two, and neighbouring tiles want the other parts of both.
+    between_lines = width * configuration.element_bytes % 128 > 0
     if row >= 128:
-        # Rows that begin inside a line lie in two, and neighbouring tiles want the other parts of both.
-        return 1.33 if width * configuration.element_bytes % 128 else 1.0
-    return 1.03 if row == 64 else 1.26
+        return 1.18 if between_lines else 1.0
+    if row < 64:
+        return (1.36 if backward else 1.18) * (1.28 if between_lines else 1.0)
+    # L2 asks for the other halves of lines, and is no faster where memory is.
+    faster = device.memory_gb_s / 3350
+    if not backward:
+        return 1.04 * faster**0.12 if not configuration.composes else 1.05 * faster**0.06
+    between = 1.29 if configuration.composes else 1.05
+    return (0.87 if configuration.composes else 1.02) * faster**0.17 * (between if between_lines else 1.0)
 
 
 def _turn(configuration: Configuration, neighbours: int) -> float:
     """What a step costs of a warp's turn, with that many thread blocks on its multiprocessor."""
-    latency = 714 * (1.0 if configuration.stages == 1 else 0.33)  # most of it passes in the turn before
+    latency = 880 * (1.0 if configuration.stages == 1 else 0.55)  # most of it passes in the turn before
     # Ten to thirty instructions for a coefficient, from each warp, on four schedulers.
-    work = (3.08 if "backward" in configuration.kernel else 1.58) * configuration.coefficient_registers
+    work = (3.19 if "backward" in configuration.kernel else 0.97) * configuration.coefficient_registers
     turn = latency + work * configuration.warps * neighbours
     return turn / (configuration.steps * configuration.warps * configuration.cluster)
 
@@ -97,56 +111,62 @@ def _chain(configuration: Configuration) -> float:
     """What a step costs in the chain of states."""
     m, lanes = configuration.block_size, configuration.lanes_per_block
     rows = 1 if configuration.one_row else -(-m // lanes)
-    state = configuration.blocks_per_lane * (m if configuration.one_row else rows)
-    # In cycles. What H-LRU hands on backward are sums that are still to be added to.
-    hand_over = (116 if configuration.one_row and "backward" in configuration.kernel else 104) + 1.1 * state
-    step = configuration.blocks_per_lane * (3.1 + 1.13 * rows * m)
+    # In cycles.
+    hand_over = 131 if configuration.one_row and "backward" in configuration.kernel else 94
+    step = configuration.blocks_per_lane * (2.43 + 1.2 * rows * m)
     exchange = 37 if lanes > 1 else 0  # of the parts of a sum
     return (hand_over / configuration.steps + step + exchange) / CLOCK
 
 
-def _ring(configuration: Configuration, tiles: int, steps: int, moved: int, device: Device) -> float:
-    """Maps that go round a ring, all tiles at once, or nearly: by memory, or by a turn of the ring."""
-    size = configuration.cluster
-    waves = -(-tiles // max(1, device.resident_clusters(size)))
-    at_once = tiles * size / waves / device.multiprocessors
-    # Each tile has a place of its own in time: rows of 32 bytes lose what L2 would keep for others.
-    memory = 1.25 * moved / _memory(device) / min(1.0, 0.5 + 0.7 * at_once)
-    if tiles > 40 and steps > 16_384 and moved > 15_000:
-        memory *= 1.3  # the more tiles, and the longer, the farther apart in time they drift
-    turn = _ring_turn(configuration)
-    waiting = turn / (2 * configuration.steps * configuration.warps * size)
-    start = 4400 + turn / 2
-    return (max(memory, waiting * waves) + start * waves / steps) * (1.0 + 0.01 * size)
+def _waves(configuration: Configuration, tiles: int, device: Device) -> int:
+    """Of thread blocks in clusters, one on a multiprocessor."""
+    return -(-tiles // max(1, device.resident_clusters(configuration.cluster)))
 
 
-def _ring_turn(configuration: Configuration) -> float:
-    """The turn of a warp of a ring: it computes two chunks, then waits for the state."""
-    m = configuration.block_size
-    work = (44 if "backward" in configuration.kernel else 23.5) * configuration.coefficient_registers
-    teams = configuration.warps // 2 * configuration.cluster
-    return 590 + work + 31 * m * m + 29 * teams
+def _ring(configuration: Configuration, tiles: int, steps: int, moved: float, device: Device) -> float:
+    """Maps that go round a ring in rows of 64 bytes: by memory, or by a turn of the ring."""
+    m, coefficients = configuration.block_size, configuration.coefficient_registers
+    waves = _waves(configuration, tiles, device)
+    warps = configuration.warps * configuration.cluster
+    memory = _copied(moved, device)
+    if "backward" in configuration.kernel:
+        power, start = 4.8, 2730
+        turn = 660 * (configuration.stages == 1) + 53.2 * coefficients + 13.2 * m * m + 4.3 * warps
+        memory *= 1.2 if configuration.cluster < 3 else 1.0  # all multiprocessors ask for more than L2 keeps
+    else:
+        power, start = 5.4, 5660
+        turn = 19.6 * coefficients + 18.8 * m * m + 20 * warps
+    waiting = waves * turn / (configuration.steps * warps)
+    return _sum((memory, waiting), power) + (start + turn / 2) * waves / steps
 
 
-def _conducted(configuration: Configuration, tiles: int, steps: int, moved: int, device: Device) -> float:
+def _ring_halves(configuration: Configuration, tiles: int, steps: int, moved: float, device: Device) -> float:
+    """The same in rows of 32 bytes."""
+    m, waves = configuration.block_size, _waves(configuration, tiles, device)
+    memory = 1.23 * _copied(moved, device)
+    if tiles > 40:  # the more tiles, the farther apart in time neighbours drift
+        memory *= 1.11
+    warps = configuration.warps * configuration.cluster
+    work = 42.4 if "backward" in configuration.kernel else 22.5
+    turn = 1140 + work * configuration.coefficient_registers + 20 * m * m + 18.4 * warps
+    waiting = waves * turn / (2 * configuration.steps * warps)
+    return _sum((memory, waiting), 4.7) + (3220 + turn / 2) * waves / steps
+
+
+def _conducted(configuration: Configuration, tiles: int, steps: int, moved: float, device: Device) -> float:
     """Maps that are conducted: by memory, by a worker's turn, or by the conductor's."""
     size, maps = configuration.cluster, configuration.block_size * (configuration.block_size + 1)
-    # Rows of 64 and of 32 bytes; the part of the multiprocessors that draws all that memory gives.
+    coefficients, halves = configuration.coefficient_registers, configuration.chunks == 2
+    # And the part of the multiprocessors that draws all that memory gives.
     if "backward" in configuration.kernel:
-        rows, enough = (1.2, 1.38), 0.7
-        turn = 75 * maps + 62 * configuration.coefficient_registers
-        conductor, start = 2.3 * size * maps, 2600
+        rows, enough, start = 1.16 if halves else 1.11, 0.93, 1430
+        turn = 59 * maps + 74 * coefficients
+        conductor = 8 + 1.97 * size * maps
     else:
-        rows, enough = (1.05, 1.2), 0.55
-        turn = 1260 + 63 * maps + 17.6 * configuration.coefficient_registers
-        conductor, start = 200 + 2.3 * size * maps, 4600
-    memory = rows[configuration.chunks == 2] * moved / _memory(device)
-    memory /= min(1.0, tiles * size / device.multiprocessors / enough)
+        rows, enough, start = 1.27 if halves else 1.13, 0.06, 3970
+        turn = 37.8 * maps + 28.7 * coefficients
+        conductor = 675 + 1.06 * size * maps
+    memory = rows * _copied(moved, device) / min(1.0, tiles * size / device.multiprocessors / enough)
     of_group = configuration.chunks * configuration.steps * configuration.warps // configuration.groups * size
     limits = (memory, turn / (of_group * configuration.groups), conductor / of_group)
-    return sum(limit**4 for limit in limits) ** 0.25 + (start + turn) / steps
-
-
-def _memory(device: Device) -> float:
-    """Bytes in a nanosecond where maps are composed: 3 TB/s on 132 multiprocessors."""
-    return 23.0 * device.multiprocessors
+    return _sum(limits, 3.7) + (start + turn) / steps

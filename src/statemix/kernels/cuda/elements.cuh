@@ -75,9 +75,13 @@ DEVICE void load_elements(const char* p, float (&x)[NB]) {
     }
 }
 
-template <class E, int NB, bool APART>
+// With STREAMS L2 may drop the line before all others.
+template <class E, int NB, bool APART, bool STREAMS = false>
 DEVICE void store_elements(char* p, const float (&x)[NB], int count) {
-    if constexpr (NB == 1) {
+    static_assert(!STREAMS || NB == 1);
+    if constexpr (STREAMS) {
+        __stcs((typename E::Bits*)p, E::narrow(x[0]));
+    } else if constexpr (NB == 1) {
         *(typename E::Bits*)p = E::narrow(x[0]);
     } else if constexpr (APART) {
 #pragma unroll

@@ -82,11 +82,11 @@ DEVICE void store_window_gradients(const Arguments& arguments, const Tile<C>& ti
             for (int n = 0; n < NB; n++)
                 gradient[n] = logit_gradient<C::F>(u[s][n], p[s][n][j], mean[n].difference(p[s][n][j], x[n][j]),
                                                    inverse_sum[s][n], GradientNeeds<C::F>::logit ? logit[n] : 0.f);
-            store_elements<E, NB, APART>(grad_logits + logit_lines.at(s, 0, j), gradient, lane.count);
+            store_elements<E, NB, APART, Tile<C>::STREAMS>(grad_logits + logit_lines.at(s, 0, j), gradient, lane.count);
         }
 #pragma unroll
         for (int n = 0; n < NB; n++) gradient[n] = u[s][n] * p[s][n][M];
-        store_elements<E, NB, APART>(grad_values + value_lines.at(s, 0), gradient, lane.count);
+        store_elements<E, NB, APART, Tile<C>::STREAMS>(grad_values + value_lines.at(s, 0), gradient, lane.count);
         if (s + 1 < S) {
 #pragma unroll
             for (int j = M - 1; j > 0; j--)
@@ -114,7 +114,7 @@ DEVICE void store_channel_gradients(const Arguments& arguments, const Tile<C>& t
                 ((float*)arguments.grad_gates)[line * arguments.N + tile.n0 + lane.nth(n)] = u[s][n];
         }
         if (s < steps && lane.count > 0)
-            store_elements<E, C::NB, Tile<C>::APART>(
+            store_elements<E, C::NB, Tile<C>::APART, Tile<C>::STREAMS>(
                 arguments.output + line * pitch + (i64)(tile.n0 + lane.block) * E::BYTES, gradient, lane.count);
     }
 }

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from statemix.kernels.cuda import compiler
-from statemix.kernels.cuda.configurations import Configuration, Device
+from statemix.kernels.cuda.configurations import USUAL_MEMORY, Configuration, Device
 
 #: `Arguments` and `GateGradientArguments` of the .cuh files: fields of 8 bytes, in this order.
 ARGUMENT_FIELDS = (
@@ -99,6 +99,8 @@ def device_properties(index: int) -> Device:
         (properties.major, properties.minor),
         properties.multi_processor_count,
         properties.shared_memory_per_block_optin,
+        # Two transfers a clock (in kHz) on each line of the bus; a driver that does not tell says 0.
+        2 * properties.memory_clock_rate * properties.memory_bus_width // 8_000_000 or USUAL_MEMORY,
     )
 
 

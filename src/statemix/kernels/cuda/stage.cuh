@@ -27,7 +27,7 @@ DEVICE void stage_rows(u32 to, const char* from, const Strides& strides, int row
     constexpr int ROW = Tile<C>::ROW, PIECES = ROW / 16;
     // Where rows lie apart, or unevenly, their places follow from the lane by divisions. The compiler would keep all of
     // them; where maps are composed registers are scarce, and they are made again each time (`afresh`).
-    constexpr bool AFRESH = Tile<C>::COMPOSES && C::ROWS != Rows::packed;
+    constexpr bool AFRESH = C::COMPOSES && C::ROWS != Rows::packed;
     if constexpr (C::ROWS == Rows::unaligned) {
         // The aligned superset of each row; the row then begins (address mod 16) bytes into its place.
         if constexpr (AFRESH) lane = afresh(lane);

@@ -18,7 +18,7 @@ DEVICE void arrive(u32 barrier) {
 // With the interface of Conducting (conduct.cuh). W warps in each of K thread blocks of a tile of 16 blocks.
 template <class C>
 struct RingOfTeams {
-    static constexpr int M = C::M, LANES = 16, COUNT = M * (M + 1), V = VECTOR<COUNT>, MAP = COUNT * LANES;
+    static constexpr int M = C::M, LANES = Tile<C>::LANES, COUNT = M * (M + 1), V = VECTOR<COUNT>, MAP = COUNT * LANES;
     static constexpr int TEAMS = C::W / 2, SPANS = C::K * C::W, STRIDE = SPANS;  // spans (pairs of chunks) in a turn
     static constexpr int CONDUCTOR_BYTES = 0;
     typedef Ring<TEAMS, C::K, M, LANES> Relay;
@@ -31,13 +31,14 @@ struct RingOfTeams {
     float *maps, *state;
     u32 map_left, state_left;
     int place, turn;
-    bool upper;
+    bool lower, upper;  // which half of the warp, if it has halves
     int before, first;  // spans of a turn of its team before this warp's; its first
 
     DEVICE RingOfTeams(char* shared, float*, const Tile<C>& tile, const Lane<C>& lane, int warp)
         : ring(shared, warp / 2, lane.place, tile.rank), maps((float*)(shared + Relay::BYTES + warp / 2 * OWN)),
           state(maps + 2 * MAP), map_left(shared_address(state + M * LANES)), state_left(map_left + 8),
-          place(lane.place), turn(0), upper(lane.half == 1), before(warp % 2), first(tile.rank * C::W + warp) {
+          place(lane.place), turn(0), lower(lane.half == 0), upper(lane.half == C::CH - 1), before(warp % 2),
+          first(tile.rank * C::W + warp) {
         if (before == 0 && threadIdx.x % 32 == 0) {
             initialize_barrier(map_left);
             initialize_barrier(state_left);
@@ -75,7 +76,7 @@ struct RingOfTeams {
             ring.receive(start);
             apply(P, q, start);
             ring.send(q, upper);
-            if (!upper) store_vector<M, LANES>(passed, start);
+            if (lower) store_vector<M, LANES>(passed, start);
             arrive(state_left);
             Map<M> earlier;
             load_vector<COUNT, LANES>(map, &earlier.column[0][0]);
@@ -83,8 +84,11 @@ struct RingOfTeams {
         }
 #pragma unroll
         for (int i = 0; i < M; i++) {
-            const float from_lower = __shfl_xor_sync(0xffffffffu, q[i], Lane<C>::ACROSS);
-            h[i] = upper ? from_lower : start[i];
+            h[i] = start[i];
+            if constexpr (C::CH == 2) {
+                const float from_lower = __shfl_xor_sync(0xffffffffu, q[i], Lane<C>::ACROSS);
+                if (upper) h[i] = from_lower;
+            }
         }
         turn++;
     }

@@ -75,8 +75,43 @@ NARROW_HALF = {
     },
 }
 
-# Composed maps that go round a ring of teams of two warps, each warp with two chunks.
+# Composed maps that go round a ring of teams of two warps, in rows of 64 bytes (half precision). With one
+# stage L2 has less to keep for the neighbour who reads the other half of each line.
 RING = {
+    "bdlru": {
+        2: ((16, 8, 1), (10, 12, 1)),
+        3: ((6, 12, 1), (5, 12, 1)),
+        4: ((5, 12, 1), (3, 12, 1)),
+    },
+    "hlru": {
+        1: ((24, 12, 1), (20, 12, 1)),
+        2: ((24, 12, 1), (16, 12, 1)),
+        3: ((20, 8, 2), (12, 12, 1)),
+        4: ((16, 12, 2), (12, 8, 2)),
+        5: ((14, 8, 2), (8, 8, 2)),
+        6: ((12, 8, 2), (6, 8, 2)),
+        7: ((10, 8, 2), (6, 8, 2)),
+        8: ((7, 8, 2), (5, 8, 2)),
+    },
+}
+
+# Where memory is faster (and L2 larger: H200) two stages keep it busier.
+RING_FAST_MEMORY = {
+    "bdlru": {
+        2: ((12, 12, 2), (8, 12, 2)),
+        3: ((8, 8, 2), (4, 12, 2)),
+        4: ((6, 8, 2), (3, 12, 2)),
+    },
+    "hlru": {
+        1: ((24, 12, 2), (12, 12, 2)),
+        2: ((16, 12, 2), (12, 12, 2)),
+        3: ((16, 12, 2), (10, 12, 2)),
+        4: ((16, 12, 2), (10, 12, 2)),
+    },
+}
+
+# The same in rows of 32 bytes, each warp with two chunks.
+RING_HALVES = {
     "bdlru": {
         2: ((12, 12, 1), (8, 12, 2)),
         3: ((8, 10, 1), (5, 12, 2)),

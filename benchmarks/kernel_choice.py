@@ -1,0 +1,122 @@
+"""Times every kernel beside each other, to hold the rule's choice against the fastest one.
+
+    python benchmarks/kernel_choice.py --csv kernel_choice.csv
+    python benchmarks/kernel_choice.py --problems training --csv kernel_choice.csv
+
+Few lanes: few sequences of many steps. Training: batches as layers get them, with widths that fit no line.
+Each kernel (a relay, maps round a ring, maps conducted) has the tile and the thread blocks that the rule
+would give it, and ``rule`` marks the one that the rule takes. Results are compared with those of the rule's
+choice, so that what is fast and wrong is seen. Share is the floor of bytes over the time, in parts of a
+device copy in the same run (bfloat16, softmax).
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import tiles
+import torch
+
+from statemix.bench.cases import Case
+from statemix.bench.environment import describe, write_csv
+from statemix.kernels.cuda import launch
+from statemix.kernels.cuda.configurations import Configuration, candidates
+
+#: Sizes (family, m), and problems (B, T, N).
+PROBLEMS: dict[str, tuple[tuple[tuple[str, int], ...], tuple[tuple[int, int, int], ...]]] = {
+    "few-lanes": (
+        (*(("bdlru", m) for m in (2, 3, 4)), *(("hlru", m) for m in (1, 2, 4, 6))),
+        (
+            *((1, 65_536, width) for width in (64, 128, 256, 512, 1024)),
+            *((2, 65_536, 256), (1, 16_384, 384), (1, 4096, 256), (2, 4096, 256), (4, 2048, 256)),
+            *((8, 4096, 128), (2, 16_384, 512), (8, 4096, 256), (4, 4096, 512), (16, 2048, 256)),
+        ),
+    ),
+    "training": (
+        (*(("bdlru", m) for m in (1, 2, 3, 4, 8)), *(("hlru", m) for m in (1, 2, 3, 4, 8))),
+        (
+            *((8, 4096, width) for width in (64, 112, 208, 256, 304, 512, 1024)),
+            *((16, 2048, width) for width in (96, 160, 304, 512)),
+            *((32, 1024, width) for width in (112, 304)),
+        ),
+    ),
+}
+
+
+def name(tile: Configuration) -> str:
+    """What a table calls the kernel of a configuration."""
+    if not tile.composes:
+        return "relay" if tile.tile * tile.element_bytes < 128 else "relay of whole lines"
+    return f"{'conducted' if tile.conducted else 'ring'}{' halves' if tile.chunks == 2 else ''}"
+
+
+def behind(rows: list[dict[str, Any]]) -> list[float]:
+    """By how many points of a copy the rule's choice is behind the fastest kernel, for each problem."""
+    problems = defaultdict(list)
+    for row in rows:
+        key = tuple(row[column] for column in ("family", "direction", "m", "B", "T", "N"))
+        problems[key].append(row)
+    return [
+        100 * max(row["share_of_copy"] - chosen["share_of_copy"] for row in found)
+        for found in problems.values()
+        for chosen in found
+        if chosen["rule"]
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--problems", choices=PROBLEMS, default="few-lanes")
+    parser.add_argument("--seconds", type=float, default=0.02, help="of timing, for each")
+    parser.add_argument("--csv", type=Path)
+    options = parser.parse_args()
+    if not torch.cuda.is_available():
+        parser.error("kernels need a CUDA device, and there is none here")
+    index = torch.cuda.current_device()
+    limits, rows = launch.device_properties(index), []
+    sizes, problems = PROBLEMS[options.problems]
+    for (family, m), direction in itertools.product(sizes, ("forward", "backward")):
+        ranked = {
+            (batch, steps, width): [
+                tile
+                for _, tile in candidates(
+                    family, direction, m, "bfloat16", "softmax", batch, steps, width, limits
+                )
+            ]
+            for batch, steps, width in problems
+        }
+        with ThreadPoolExecutor() as pool:
+            every = dict.fromkeys(tile for found in ranked.values() for tile in found)
+            list(pool.map(lambda tile: launch.scan_kernel(tile, index), every))
+        for (batch, steps, width), found in ranked.items():
+            case = Case(family=family, B=batch, T=steps, M=m, N=width, dtype=torch.bfloat16)
+            problem = {"family": family, "direction": direction, "m": m, "B": batch, "T": steps, "N": width}
+            for tile in found:
+                sizes_of_tile = {
+                    "kernel": name(tile), "steps": tile.steps, "warps": tile.warps, "stages": tile.stages,
+                    "thread_blocks_of_a_tile": tile.thread_blocks(1), "rule": tile == found[0],
+                }  # fmt: skip
+                found_here = tiles.measured(case, direction, tile, options.seconds)
+                rows.append({**problem, **sizes_of_tile, **found_here})
+                print(*rows[-1].values(), flush=True)
+            torch.cuda.empty_cache()
+    points = behind(rows)
+    print(
+        f"the rule's choice is {sum(points) / len(points):.2f} points behind the fastest kernel on average "
+        f"over {len(points)} problems, more than ten behind in {sum(point > 10 for point in points)}"
+    )
+    if options.csv is not None:
+        command = " ".join(["python", *sys.argv])
+        write_csv(options.csv, rows, describe(torch.device("cuda", index), command))
+
+
+if __name__ == "__main__":
+    main()
