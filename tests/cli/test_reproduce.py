@@ -1,6 +1,10 @@
 """``statemix reproduce`` as it is typed."""
 
 import json
+import os
+import signal
+import threading
+import time
 from dataclasses import replace
 
 import pytest
@@ -10,9 +14,9 @@ from statemix.cli import reproduce as command
 from statemix.experiments.claims import CLAIMS
 
 
-@pytest.fixture
-def quick(monkeypatch):
-    """The permutation claim with two steps a trial."""
+@pytest.fixture(params=[2])
+def quick(request, monkeypatch):
+    """The permutation claim with two steps a trial, or as many as a test says."""
     claim = CLAIMS["permutation-composition"]
 
     def trials(budget):
@@ -20,7 +24,10 @@ def quick(monkeypatch):
             replace(
                 t,
                 config=replace(
-                    t.config, steps=2, batch_size=2, data=replace(t.config.data, test_lengths=(8,))
+                    t.config,
+                    steps=request.param,
+                    batch_size=2,
+                    data=replace(t.config.data, test_lengths=(8,)),
                 ),
             )
             for t in claim.trials(budget)
@@ -46,6 +53,21 @@ def test_time_that_is_over_is_said_and_goes_on(tmp_path, capsys, quick):
     assert main(arguments) == 0
     assert main([*arguments, "--minutes-at-most", "1e-9"]) > 128
     assert "verdicts so far: " in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("quick", [1_000_000], indirect=True)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_stops_it_is_its_exit_status(tmp_path, capsys, quick, number):
+    arguments = ["reproduce", "permutation-composition", "--out", str(tmp_path), "--devices", "cpu"]
+
+    def stop_once_it_trains():
+        while not list(tmp_path.rglob("metrics.csv")):
+            time.sleep(0.05)
+        os.kill(os.getpid(), number)
+
+    threading.Thread(target=stop_once_it_trains).start()
+    assert main(arguments) == 128 + number
+    assert "no verdict so far. The same command goes on" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize("minutes", ["0", "-1", "nan"])

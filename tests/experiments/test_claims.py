@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from statemix.experiments import claims, reproduce
-from statemix.experiments.claims import BUDGETS, CLAIMS, find_claim, verdict_of
+from statemix.experiments.claims import BUDGETS, CLAIMS, Stopped, find_claim, verdict_of
 from statemix.experiments.claims.claim import TrainedClaim, at_least, at_most, exceeds, values_of
 from statemix.experiments.claims.statistics import difference_interval, mean_interval, t_quantile
 from statemix.experiments.sweep import Launch, SweepFolder, SweepFolderError, Trial
@@ -312,7 +312,7 @@ def test_the_report_shows_every_number_and_what_decided(tmp_path):
 
 
 def test_time_that_is_over_stops_a_claim_that_can_go_on(tmp_path):
-    with pytest.raises(reproduce.Stopped):
+    with pytest.raises(Stopped):
         reproduce.reproduce(
             [tiny()], "minutes", tmp_path, launch=replace(INLINE, minutes_at_most=1e-9), tell=quiet
         )

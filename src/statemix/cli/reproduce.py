@@ -16,8 +16,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from statemix.experiments.claims import CLAIMS, Claim, find_claim
-from statemix.experiments.reproduce import REPORT, VERDICTS, Stopped, read_verdicts, reproduce
+from statemix.experiments.claims import CLAIMS, Claim, Stopped, find_claim
+from statemix.experiments.reproduce import REPORT, VERDICTS, read_verdicts, reproduce
 from statemix.experiments.sweep import Launch
 from statemix.ops.checks import check_number
 
@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Stopped as stopped:
         so_far = f"verdicts so far: {out / VERDICTS}" if read_verdicts(out) else "no verdict so far"
         console.print(f"\nStopped in {stopped.claim}; {so_far}. The same command goes on.", markup=False)
-        return 128 + signal.SIGTERM
+        return 128 + (stopped.signal or signal.SIGTERM)
     _show_verdicts(verdicts, console)
     console.print(f"\nThis took {(time.monotonic() - began) / 60:.1f} minutes. Verdicts and report:")
     for name in (VERDICTS, REPORT):

@@ -30,14 +30,6 @@ VERDICTS, REPORT, RUNS = "claims.json", "report.html", "runs"
 _SECONDS_BETWEEN_LOOKS = 0.05
 
 
-class Stopped(Exception):
-    """Time was over, or a signal came, in the middle of ``claim``; the same command goes on."""
-
-    def __init__(self, claim: str) -> None:
-        super().__init__(f"stopped in {claim}")
-        self.claim = claim
-
-
 def reproduce(
     claims: Sequence[Claim], budget: Budget, out: Path, *, launch: Launch, tell: Tell = print
 ) -> list[dict[str, Any]]:
@@ -62,8 +54,6 @@ def reproduce(
         command = f"statemix reproduce {claim.name} --budget {budget}"
         folder = out / RUNS / claim.name
         values = claim.collect(folder, budget, launch, command, tell)
-        if values is None:
-            raise Stopped(claim.name)
         told = claim.failures(folder), claim.facts(folder), claim.sizes(folder)
         verdict = judged(claim, values, budget, command, *told)
         tell(f"{claim.name}: {verdict['verdict']}")

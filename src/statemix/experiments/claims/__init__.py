@@ -12,7 +12,7 @@ from . import (
     synthetic_parity,
     throughput_over_order,
 )
-from .claim import BUDGETS, Budget, Claim, Comparison, Values, verdict_of
+from .claim import BUDGETS, Budget, Claim, Comparison, Stopped, Values, verdict_of
 
 CLAIMS: dict[str, Claim] = {
     module.CLAIM.name: module.CLAIM
@@ -26,7 +26,17 @@ CLAIMS: dict[str, Claim] = {
     )
 }
 
-__all__ = ["BUDGETS", "CLAIMS", "Budget", "Claim", "Comparison", "Values", "find_claim", "verdict_of"]
+__all__ = [
+    "BUDGETS",
+    "CLAIMS",
+    "Budget",
+    "Claim",
+    "Comparison",
+    "Stopped",
+    "Values",
+    "find_claim",
+    "verdict_of",
+]
 
 
 def find_claim(name: str) -> Claim:

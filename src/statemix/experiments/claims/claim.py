@@ -92,6 +92,19 @@ def _against(interval: Interval | None, threshold: float) -> Answer:
     return "does not hold" if high < threshold else "undecided"
 
 
+class Stopped(Exception):
+    """Time was over, or a signal came, in the middle of ``claim``; the same command goes on.
+
+    Attributes:
+        claim: its name.
+        signal: which one came; None where time was over.
+    """
+
+    def __init__(self, claim: str, signal: int | None = None) -> None:
+        super().__init__(f"stopped in {claim}")
+        self.claim, self.signal = claim, signal
+
+
 @dataclass(frozen=True, kw_only=True)
 class Claim(ABC):
     """A claim and the way to its verdict. Subclasses say where its numbers come from."""
@@ -108,10 +121,12 @@ class Claim(ABC):
     """the inequalities that make the claim"""
 
     @abstractmethod
-    def collect(
-        self, folder: Path, budget: Budget, launch: Launch, command: str, tell: Tell
-    ) -> Values | None:
-        """The numbers, from wherever an earlier attempt had come to; None where it was stopped."""
+    def collect(self, folder: Path, budget: Budget, launch: Launch, command: str, tell: Tell) -> Values:
+        """The numbers, from wherever an earlier attempt had come to.
+
+        Raises:
+            Stopped: time was over, or a signal came.
+        """
 
     @abstractmethod
     def plan(self, budget: Budget) -> list[dict[str, Any]]:
@@ -142,12 +157,11 @@ class TrainedClaim(Claim):
     trials: Callable[[Budget], list[Trial]]
     """what is trained"""
 
-    def collect(
-        self, folder: Path, budget: Budget, launch: Launch, command: str, tell: Tell
-    ) -> Values | None:
+    def collect(self, folder: Path, budget: Budget, launch: Launch, command: str, tell: Tell) -> Values:
         sweep = SweepFolder.begin(folder, self.trials(budget), command)
-        if run_sweep(sweep, launch, tell).pending:
-            return None
+        outcome = run_sweep(sweep, launch, tell)
+        if outcome.pending:
+            raise Stopped(self.name, outcome.signal)
         return values_of(sweep.results())
 
     def plan(self, budget: Budget) -> list[dict[str, Any]]:
@@ -202,9 +216,7 @@ class MeasuredClaim(Claim):
     planned: Callable[[Budget], list[dict[str, Any]]]
     """rows of the plan"""
 
-    def collect(
-        self, folder: Path, budget: Budget, launch: Launch, command: str, tell: Tell
-    ) -> Values | None:
+    def collect(self, folder: Path, budget: Budget, launch: Launch, command: str, tell: Tell) -> Values:
         file = folder / MEASUREMENTS
         if file.is_file():
             written = _read_measurements(file)
