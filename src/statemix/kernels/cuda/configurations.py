@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from statemix.kernels.cuda.costs import step_nanoseconds
+from statemix.kernels.cuda.costs import USUAL_MEMORY, step_nanoseconds
 from statemix.kernels.cuda.tiles import (
     CONDUCTED,
     NARROW,
@@ -33,8 +33,8 @@ COMPOSED = {
     "conducted halves": (CONDUCTED, 2),
 }
 
-#: What memory is made for, in GB/s: of an H100 (SXM), and from where on it is fast (an H200 has 4815).
-USUAL_MEMORY, FAST_MEMORY = 3350, 4000
+#: From how many GB/s on memory is fast: between an H100 (3350) and an H200 (4815).
+FAST_MEMORY = 4000
 
 #: The largest block size (BD-LRU) and order (H-LRU) whose coefficients fit the registers.
 LARGEST = {"bdlru": 16, "hlru": 32}
@@ -42,9 +42,11 @@ LARGEST = {"bdlru": 16, "hlru": 32}
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """What the rule must know of a device; shared memory in bytes, of one thread block.
+    """What the rule must know of a device.
 
-    A copy gets seven eighths of ``memory_gb_s``.
+    Attributes:
+        shared_memory: bytes that one thread block can have.
+        memory_gb_s: what its memory is made for.
     """
 
     capability: tuple[int, int]

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 CLOCK = 1.98  # GHz
 REGISTERS = 65536  # of a multiprocessor
+USUAL_MEMORY = 3350  # what an H100's memory (SXM) is made for, in GB/s; a copy gets seven eighths
 
 #: Shared memory of thread blocks that run on a multiprocessor, each as fast as alone: fitted, as if one with
 #: more of it already asked memory for all that a multiprocessor can get.
@@ -90,12 +91,12 @@ def _row_cost(configuration: Configuration, width: int, device: Device) -> float
         return 1.18 if between_lines else 1.0
     if row < 64:
         return (1.36 if backward else 1.18) * (1.28 if between_lines else 1.0)
-    # L2 asks for the other halves of lines, and is no faster where memory is.
-    faster = device.memory_gb_s / 3350
-    if not backward:
-        return 1.04 * faster**0.12 if not configuration.composes else 1.05 * faster**0.06
-    between = 1.29 if configuration.composes else 1.05
-    return (0.87 if configuration.composes else 1.02) * faster**0.17 * (between if between_lines else 1.0)
+    # L2 asks for the other halves of lines, and is not as much faster as memory may be.
+    if configuration.composes:
+        cost, power, between = (0.87, 0.17, 1.29) if backward else (1.05, 0.06, 1.0)
+    else:
+        cost, power, between = (1.01, 0.17, 1.06) if backward else (1.04, 0.12, 1.0)
+    return cost * (device.memory_gb_s / USUAL_MEMORY) ** power * (between if between_lines else 1.0)
 
 
 def _turn(configuration: Configuration, neighbours: int) -> float:
@@ -132,7 +133,7 @@ def _ring(configuration: Configuration, tiles: int, steps: int, moved: float, de
     if "backward" in configuration.kernel:
         power, start = 4.8, 2730
         turn = 660 * (configuration.stages == 1) + 53.2 * coefficients + 13.2 * m * m + 4.3 * warps
-        memory *= 1.2 if configuration.cluster < 3 else 1.0  # all multiprocessors ask for more than L2 keeps
+        memory *= 1.28 if configuration.cluster < 3 else 1.0  # all multiprocessors ask for more than L2 keeps
     else:
         power, start = 5.4, 5660
         turn = 19.6 * coefficients + 18.8 * m * m + 20 * warps

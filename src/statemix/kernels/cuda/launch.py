@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 from statemix.kernels.cuda import compiler
-from statemix.kernels.cuda.configurations import USUAL_MEMORY, Configuration, Device
+from statemix.kernels.cuda.configurations import Configuration, Device
+from statemix.kernels.cuda.costs import USUAL_MEMORY
 
 #: `Arguments` and `GateGradientArguments` of the .cuh files: fields of 8 bytes, in this order.
 ARGUMENT_FIELDS = (

@@ -1,4 +1,4 @@
-// Maps that go round a ring: one team of two warps after the other applies the map of its four chunks to the state that
+// Maps that go round a ring: one team of two warps after the other applies the map of its chunks to the state that
 // arrives and hands the result on. The first warp of a team leaves its map to the second, who composes both before the
 // state arrives, passes it on, and only then tells the first: a hop of the ring covers the steps of two warps.
 //
@@ -15,11 +15,11 @@ DEVICE void arrive(u32 barrier) {
     asm volatile("mbarrier.arrive.release.cta.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
-// With the interface of Conducting (conduct.cuh). W warps in each of K thread blocks of a tile of 16 blocks.
+// With the interface of Conducting (conduct.cuh). W warps in each of K thread blocks of a tile.
 template <class C>
 struct RingOfTeams {
     static constexpr int M = C::M, LANES = Tile<C>::LANES, COUNT = M * (M + 1), V = VECTOR<COUNT>, MAP = COUNT * LANES;
-    static constexpr int TEAMS = C::W / 2, SPANS = C::K * C::W, STRIDE = SPANS;  // spans (pairs of chunks) in a turn
+    static constexpr int TEAMS = C::W / 2, SPANS = C::K * C::W, STRIDE = SPANS;  // spans in a turn
     static constexpr int CONDUCTOR_BYTES = 0;
     typedef Ring<TEAMS, C::K, M, LANES> Relay;
     static constexpr int OWN = 4 * (2 * MAP + M * LANES) + 16;  // bytes of a team: two maps, the state, two mbarriers
