@@ -317,6 +317,24 @@ def test_what_is_no_text_is_named_with_its_place(tmp_path, name, content, messag
         quiet([tmp_path / name], tmp_path / "out")
 
 
+@pytest.mark.parametrize("name", ["rows.jsonl.zst", "plain.txt.zst", "rows.jsonl.gz", "plain.txt.gz"])
+@pytest.mark.parametrize("frames", [1, 2])
+def test_a_packed_file_is_read_to_its_end_and_one_that_was_torn_off_is_an_error(tmp_path, name, frames):
+    compress = gzip.compress if name.endswith("gz") else pytest.importorskip("zstandard").compress
+    rows = [json.dumps({"text": f"document {i} of many"}).encode() + b"\n" for i in range(4000)]
+    pieces = [compress(b"".join(rows[i::frames])) for i in range(frames)]
+    (tmp_path / name).write_bytes(b"".join(pieces))
+    shards = quiet([tmp_path / name], tmp_path / "whole")
+    read = shards.index["splits"]["train"]
+    assert read["bytes"] == (
+        sum(len(row) - 12 for row in rows) if "jsonl" in name else sum(map(len, rows)) + 1
+    )
+    for lost in (1, len(pieces[-1]) // 2):
+        (tmp_path / name).write_bytes(b"".join(pieces)[:-lost])
+        with pytest.raises(SourceError, match=rf"{name} cannot be read"):
+            quiet([tmp_path / name], tmp_path / f"torn-{lost}")
+
+
 def test_rows_whose_text_is_null_are_empty_documents(tmp_path):
     (tmp_path / "a.jsonl").write_text('\ufeff{"text": null}\n{"text": "a"}\n{"text": ""}\n')
     shards = quiet([tmp_path / "a.jsonl"], tmp_path / "out")
