@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import torch
@@ -191,7 +191,7 @@ class Decoder:
             self._take_over(before)
 
     def _take_over(self, before: tuple[Any, ...]) -> None:
-        """Go on from a decoder's states of the same model, which may have been cast since, and they with it."""
+        """Go on from a decoder's states of the same model; where that was cast since, they are too."""
         if self._have_the_shapes_of(before):
             wanted = iter([tensor.dtype for tensor in tensors_in(self._states)])
             self._take(map_tensors(lambda tensor: tensor.to(next(wanted), copy=True), before))
@@ -216,11 +216,12 @@ class Decoder:
             for here, there in zip(tensors_in(ours), tensors_in(theirs), strict=True):
                 if here.dtype != there.dtype:
                     raise TypeError(
-                        f"Decoder: states must be {here.dtype} for this model; got {there.dtype}: they are of "
-                        f"a model in another dtype; read the text again with prefill(), or cast them with .to()"
+                        f"Decoder: states must be {here.dtype} for this model; got {there.dtype}: they are "
+                        f"of a model in another dtype; read the text again with prefill(), or cast them with "
+                        f".to()"
                     )
 
-    def _have_the_shapes_of(self, states: tuple[Any, ...]) -> bool:
+    def _have_the_shapes_of(self, states: Sequence[Any]) -> bool:
         return _same_shapes(_shapes(self._states), _shapes(states), grow=self._grows)
 
     def _take(self, states: tuple[Any, ...]) -> None:
@@ -339,7 +340,7 @@ class Decoder:
         return run
 
 
-def _shapes(states: tuple[Any, ...]) -> list[tuple[int, ...]]:
+def _shapes(states: Sequence[Any]) -> list[tuple[int, ...]]:
     return [tuple(tensor.shape) for tensor in tensors_in(states)]
 
 
