@@ -158,6 +158,7 @@ _STATUS_OF = (
     ("training.checkpoint", "CheckpointError", FAILED),
     ("training.workers", "WorkerLost", FAILED),
     ("cli._models", "ModelFileError", FAILED),
+    ("bench.gate", "WrongResult", FAILED),
     ("experiments.sweep.store", "SweepFolderError", MISUSED),
 )
 
