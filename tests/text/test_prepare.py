@@ -20,6 +20,7 @@ from statemix.text import (
     SourceError,
     TokenShards,
     prepare,
+    train_bpe,
 )
 from statemix.text import preparation as module
 from statemix.text.documents import list_parts
@@ -670,3 +671,16 @@ def test_bytes_survive_the_byte_tokenizer():
     text = "".join(map(chr, (*range(1, 0xD800, 97), 0x1F600)))
     assert tokenizer.decode(tokenizer.encode([text.encode()])[0]) == text
     assert tokenizer.decode([0, 104, 105, 0, 255]) == "hi\ufffd"
+
+
+def test_a_tokenizer_that_cannot_be_written_whole_leaves_the_one_that_was_there(tmp_path, monkeypatch):
+    first, second = (train_bpe(["to be or not to be"] * 9, size) for size in (260, 262))
+    first.save(tmp_path)
+
+    def full(handle):
+        raise OSError("no space left")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="no space left"):
+        second.save(tmp_path)
+    assert FileTokenizer.from_file(tmp_path).identity == first.identity

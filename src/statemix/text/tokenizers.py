@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from statemix.extras import import_extra
+from statemix.files import write_whole
 
 from .documents import TEXT_END, SourceError
 
@@ -191,7 +192,7 @@ class FileTokenizer(Tokenizer):
         return self._tokenizer.decode(numbers, skip_special_tokens=False)
 
     def save(self, folder: Path) -> None:
-        (folder / TOKENIZER_FILE).write_text(self._definition, encoding="utf-8")
+        write_whole(folder / TOKENIZER_FILE, self._definition.encode())
 
 
 def check_learned_size(vocab_size: int) -> None:
