@@ -99,7 +99,7 @@ def list_parts(sources: list[str], options: ReadOptions) -> list[Part]:
 
     Raises:
         FileNotFoundError: a source that is not there, or a folder without a fitting file.
-        ValueError: no sources.
+        ValueError: no sources, or a pattern that is none.
     """
     if not sources:
         raise ValueError("text: there are no sources; give at least one file, folder or hf:NAME")
@@ -119,7 +119,13 @@ def list_parts(sources: list[str], options: ReadOptions) -> list[Part]:
         elif path.is_dir() and any((path / name).is_file() for name in _DATASET_FILES):
             parts.append(Part(str(path), -1, "disk", given=True))
         elif path.is_dir():
-            fitting = sorted(path.rglob(options.pattern))
+            try:
+                fitting = sorted(path.rglob(options.pattern))
+            except (ValueError, NotImplementedError) as error:
+                raise ValueError(
+                    f"text: pattern must fit names within a folder, as '*.py'; got {options.pattern!r}: "
+                    f"{error}"
+                ) from None
             files = [p for p in fitting if p.is_file() and not _is_excluded(p, path, options.exclude)]
             if not files:
                 raise FileNotFoundError(f"text: folder {path} holds no file that fits {options.pattern!r}")
