@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import csv
+import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +41,17 @@ def cache_folder() -> Path:
 def write_whole(path: Path, data: bytes) -> None:
     """Put data in the place of a file, for good: who reads it meanwhile, or after a crash, finds old or new.
 
+    What is there and no file, such as /dev/stdout, is written to and stays what it is.
+
     Examples:
         >>> write_whole(Path("notes.txt"), b"all of it")
         >>> Path("notes.txt").read_bytes()
         b'all of it'
     """
+    if path.exists() and not path.is_file():
+        with open(path, "wb") as file:
+            file.write(data)
+        return
     temporary = path.with_name(f".{path.name}.writing")
     with open(temporary, "wb") as file:
         file.write(data)
@@ -55,6 +63,22 @@ def write_whole(path: Path, data: bytes) -> None:
 def write_json(path: Path, values: Any) -> None:
     """:func:`write_whole` of values as JSON."""
     write_whole(path, (json.dumps(values, indent=2) + "\n").encode())
+
+
+def write_table(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> None:
+    """:func:`write_whole` of rows as CSV, in a folder that is made where there is none.
+
+    Examples:
+        >>> write_table(Path("tables/t.csv"), ("name", "size"), [{"name": "a, b", "size": 2}])
+        >>> Path("tables/t.csv").read_text()
+        'name,size\\n"a, b",2\\n'
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, fieldnames=columns)
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(path, text.getvalue().encode())
 
 
 @contextlib.contextmanager

@@ -83,6 +83,17 @@ def test_what_was_read_and_what_was_injected_is_said(rows):
     assert attention[2, 48] == "noise in a cache of full length" and attention[1, 48] == "read"
 
 
+def test_each_order_is_measured_once_and_the_largest_without_a_decoder_too():
+    found = decode.contenders(CPU, SMALL, orders=(2, 1, 2), peers=False, compile=False)
+    told = [(each.name, each.mode) for each in found if isinstance(each, decode.Ours)]
+    assert told == [
+        ("BD-LRU m=1", "decoder"),
+        ("BD-LRU m=2", "decoder"),
+        ("BD-LRU m=2", "eager"),
+        ("H-LRU m=2", "decoder"),
+    ]
+
+
 def test_no_time_is_printed_for_wrong_logits(monkeypatch):
     right = Decoder.step
     monkeypatch.setattr(Decoder, "step", lambda self, tokens: right(self, tokens) * 1.01)

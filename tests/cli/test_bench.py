@@ -10,8 +10,11 @@ import torch
 
 from statemix.bench import cases, gate, host, operators, peers
 from statemix.bench.cases import Case
+from statemix.bench.environment import write_csv
 from statemix.cli import main
 from statemix.cli._outputs import check_output
+from statemix.files import write_table
+from statemix.nn import BDLRU, HLRU
 
 
 def test_a_table_of_operators_is_written_with_what_made_it(tmp_path, monkeypatch, capsys):
@@ -45,6 +48,55 @@ def test_no_time_is_printed_for_a_wrong_result(monkeypatch):
         next(operators.measure([case], torch.device("cpu"), "cpu"))
 
 
+@pytest.mark.parametrize("family", ["bdlru", "hlru"])
+@pytest.mark.parametrize("backward", [False, True])
+def test_no_time_is_printed_for_a_wrong_layer(monkeypatch, family, backward, capsys):
+    sizes = peers.Sizes(2, 8, 16, 4 * 16**2, torch.float32)
+    monkeypatch.setattr("statemix.bench.layers.sizes_for", lambda device: sizes)
+    command = ["bench", "layer", "--device", "cpu", "--only", "2", "--no-peers", "--seconds", "0"]
+    assert main(command) == 0
+    layer = {"bdlru": BDLRU, "hlru": HLRU}[family]
+    right = layer.forward
+
+    def wrong(self, x):
+        y = right(self, x)
+        if self.backend == "reference":
+            return y
+        off = 1.001 * y
+        return y + off - off.detach() if backward else off.detach() + (y - y.detach())
+
+    monkeypatch.setattr(layer, "forward", wrong)
+    capsys.readouterr()
+    assert main(command) == 1
+    what = "gradient of input" if backward else "output"
+    assert re.search(
+        rf"statemix bench: {layer.__name__} m=2 N=\d+: {what} is off by", capsys.readouterr().err
+    )
+
+
+def test_a_table_is_replaced_as_a_whole(tmp_path, monkeypatch):
+    table = tmp_path / "t.csv"
+    write_csv(table, [{"ms": 1.0}], ["before"])
+
+    def full(handle):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="no space left"):
+        write_csv(table, [{"ms": 1.0}, {"ms": 2.0}], ["after"])
+    assert table.read_text() == "ms\n1\n"
+    assert table.with_suffix(".txt").read_text() == "before\n"
+
+
+def test_a_table_may_be_written_to_a_pipe(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    write_table(tmp_path / "pipe", ("ms",), [{"ms": 1.0}])
+    assert os.read(reader, 100) == b"ms\r\n1.0\r\n"
+    os.close(reader)
+    assert (tmp_path / "pipe").is_fifo()
+
+
 def test_the_floor_counts_every_tensor_once():
     case = Case(family="bdlru", B=1, T=1, M=2, N=1)
     assert case.floor_bytes("forward") == 4 * (6 + 2 + 2)
@@ -72,9 +124,10 @@ def test_a_peer_that_fails_or_hangs_is_a_reason_and_stops_nothing():
     assert str(gone) == "its process ended with code 3"
 
 
-def test_what_a_call_costs_the_host_is_told_beside_an_addition(monkeypatch):
+@pytest.mark.parametrize("seconds", [0.0, 0.01])
+def test_what_a_call_costs_the_host_is_told_beside_an_addition(monkeypatch, seconds):
     monkeypatch.setattr("statemix.bench.host.isolated", lambda function, arguments, seconds: (30.0, 3.0))
-    rows = list(host.measure(torch.device("cpu"), budget_s=0.01))
+    rows = list(host.measure(torch.device("cpu"), budget_s=seconds))
     assert [r.call for r in rows][-1] == "first forward and backward of a process, warm cache"
     assert rows[-1].over_add == 10
     assert all(r.over_add == pytest.approx(r.host_us / r.add_us) for r in rows)

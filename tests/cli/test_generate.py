@@ -14,6 +14,7 @@ from statemix.cli import main
 from statemix.cli._models import open_model
 from statemix.cli.convert import write_run
 from statemix.models import LanguageModel, MixerConfig, ModelConfig
+from statemix.models.huggingface import byte_tokenizer
 from statemix.training import RunConfig, ShardData, TaskData, TextData
 
 
@@ -76,7 +77,7 @@ def test_a_damaged_checkpoint_is_told_of_in_a_sentence(tmp_path):
 def test_a_model_of_transformers_writes_and_is_measured_whatever_its_mixers_sizes_are(
     tmp_path, capsys, mixer
 ):
-    from statemix.models.huggingface import StatemixConfig, StatemixForCausalLM, byte_tokenizer
+    from statemix.models.huggingface import StatemixConfig, StatemixForCausalLM
 
     torch.manual_seed(0)
     config = StatemixConfig(
@@ -289,10 +290,38 @@ def another_size(path):
     file.write_text(json.dumps(json.loads(file.read_text()) | {"num_blocks": 7}))
 
 
+def converted(path, end, **files):
+    """A model of Transformers whose config says that a text ends with ``end``."""
+    write(path / "run")
+    assert main(["convert", str(path / "run"), str(path / "m")]) == 0
+    file = path / "m" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"eos_token_id": end}))
+    for name, text in files.items():
+        (path / "m" / f"{name}.json").write_text(text)
+
+
+def an_end_that_is_no_number(path):
+    byte_tokenizer().save_pretrained(path)
+    write(path / "m", data=ShardData(path="gone"))
+    (path / "tokenizer.json").rename(path / "m" / "tokenizer.json")
+    (path / "m" / "end_token.json").write_text('"x"')
+
+
+@pytest.mark.parametrize("end", [[], None, [0], 0])
+def test_an_end_that_a_model_leaves_open_is_its_tokenizers(end, tmp_path, capsys):
+    converted(tmp_path, end)
+    assert open_model(tmp_path / "m", device="cpu").text_tokenizer().end_token == 0
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda path: None, "there is nothing there"),
+        (lambda path: converted(path, None, tokenizer_config="{"), "tokenizer_config.json: it is no JSON"),
+        (lambda path: converted(path, None, tokenizer_config="[]"), "it is no config of a tokenizer"),
+        (lambda path: converted(path, 99999), "must be a token of its vocabulary; got number 99999"),
+        (lambda path: converted(path, [-7]), "must be a token of its vocabulary; got number -7"),
+        (an_end_that_is_no_number, "end_token.json: it must hold the number of the token that ends a text"),
         (lambda path: (path / "m").mkdir(), "it holds no config.json"),
         (broken_config, "it is no JSON"),
         (huggingface_of_another_kind, "a model of another architecture, 'llama'"),
@@ -314,8 +343,7 @@ def test_what_is_no_model_of_text_is_named(make, message, tmp_path, capsys):
 
 
 def test_the_tokenizer_says_what_ends_a_text_where_the_model_does_not(tmp_path):
-    from statemix.cli._models import open_model
-    from statemix.models.huggingface import StatemixConfig, StatemixForCausalLM, byte_tokenizer
+    from statemix.models.huggingface import StatemixConfig, StatemixForCausalLM
 
     StatemixForCausalLM(StatemixConfig(hidden_size=16, num_hidden_layers=1)).save_pretrained(tmp_path / "m")
     byte_tokenizer().save_pretrained(tmp_path / "m")

@@ -93,6 +93,13 @@ def test_what_cannot_be_shown_is_answered_with_the_reason(arguments, message, ca
     assert message in said.err and said.out == ""
 
 
+def test_what_does_not_fit_into_memory_is_answered_in_a_line(capsys):
+    assert statemix(["tasks", "parity", "--length", str(10**15)]) == 1
+    said = capsys.readouterr()
+    assert said.err.startswith("statemix tasks: there is not enough memory here: Unable to allocate")
+    assert said.err.count("\n") == 1 and said.out == ""
+
+
 def test_a_reader_that_stops_early_is_answered_as_by_other_tools():
     code = "import sys; from statemix.cli import main; sys.exit(main(['tasks', 'counting', '--samples', '3000']))"
     process = subprocess.Popen(

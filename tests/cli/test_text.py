@@ -102,6 +102,8 @@ def test_what_is_left_out_is_listed(notes, tmp_path, capsys):
         (["prepare", ".", "--out", "o", "--validation-share", "1"], 2, "must lie in [0, 1)"),
         (["prepare", ".", "--out", "o", "--tokenizer", "a.txt"], 1, "it is no tokenizer.json"),
         (["prepare", "", "--out", "o"], 2, "a source has an empty name"),
+        (["prepare", ".", "--out", "o", "--pattern", "/notes/*.txt"], 2, "pattern must fit names within"),
+        (["info", ".", "--show", "-5"], 2, "--show must be an integer of at least 0; got -5"),
     ],
 )
 def test_wrong_use_is_explained(arguments, code, message, tmp_path, monkeypatch, capsys):

@@ -257,15 +257,75 @@ def test_what_was_made_in_inference_mode_goes_on_outside_of_it(kind, settings):
     torch.testing.assert_close(decoder.step(tokens[:, 8]), model(tokens)[:, 8], atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("pattern", [("bdlru",), ("bdlru", "lstm")])
 @torch.no_grad()
-def test_a_model_of_another_dtype_is_followed():
-    model = model_of()
+def test_a_model_of_another_dtype_is_followed(pattern):
+    model = model_of(pattern=pattern)
     decoder, tokens = Decoder(model, 2), torch.randint(23, (2, 9))
     decoder.prefill(tokens[:, :8])
     model.double()
-    assert decoder.step(tokens[:, 8]).dtype == torch.float64
+    twin = copy.deepcopy(decoder)
+    wanted = model(tokens)[:, 8]
+    for one in (decoder, twin):
+        assert one.step(tokens[:, 8]).dtype == torch.float64
+    torch.testing.assert_close(twin.step(tokens[:, 0]), decoder.step(tokens[:, 0]), atol=0, rtol=0)
     decoder.prefill(tokens[:, :8])
-    torch.testing.assert_close(decoder.step(tokens[:, 8]), model(tokens)[:, 8])
+    torch.testing.assert_close(decoder.step(tokens[:, 8]), wanted)
+
+
+@pytest.mark.parametrize(
+    "pattern", [("bdlru",), ("hlru",), ("bdlru", "lstm"), ("bdlru", "attention")], ids=str
+)
+@torch.no_grad()
+def test_states_of_a_model_in_another_dtype_are_refused_with_both_dtypes(pattern):
+    model, tokens = model_of(pattern=pattern), torch.randint(23, (2, 9))
+    decoder = Decoder(model, 2)
+    decoder.prefill(tokens[:, :8])
+    wide = copy.deepcopy(model).double()
+    message = r"states must be torch.float32 for this model; got torch.float64: .* prefill\(\)"
+    with pytest.raises(TypeError, match=message):
+        decoder.load(wide(tokens[:, :4], return_states=True)[1])
+    torch.testing.assert_close(decoder.step(tokens[:, 8]), model(tokens)[:, 8], atol=1e-5, rtol=1e-4)
+    with pytest.raises(TypeError, match=r"must be torch.float64 for this model; got torch.float32"):
+        Decoder(wide, 2).load(model(tokens[:, :4], return_states=True)[1])
+
+
+@pytest.mark.parametrize("pattern", [("bdlru",), ("bdlru", "lstm"), ("bdlru", "attention")], ids=str)
+@torch.no_grad()
+def test_states_read_in_a_narrow_dtype_are_gone_on_from_in_another(pattern):
+    model, tokens = model_of(pattern=pattern), torch.randint(23, (2, 9))
+    decoder = Decoder(model, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        decoder.prefill(tokens[:, :8])
+    torch.testing.assert_close(decoder.step(tokens[:, 8]), model(tokens)[:, 8], atol=0.1, rtol=0.1)
+    decoder.load(copy.deepcopy(model).bfloat16()(tokens[:, :8], return_states=True)[1])
+    torch.testing.assert_close(decoder.step(tokens[:, 8]), model(tokens)[:, 8], atol=0.1, rtol=0.1)
+
+
+@torch.no_grad()
+def test_states_that_are_refused_after_a_change_of_the_model_leave_those_that_were_there():
+    model, tokens = model_of(), torch.randint(23, (3, 9))
+    decoder = Decoder(model, 2)
+    decoder.prefill(tokens[:2, :4])
+    _, states = model(tokens[:2, :4], return_states=True)
+    replace_a_parameter(model)
+    with pytest.raises(ValueError, match="of another model or batch size"):
+        decoder.load(model(tokens, return_states=True)[1])
+    wanted, _ = model.step(tokens[:2, 4], states)
+    torch.testing.assert_close(decoder.step(tokens[:2, 4]), wanted, atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_a_model_of_other_sizes_by_now_asks_for_another_prompt():
+    model, tokens = model_of(), torch.randint(23, (2, 9))
+    decoder = Decoder(model, 2)
+    decoder.prefill(tokens[:, :8])
+    model.blocks[0] = model_of(mixer=MixerConfig(block_size=2, num_blocks=5)).blocks[0]
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="none that fits the model as it is by now"):
+            decoder.step(tokens[:, 8])
+    decoder.prefill(tokens[:, :8])
+    torch.testing.assert_close(decoder.step(tokens[:, 8]), model(tokens)[:, 8], atol=1e-5, rtol=1e-4)
 
 
 @torch.no_grad()

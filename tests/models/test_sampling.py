@@ -54,6 +54,14 @@ def test_a_token_behind_a_sum_that_is_exactly_reached_is_not_drawn():
     assert len(drawn.unique()) == 1
 
 
+@pytest.mark.parametrize("top_k", [1, 2, 3])
+def test_top_k_keeps_no_more_tokens_where_several_are_equally_likely(top_k):
+    logits = torch.tensor([[0.0, 4.0, 4.0, 4.0, 1.0], [4.0, 4.0, 5.0, 4.0, 4.0]]).repeat_interleave(500, 0)
+    drawn = Sampler(top_k=top_k).next(logits, torch.Generator().manual_seed(0)).view(2, 500)
+    assert [len(row.unique()) for row in drawn] == [top_k, top_k]
+    assert set(drawn[0].tolist()) <= {1, 2, 3} and 2 in drawn[1]
+
+
 def test_top_p_counts_what_top_k_left():
     assert set(shares(top_k=2, top_p=0.7).nonzero()[:, 0].tolist()) == {0}
     assert set(shares(top_k=2, top_p=0.8).nonzero()[:, 0].tolist()) == {0, 2}

@@ -20,6 +20,7 @@ from statemix.text import (
     SourceError,
     TokenShards,
     prepare,
+    train_bpe,
 )
 from statemix.text import preparation as module
 from statemix.text.documents import list_parts
@@ -315,6 +316,24 @@ def test_what_is_no_text_is_named_with_its_place(tmp_path, name, content, messag
     (tmp_path / name).write_bytes(content)
     with pytest.raises(SourceError, match=message):
         quiet([tmp_path / name], tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl.zst", "plain.txt.zst", "rows.jsonl.gz", "plain.txt.gz"])
+@pytest.mark.parametrize("frames", [1, 2])
+def test_a_packed_file_is_read_to_its_end_and_one_that_was_torn_off_is_an_error(tmp_path, name, frames):
+    compress = gzip.compress if name.endswith("gz") else pytest.importorskip("zstandard").compress
+    rows = [json.dumps({"text": f"document {i} of many"}).encode() + b"\n" for i in range(4000)]
+    pieces = [compress(b"".join(rows[i::frames])) for i in range(frames)]
+    (tmp_path / name).write_bytes(b"".join(pieces))
+    shards = quiet([tmp_path / name], tmp_path / "whole")
+    read = shards.index["splits"]["train"]
+    assert read["bytes"] == (
+        sum(len(row) - 12 for row in rows) if "jsonl" in name else sum(map(len, rows)) + 1
+    )
+    for lost in (1, len(pieces[-1]) // 2):
+        (tmp_path / name).write_bytes(b"".join(pieces)[:-lost])
+        with pytest.raises(SourceError, match=rf"{name} cannot be read"):
+            quiet([tmp_path / name], tmp_path / f"torn-{lost}")
 
 
 def test_rows_whose_text_is_null_are_empty_documents(tmp_path):
@@ -652,3 +671,16 @@ def test_bytes_survive_the_byte_tokenizer():
     text = "".join(map(chr, (*range(1, 0xD800, 97), 0x1F600)))
     assert tokenizer.decode(tokenizer.encode([text.encode()])[0]) == text
     assert tokenizer.decode([0, 104, 105, 0, 255]) == "hi\ufffd"
+
+
+def test_a_tokenizer_that_cannot_be_written_whole_leaves_the_one_that_was_there(tmp_path, monkeypatch):
+    first, second = (train_bpe(["to be or not to be"] * 9, size) for size in (260, 262))
+    first.save(tmp_path)
+
+    def full(handle):
+        raise OSError("no space left")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="no space left"):
+        second.save(tmp_path)
+    assert FileTokenizer.from_file(tmp_path).identity == first.identity

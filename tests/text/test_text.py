@@ -53,6 +53,15 @@ def test_one_file_is_split_near_its_end(tmp_path):
     )
 
 
+@pytest.mark.parametrize("size", range(30, 60))
+@pytest.mark.parametrize("letter", ["é", "語", "𝄞"])
+def test_one_file_is_split_between_two_characters(tmp_path, letter, size):
+    (tmp_path / "a.txt").write_text("a" + letter * size)
+    corpus = open_corpus(str(tmp_path / "a.txt"))
+    train, held_out = (part.tobytes().decode() for part in (corpus.train, corpus.held_out))
+    assert train[:-1] + held_out[:-1] == "a" + letter * size
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [

@@ -211,7 +211,8 @@ def contenders(
 ) -> Iterator[Contender | Row]:
     """Models of as many parameters as a Llama of these sizes, made when they are asked for."""
     budget = llama_parameters(sizes)
-    mixers = [MixerConfig(name=name, block_size=m) for m in orders or (1, 2, 4) for name in ("bdlru", "hlru")]
+    sizes_of_blocks = sorted(set(orders)) or [1, 2, 4]
+    mixers = [MixerConfig(name=name, block_size=m) for m in sizes_of_blocks for name in ("bdlru", "hlru")]
     for mixer in mixers:
         if mixer.name == "hlru" and mixer.block_size == 1:
             continue  # the same recurrence as bdlru of one

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import datetime
 import functools
 import platform
@@ -13,6 +12,7 @@ from pathlib import Path
 import torch
 
 from statemix import __version__
+from statemix.files import write_table, write_whole
 from statemix.machine import cpu_name
 
 
@@ -53,12 +53,8 @@ def describe(device: torch.device, command: str) -> list[str]:
 
 
 def write_csv(path: Path, rows: Iterable[dict[str, object]], head: list[str]) -> None:
-    """Write rows as CSV, and what made them as text beside it."""
+    """Write rows as CSV, and what made them as text beside it, each whole."""
     found = list(rows)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(found[0]))
-        writer.writeheader()
-        for row in found:
-            writer.writerow({k: f"{v:.5g}" if isinstance(v, float) else v for k, v in row.items()})
-    path.with_suffix(".txt").write_text("\n".join(head) + "\n")
+    shown = [{k: f"{v:.5g}" if isinstance(v, float) else v for k, v in row.items()} for row in found]
+    write_table(path, list(found[0]), shown)
+    write_whole(path.with_suffix(".txt"), ("\n".join(head) + "\n").encode())

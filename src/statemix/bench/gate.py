@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -9,7 +12,8 @@ from .cases import Case
 
 FORWARD = {torch.float64: 1e-11, torch.float32: 1e-5, torch.bfloat16: 2.5e-3, torch.float16: 4e-4}
 GRADIENT = {torch.float64: 1e-11, torch.float32: 2e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
-
+LAYER = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
+"""For a whole layer, whose matrix products round as well."""
 
 LENGTH = 96
 """Steps over which a result is compared."""
@@ -42,6 +46,30 @@ def check(case: Case, device: torch.device | str, backend: str) -> float:
             raise WrongResult(f"{case} on {backend}: {name} is off by {error:.1e} (limit {limit:.0e})")
         worst = max(worst, error)
     return worst
+
+
+def check_layer(name: str, layer: Any, x: Tensor) -> float:
+    """Compare outputs and gradients of a recurrent layer with its copy in float64; the worst relative error.
+
+    Raises:
+        WrongResult: an error is over the limit of the dtype; names the layer and the tensor.
+    """
+    exact = copy.deepcopy(layer).double()
+    exact.backend = "reference"
+    cotangent = torch.randn_like(x)
+    found = []
+    for each, dtype in ((layer, x.dtype), (exact, torch.float64)):
+        inputs = x.detach().to(dtype).requires_grad_()
+        output = each(inputs)
+        wanted = [inputs, *each.parameters()]
+        found.append([output, *torch.autograd.grad(output, wanted, cotangent.to(dtype))])
+    names = ["output", "gradient of input", *(f"gradient of {p}" for p, _ in layer.named_parameters())]
+    errors = [relative_error(got, want) for got, want in zip(*found, strict=True)]
+    limit = LAYER[x.dtype]
+    for what, error in zip(names, errors, strict=True):
+        if not error <= limit:
+            raise WrongResult(f"{name}: {what} is off by {error:.1e} (limit {limit:.0e})")
+    return max(errors)
 
 
 def relative_error(got: Tensor, want: Tensor) -> float:

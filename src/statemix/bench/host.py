@@ -93,7 +93,7 @@ def _microseconds(run: Callable[[], object], device: torch.device, budget_s: flo
     for _ in range(100):
         run()
     total, calls, batch = 0.0, 0, 200
-    while total < budget_s:
+    while not calls or total < budget_s:
         _synchronize(device)
         start = time.perf_counter()
         for _ in range(batch):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from statemix.nn import BDLRU, HLRU
 
 from .cases import Case
+from .gate import LENGTH, check_layer
 from .peers import LAYERS, Sizes, isolated, side_by_side
 from .timing import copy_gb_s, milliseconds, warm_up
 
@@ -49,9 +50,12 @@ def measure(
     peers: tuple[str, ...] = tuple(LAYERS),
     peer_s: float = 120.0,
 ) -> Iterator[Row]:
-    """Time BD-LRU and H-LRU layers, then every peer that can run here; the others say why they cannot.
+    """Check and time BD-LRU and H-LRU layers, then time every peer that can run; others say why they cannot.
 
     A peer has ``peer_s`` seconds. Those that compile kernels first do so side by side, as long again.
+
+    Raises:
+        WrongResult: outputs or gradients of a layer of ours are not those of its copy in float64.
     """
     sizes = sizes_for(device)
     for m in orders or (1, 2, 4, 8):
@@ -88,8 +92,10 @@ def _ours(name: str, m: int, sizes: Sizes, device: torch.device, budget_s: float
         layer = BDLRU(sizes.d, num_blocks=N, block_size=m, device=device, dtype=sizes.dtype)
     else:
         layer = HLRU(sizes.d, num_channels=N, order=m, device=device, dtype=sizes.dtype)
+    title = f"{name} m={m} N={N}"
+    check_layer(title, layer, torch.randn(2, LENGTH, sizes.d, device=device, dtype=sizes.dtype))
     case = Case(family=family, B=sizes.B, T=sizes.T, M=m, N=N, dtype=sizes.dtype)
-    row = _measured(f"{name} m={m} N={N}", layer, sizes, device, budget_s)
+    row = _measured(title, layer, sizes, device, budget_s)
     floor = case.floor_bytes("forward+backward")
     scan_ms = floor / copy_gb_s(device) / 1e6
     gemm_ms = _products_ms(layer, sizes, device, budget_s)

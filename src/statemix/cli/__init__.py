@@ -38,8 +38,8 @@ FAILED, MISUSED, STOPPED = 1, 2, 130
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit status; a closed pipe ends it with 141, as it ends other tools.
 
-    What a command raises is told here, for all of them: errors of files end with 1, other ValueErrors, which
-    are of arguments, with 2.
+    What a command raises is told here, for all of them: errors of files and a lack of memory end with 1,
+    other ValueErrors, which are of arguments, with 2.
     """
     output = cast("io.TextIOBase", _Output(sys.stdout or io.StringIO()))
     with contextlib.redirect_stdout(output), _warnings_as_sentences():
@@ -126,7 +126,7 @@ def _run(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return STOPPED
-    except (ModuleNotFoundError, OSError, ValueError, RuntimeError) as error:
+    except (ModuleNotFoundError, OSError, ValueError, RuntimeError, MemoryError) as error:
         status, said = _told(error)
         if status is None:
             raise
@@ -148,6 +148,8 @@ def _told(error: Exception) -> tuple[int | None, str]:
             return status, str(error)
     if isinstance(error, OSError):
         return FAILED, str(error)
+    if isinstance(error, MemoryError):
+        return FAILED, f"there is not enough memory here: {error}"
     return (MISUSED if isinstance(error, ValueError) else None), str(error)
 
 
@@ -158,6 +160,7 @@ _STATUS_OF = (
     ("training.checkpoint", "CheckpointError", FAILED),
     ("training.workers", "WorkerLost", FAILED),
     ("cli._models", "ModelFileError", FAILED),
+    ("bench.gate", "WrongResult", FAILED),
     ("experiments.sweep.store", "SweepFolderError", MISUSED),
 )
 

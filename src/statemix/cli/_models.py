@@ -111,10 +111,7 @@ def format_of(folder: Path) -> Format:
             f"{folder}: it holds no config.json; give a run folder of statemix train, or a folder that "
             f"save_pretrained wrote"
         )
-    try:
-        values = json.loads(file.read_bytes())
-    except ValueError as error:
-        raise ModelFileError(f"{file}: it is no JSON: {error}") from None
+    values = _json_in(file)
     if not isinstance(values, dict):
         raise ModelFileError(f"{file}: it is no config of a model")
     kind = values.get("model_type")
@@ -151,7 +148,8 @@ def tokenizer_of_huggingface(folder: Path, config: Any) -> Tokenizer | None:
     if not (folder / TOKENIZER_FILE).is_file():
         return ByteTokenizer() if config.vocab_size == ByteTokenizer.vocab_size else None
     end = config.eos_token_id
-    end = end[0] if isinstance(end, list) else end
+    if isinstance(end, list):
+        end = end[0] if end else None
     return FileTokenizer.from_file(folder, end_token=_end_text(folder) if end is None else end)
 
 
@@ -201,10 +199,25 @@ def quiet() -> Iterator[None]:
 def _end_text(folder: Path) -> str | None:
     """The token that ends a text by the tokenizer_config.json of Transformers."""
     file = folder / "tokenizer_config.json"
-    end = json.loads(file.read_bytes()).get("eos_token") if file.is_file() else None
+    values = _json_in(file) if file.is_file() else {}
+    if not isinstance(values, dict):
+        raise ModelFileError(f"{file}: it is no config of a tokenizer")
+    end = values.get("eos_token")
     return end.get("content") if isinstance(end, dict) else end
 
 
 def _end_token(folder: Path) -> int | None:
     file = folder / END_TOKEN_FILE
-    return json.loads(file.read_bytes()) if file.is_file() else None
+    if not file.is_file():
+        return None
+    end = _json_in(file)
+    if not isinstance(end, int):
+        raise ModelFileError(f"{file}: it must hold the number of the token that ends a text; got {end!r}")
+    return end
+
+
+def _json_in(file: Path) -> Any:
+    try:
+        return json.loads(file.read_bytes())
+    except ValueError as error:
+        raise ModelFileError(f"{file}: it is no JSON: {error}") from None

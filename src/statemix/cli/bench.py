@@ -78,6 +78,7 @@ def main(argv: list[str]) -> int:
         )
     rows = map(asdict, _MEASURES[options.what](options, device))
     check_output("--csv", options.csv)
+    check_output("--csv", options.csv and options.csv.with_suffix(".txt"))
     head = describe(device, shlex.join(["statemix", "bench", *argv]))
     console = Console(width=None if Console().is_terminal else 140)
     for line in head:

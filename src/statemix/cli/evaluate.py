@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,6 +9,7 @@ from typing import Annotated, Literal
 import torch
 import tyro
 
+from statemix.files import write_table
 from statemix.ops.checks import check_size
 from statemix.training import TaskData
 from statemix.training.data import open_source
@@ -69,7 +69,7 @@ def main(argv: list[str]) -> int:
             scores = evaluate(opened.model, open_source(data))
             print(f"{opened.path}: {describe_scores(dict(scores))}")
             if options.csv is not None:
-                _write(options.csv, list(scores), [scores])
+                write_table(options.csv, list(scores), [scores])
             return 0
         length = options.length or trained_length(opened.path) or 1024
         with held_out(opened, options.data, data) as split:
@@ -108,12 +108,4 @@ def _show(opened: OpenedModel, options: Options, scores: TextScores) -> None:
         place = "all" if last else f"{row['context_from']} to {row['context_to'] - 1}"
         print(f"{place:>15}  {row['tokens']:>10,}  {row['bits_per_byte']:>13.4f}  {row['perplexity']:>10.4g}")
     if options.csv is not None:
-        _write(options.csv, COLUMNS, rows)
-
-
-def _write(path: Path, columns: tuple[str, ...] | list[str], rows: list[dict]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)
+        write_table(options.csv, COLUMNS, rows)

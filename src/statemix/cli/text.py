@@ -11,6 +11,7 @@ from typing import Annotated
 
 import tyro
 
+from statemix.ops.checks import check_size
 from statemix.text import PrepareOptions, TokenShards, prepare
 
 from . import MISUSED, STOPPED
@@ -41,6 +42,9 @@ class Info:
 
     show: int = 200
     """Tokens of the beginning that are shown as text."""
+
+    def __post_init__(self) -> None:
+        check_size("text", "--show", self.show, at_least=0)
 
 
 @dataclass(frozen=True, kw_only=True)

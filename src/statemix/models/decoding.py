@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import torch
@@ -34,7 +34,8 @@ class Decoder:
 
     Args:
         model: the model, whose device and dtype count; it is read, not copied. An update of a weight counts
-            at once; a tensor or a part put in another's place from the next prompt on, on a CPU at once.
+            at once; a tensor or a part put in another's place from the next prompt on, on a CPU at once: the
+            decoder's own states are then cast to the dtype that the model asks for now.
         batch_size: B, sequences side by side.
         compile: fuse a step with torch.compile before it is captured or run.
         fused: False captures the model's own step on a GPU; True raises where fused kernels cannot run.
@@ -117,7 +118,7 @@ class Decoder:
         # Its step holds on to places in memory, by which a copy would move the original's states.
         made = memo[id(self)] = Decoder(self.model, self.batch_size, compile=self._compile, fused=self._fused)
         if self._started:
-            made.load(_own(self._states))
+            made._take_over(self._states)
         return made
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -167,30 +168,68 @@ class Decoder:
     def load(self, states: tuple[Any, ...]) -> None:
         """Go on from these states, such as a model's own ``return_states=True`` gives.
 
+        States of constant size are float32 whatever the model's dtype (float64 for float64), and a cache of
+        attention is taken as it is, so those of a copy of the model in another of the narrow dtypes fit too.
+
         Raises:
             ValueError: states of another model or batch size, or a model that was put in training mode.
-                TypeError: what are no states. The states that were there stay.
+                TypeError: what are no states, or those of a model in another dtype. The states that were
+                there stay.
         """
         self._check_mode()
         if not self._reads_the_model():
-            self._prepare()
+            self._follow()
+        self._check_states(states)
+        self._take(states)
+
+    def _follow(self) -> None:
+        """Make the step anew for what the model is by now; the states go over where they fit it."""
+        before, started = self._states, self._started
+        self._prepare()
+        self._started = False
+        if started:
+            self._take_over(before)
+
+    def _take_over(self, before: tuple[Any, ...]) -> None:
+        """Go on from a decoder's states of the same model; where that was cast since, they are too."""
+        if self._have_the_shapes_of(before):
+            wanted = iter([tensor.dtype for tensor in tensors_in(self._states)])
+            self._take(map_tensors(lambda tensor: tensor.to(next(wanted), copy=True), before))
+
+    def _check_states(self, states: Any) -> None:
+        """Raise unless the model can go on from these states as it is."""
         if not isinstance(states, tuple | list) or len(states) != len(self._states):
             given = len(states) if isinstance(states, tuple | list) else type(states).__name__
             raise ValueError(
                 f"Decoder: states must be a tuple, one for each layer: {len(self._states)}; got {given}"
             )
-        here, there = tensors_in(self._states), tensors_in(states)
-        shapes, found = [tuple(t.shape) for t in here], [tuple(t.shape) for t in there]
-        if not _same_shapes(shapes, found, grow=self._grows):
+        if not self._have_the_shapes_of(states):
+            shapes, found = _shapes(self._states), _shapes(states)
             but = ", but for one size of each that grows" if self._grows else ""
             raise ValueError(
                 f"Decoder: states must have the shapes {shapes}{but}; got {found}: they are of another model "
                 f"or batch size"
             )
+        for block, ours, theirs in zip(self.model.blocks, self._states, states, strict=True):
+            if grows(block.mixer):  # a cache has the dtype of what it was read in, as under autocast
+                continue
+            for here, there in zip(tensors_in(ours), tensors_in(theirs), strict=True):
+                if here.dtype != there.dtype:
+                    raise TypeError(
+                        f"Decoder: states must be {here.dtype} for this model; got {there.dtype}: they are "
+                        f"of a model in another dtype; read the text again with prefill(), or cast them with "
+                        f".to()"
+                    )
+
+    def _have_the_shapes_of(self, states: Sequence[Any]) -> bool:
+        return _same_shapes(_shapes(self._states), _shapes(states), grow=self._grows)
+
+    def _take(self, states: tuple[Any, ...]) -> None:
+        """Go on from states that are known to fit."""
         if self._grows:
             self._states = states
         else:
-            torch._foreach_copy_(here, there)
+            torch._foreach_copy_(tensors_in(self._states), tensors_in(states))
         self._started = True
 
     @torch.no_grad()
@@ -203,17 +242,18 @@ class Decoder:
                 that are no integers.
         """
         self._check_mode()
+        if self._kind in ("buffered", "moved") and not self._places.hold():
+            self._follow()
         if not self._started:
-            raise RuntimeError("Decoder: there is no state yet; call prefill(prompt) or load(states) first")
+            raise RuntimeError(
+                "Decoder: there is no state yet, or none that fits the model as it is by now; call "
+                "prefill(prompt) or load(states) first"
+            )
         check_tokens("Decoder", tokens, 1)
         if tokens.shape[0] != self.batch_size:
             raise ValueError(
                 f"Decoder: tokens must be (B,) = ({self.batch_size},); got {tuple(tokens.shape)}"
             )
-        if self._kind == "buffered" and not self._places.hold():
-            states = self._states
-            self._prepare()
-            self.load(states)
         try:
             return self._run(tokens)
         except IndexError as error:  # nothing has moved: tokens are looked up first
@@ -298,6 +338,10 @@ class Decoder:
             return logits
 
         return run
+
+
+def _shapes(states: Sequence[Any]) -> list[tuple[int, ...]]:
+    return [tuple(tensor.shape) for tensor in tensors_in(states)]
 
 
 def _same_shapes(here: list[tuple[int, ...]], there: list[tuple[int, ...]], *, grow: bool) -> bool:

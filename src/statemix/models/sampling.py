@@ -89,8 +89,9 @@ class Sampler:
         logits = (logits - logits.amax(-1, keepdim=True)) / max(self.temperature, _LOWEST)
         vocabulary = logits.shape[-1]
         if self.top_k is not None and self.top_k < vocabulary:
-            least = logits.topk(self.top_k, -1).values[:, -1:]
-            logits = logits.masked_fill(logits < least, float("-inf"))
+            # By their places and not by the least of them, which others may equal: in 16 bits many do.
+            likeliest, index = logits.topk(self.top_k, -1)
+            logits = torch.full_like(logits, float("-inf")).scatter(-1, index, likeliest)
         probabilities = logits.softmax(-1)
         if self.top_p is not None and self.top_p < 1:
             ordered, index = probabilities.sort(-1, descending=True)

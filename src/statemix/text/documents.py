@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import codecs
 import contextlib
-import gzip
-import io
 import json
 import os
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from statemix.extras import import_extra
+
+from .packed import open_unpacked, reading_errors
 
 TEXT_END = 0
 """The byte that no text holds, and that ends one where texts lie one behind the other."""
@@ -100,7 +99,7 @@ def list_parts(sources: list[str], options: ReadOptions) -> list[Part]:
 
     Raises:
         FileNotFoundError: a source that is not there, or a folder without a fitting file.
-        ValueError: no sources.
+        ValueError: no sources, or a pattern that is none.
     """
     if not sources:
         raise ValueError("text: there are no sources; give at least one file, folder or hf:NAME")
@@ -120,7 +119,13 @@ def list_parts(sources: list[str], options: ReadOptions) -> list[Part]:
         elif path.is_dir() and any((path / name).is_file() for name in _DATASET_FILES):
             parts.append(Part(str(path), -1, "disk", given=True))
         elif path.is_dir():
-            fitting = sorted(path.rglob(options.pattern))
+            try:
+                fitting = sorted(path.rglob(options.pattern))
+            except (ValueError, NotImplementedError) as error:
+                raise ValueError(
+                    f"text: pattern must fit names within a folder, as '*.py'; got {options.pattern!r}: "
+                    f"{error}"
+                ) from None
             files = [p for p in fitting if p.is_file() and not _is_excluded(p, path, options.exclude)]
             if not files:
                 raise FileNotFoundError(f"text: folder {path} holds no file that fits {options.pattern!r}")
@@ -191,7 +196,7 @@ Found = Iterator[tuple[bytes | SourceError, str, int]]
 
 
 def _plain(part: Part, options: ReadOptions, start: int) -> Found:
-    with _open(Path(part.name)) as file:
+    with open_unpacked(Path(part.name)) as file:
         data = _read_all(file, part.name)
     separator = options.separator.encode()
     pieces = data.split(separator) if separator else [data]
@@ -207,7 +212,7 @@ def _plain(part: Part, options: ReadOptions, start: int) -> Found:
 
 def _json_lines(part: Part, options: ReadOptions, start: int) -> Found:
     offset = 0
-    with _open(Path(part.name)) as file:
+    with open_unpacked(Path(part.name)) as file:
         for number, line in enumerate(_lines(file, part.name)):
             if number >= start:
                 yield *_json_row(line, options, f"{part.name} line {number + 1} (byte {offset})"), 0
@@ -308,31 +313,15 @@ def _check_column(where: str, field: str, columns: list[str]) -> None:
         )
 
 
-def _open(path: Path) -> BinaryIO:
-    if path.suffix.lower() == ".gz":
-        return gzip.open(path, "rb")  # type: ignore[return-value]
-    if path.suffix.lower() == ".zst":
-        return io.BufferedReader(import_extra("zstandard", "text: this source").open(path, "rb"))
-    return open(path, "rb")
-
-
 def _read_all(file: BinaryIO, name: str) -> bytes:
     try:
         return file.read()
-    except (ValueError, *_unpacking_errors()) as error:
+    except (ValueError, *reading_errors()) as error:
         raise SourceError(f"text: {name} cannot be read: {error}") from None
 
 
 def _lines(file: BinaryIO, name: str) -> Iterator[bytes]:
     try:
         yield from file
-    except _unpacking_errors() as error:
+    except reading_errors() as error:
         raise SourceError(f"text: {name} cannot be read further: {error}") from None
-
-
-def _unpacking_errors() -> tuple[type[Exception], ...]:
-    """What reading a file raises that is torn or damaged, packed or not."""
-    import sys
-
-    module = sys.modules.get("zstandard")
-    return (EOFError, OSError, zlib.error, *((module.ZstdError,) if module is not None else ()))

@@ -52,8 +52,16 @@ def _cut(text: bytes, share: float) -> int:
     """Where the last ``share`` of a text begins: at a line if one begins near, never inside a character."""
     cut = int(len(text) * (1 - share))
     line = text.find(b"\n", cut, cut + (len(text) - cut) // 2)
-    if line >= 0:
-        return line + 1
-    while cut < len(text) and text[cut] & 0xC0 == 0x80:
-        cut += 1
-    return cut
+    return line + 1 if line >= 0 else character_at(text, cut)
+
+
+def character_at(text: bytes, place: int) -> int:
+    """The first place from ``place`` on at which a character of UTF-8 begins, or the text ends.
+
+    Examples:
+        >>> [character_at("aé".encode(), place) for place in range(4)]
+        [0, 1, 3, 3]
+    """
+    while place < len(text) and text[place] & 0xC0 == 0x80:
+        place += 1
+    return place

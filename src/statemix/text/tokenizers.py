@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from statemix.extras import import_extra
+from statemix.files import write_whole
 
 from .documents import TEXT_END, SourceError
 
@@ -101,7 +102,7 @@ class FileTokenizer(Tokenizer):
         where: what errors call the file.
 
     Raises:
-        SourceError: no tokenizer, or none of the usual names is in its vocabulary.
+        SourceError: no tokenizer, or an end, or all of the usual names, that its vocabulary does not have.
         ModuleNotFoundError: ``tokenizers`` is not installed.
     """
 
@@ -120,6 +121,11 @@ class FileTokenizer(Tokenizer):
         self._tokenizer.no_padding()
         names = _END_TOKENS if end_token is None else (str(end_token),)
         if isinstance(end_token, int):
+            if end_token < 0 or self._tokenizer.id_to_token(end_token) is None:
+                raise SourceError(
+                    f"tokenizer {where}: the end of a text must be a token of its vocabulary; got number "
+                    f"{end_token}: correct it where the model's folder names it"
+                )
             found = [end_token]
         else:
             known = [self._tokenizer.token_to_id(name) for name in names]
@@ -191,7 +197,7 @@ class FileTokenizer(Tokenizer):
         return self._tokenizer.decode(numbers, skip_special_tokens=False)
 
     def save(self, folder: Path) -> None:
-        (folder / TOKENIZER_FILE).write_text(self._definition, encoding="utf-8")
+        write_whole(folder / TOKENIZER_FILE, self._definition.encode())
 
 
 def check_learned_size(vocab_size: int) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+
+from statemix.files import write_whole
 
 from .html import Html, render, tag
 
@@ -79,9 +80,7 @@ class Page:
         """Write the page so that a reader finds the old one or the new one, never half of it."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f".{path.name}.unfinished")
-        unfinished.write_text(self.html(), encoding="utf-8")
-        os.replace(unfinished, path)
+        write_whole(path, self.html().encode())
         return path
 
     def _facts(self) -> Html | None:

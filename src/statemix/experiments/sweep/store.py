@@ -13,9 +13,7 @@ All that processes on one machine or on many know of each other stands here.
 from __future__ import annotations
 
 import contextlib
-import csv
 import datetime
-import io
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -23,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from statemix.bench.environment import commit, versions
-from statemix.files import is_occupied, locked, write_json, write_whole
+from statemix.files import is_occupied, locked, write_json, write_table, write_whole
 from statemix.models.sizing import state_numbers
 from statemix.training import TrainResult, from_json, to_json
 from statemix.training.metrics import scores_in
@@ -259,12 +257,8 @@ class SweepFolder:
         rows = [self._row(trial) for trial in self.trials]
         columns = list(dict.fromkeys(name for row in rows for name in row))
         columns.append(columns.pop(columns.index("config")))
-        text = io.StringIO()
-        writer = csv.DictWriter(text, fieldnames=columns)
-        writer.writeheader()
-        writer.writerows(rows)
         table = self.path / "table.csv"
-        write_whole(table, text.getvalue().encode())
+        write_table(table, columns, rows)
         try:
             import pyarrow
             import pyarrow.parquet
