@@ -12,8 +12,8 @@ from .cases import Case
 
 FORWARD = {torch.float64: 1e-11, torch.float32: 1e-5, torch.bfloat16: 2.5e-3, torch.float16: 4e-4}
 GRADIENT = {torch.float64: 1e-11, torch.float32: 2e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
-LAYER = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
-"""For a whole layer, whose matrix products round as well."""
+LAYER = {torch.float32: 1e-5, torch.bfloat16: 5e-2}
+"""For a whole layer, whose matrix products round as well (8e-3 on a CPU); what is wrong is near 1."""
 
 LENGTH = 96
 """Steps over which a result is compared."""
