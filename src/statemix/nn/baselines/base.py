@@ -18,6 +18,7 @@ from statemix.shapes import Boundaries, Mask, Sequence, Token
 from ..checks import check_input, check_mask
 from ..initialization import INITIAL_STATES
 from ..plain import is_plain
+from ..transforms import has_values
 
 
 class Baseline(nn.Module):
@@ -181,31 +182,32 @@ class Baseline(nn.Module):
     def _packed(self, x: Tensor, state: Any, cu_seqlens: Tensor) -> tuple[Tensor, Any]:
         """Lay the sequences of one row under each other, run, and lay them back in a row."""
         bounds = cu_seqlens.long()
-        lengths = bounds[1:] - bounds[:-1]
+        starts, lengths = bounds[:-1], bounds[1:] - bounds[:-1]
         if state is not None:
             state = _bare(self._checked_state(state, x.new_empty(len(lengths), 0, x.shape[2])))
         groups = _of_like_lengths(lengths)
-        if len(groups) == 1:
-            y, place, state = self._side_by_side(x, state, bounds[:-1], lengths)
-            return y[torch.argsort(place)][None], state
-        parts = []
+        outputs, firsts, states, total = [], [], [], 0
         for group in groups:
             own = None if state is None else _select(state, group)
-            parts.append(self._side_by_side(x, own, bounds[:-1][group], lengths[group]))
-        ys, places, states = zip(*parts, strict=True)
+            y, after = self._side_by_side(x, own, starts[group], lengths[group])
+            firsts.append(total + y.shape[1] * torch.arange(len(group), device=x.device))
+            total += y.shape[0] * y.shape[1]
+            outputs.append(y.flatten(0, 1))
+            states.append(after)
         back = torch.argsort(torch.cat(groups))
-        return torch.cat(ys)[torch.argsort(torch.cat(places))][None], _select(_joined(states), back)
+        # Among the outputs of all rows, where those of each sequence begin.
+        first = torch.cat(firsts)[back]
+        step = torch.arange(x.shape[1], device=x.device)
+        sequence = torch.searchsorted(bounds[1:], step, right=True)
+        place = first[sequence] + step - starts[sequence]
+        return torch.cat(outputs).index_select(0, place)[None], _select(_joined(states), back)
 
-    def _side_by_side(
-        self, x: Tensor, state: Any, starts: Tensor, lengths: Tensor
-    ) -> tuple[Tensor, Tensor, Any]:
-        """Run sequences of a row as rows of their own; their outputs, the place of each, their states."""
-        longest = int(lengths.max()) if len(lengths) else 0
-        step = torch.arange(longest, device=x.device)
-        place, inside = starts[:, None] + step, step < lengths[:, None]
-        rows = x[0, place.clamp(max=max(x.shape[1] - 1, 0))]
-        y, state = self._run(torch.where(inside[..., None], rows, 0.0), state, inside)
-        return y[inside], place[inside], state
+    def _side_by_side(self, x: Tensor, state: Any, starts: Tensor, lengths: Tensor) -> tuple[Tensor, Any]:
+        """Run sequences of a row as rows of their own: (S, longest, D), and their states."""
+        step = torch.arange(_longest(lengths, x.shape[1]), device=x.device)
+        inside = step < lengths[:, None]
+        rows = x[0, (starts[:, None] + step).clamp(max=max(x.shape[1] - 1, 0))]
+        return self._run(torch.where(inside[..., None], rows, 0.0), state, inside)
 
     def _check_input(self, x: Tensor, dims: int, shape: str) -> None:
         check_input(type(self).__name__, x, dims, shape, self.d_model, self._weight())
@@ -253,7 +255,7 @@ class Baseline(nn.Module):
 
 def _of_like_lengths(lengths: Tensor) -> list[Tensor]:
     """Sequences in groups: beyond the short ones, padding to the longest of a group at most doubles it."""
-    if torch.compiler.is_compiling() or not len(lengths):
+    if torch.compiler.is_compiling() or not has_values(lengths) or not len(lengths):
         return [torch.arange(len(lengths), device=lengths.device)]
     sizes = lengths.tolist()
     octaves = [max(_SHORT, size - 1).bit_length() for size in sizes]
@@ -263,6 +265,13 @@ def _of_like_lengths(lengths: Tensor) -> list[Tensor]:
         torch.tensor([i for i, own in enumerate(octaves) if own == octave], device=lengths.device)
         for octave in sorted(set(octaves))
     ]
+
+
+def _longest(lengths: Tensor, time: int) -> int:
+    """The longest sequence; all of the time, which none exceeds, where lengths are shapes alone."""
+    if not len(lengths):
+        return 0
+    return int(lengths.max()) if has_values(lengths) else time
 
 
 # Sequences up to this length are of one group: padding them costs less than a run of their own.
