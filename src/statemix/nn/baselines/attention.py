@@ -111,8 +111,8 @@ class CausalAttention(Baseline):
 def _rotated(x: Tensor, place: Tensor) -> Tensor:
     """x (B, heads, T, C) with each pair of numbers turned by its own speed times ``place`` (B, T)."""
     half = x.shape[3] // 2
-    speed = 10_000.0 ** (-torch.arange(half, device=x.device) / half)
-    angle = (place[:, None, :, None] * speed).to(state_dtype(x.dtype))
+    speed = 10_000.0 ** (-torch.arange(half, device=x.device, dtype=state_dtype(x.dtype)) / half)
+    angle = place[:, None, :, None] * speed
     cosine, sine = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
     first, second = x[..., :half], x[..., half:]
     return torch.cat([first * cosine - second * sine, second * cosine + first * sine], 3)
