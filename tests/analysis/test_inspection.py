@@ -62,6 +62,13 @@ def test_layers_are_found_in_the_order_in_which_they_run_with_their_sizes():
         assert found.bound.holds and found.bound.steps == 12 and 0 < found.decided <= found.kept <= 1
 
 
+def test_a_model_is_inspected_however_it_wants_to_be_called():
+    layer, x = BDLRU(8, num_blocks=4, block_size=2).eval(), torch.randn(2, 12, 8)
+    mask = torch.ones(2, 12, dtype=torch.bool)
+    (found,), (wanted,) = inspect_layers(layer, x=x, mask=mask), inspect_layers(layer, x)
+    assert torch.equal(found.spectrum.eigenvalues, wanted.spectrum.eigenvalues)
+
+
 @pytest.mark.parametrize("shape", [(0, 5, 8), (2, 0, 8)])
 def test_nothing_to_read_is_refused(shape):
     with pytest.raises(ValueError, match="at least one sequence and step"):
