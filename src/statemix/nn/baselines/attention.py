@@ -13,7 +13,7 @@ from statemix.kernels.precision import state_dtype
 from ..transforms import is_transformed
 from ._heads import heads_for
 from ._room import appended
-from .base import Baseline
+from .base import Baseline, check_switches
 
 
 class CausalAttention(Baseline):
@@ -55,6 +55,7 @@ class CausalAttention(Baseline):
         rotary: bool = False,
     ) -> None:
         super().__init__(d_model, initial_state=initial_state)
+        check_switches("CausalAttention", rotary=rotary)
         self.num_heads, self.head_dim = heads_for("CausalAttention", d_model, num_heads, head_dim)
         if rotary and self.head_dim % 2:
             raise ValueError(

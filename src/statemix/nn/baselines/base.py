@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from statemix.kernels.precision import state_dtype
-from statemix.ops.checks import check_boundaries, check_choice, check_size
+from statemix.ops.checks import check_boundaries, check_choice, check_number, check_size
 from statemix.shapes import Boundaries, Mask, Sequence, Token
 
 from ..checks import check_input, check_mask
@@ -225,13 +225,13 @@ class Baseline(nn.Module):
         tensors = (state,) if isinstance(state, Tensor) else state
         if not isinstance(tensors, tuple | list) or not all(isinstance(t, Tensor) for t in tensors):
             raise TypeError(
-                f"{type(self).__name__}: state must be what an earlier call returned; got "
-                f"{type(state).__name__}"
+                f"{type(self).__name__}: state must be what an earlier call returned, {count} tensors; got "
+                f"{type(state).__name__}: take the state of return_state=True or of step, or leave it out"
             )
         if len(tensors) != count:
             raise ValueError(
                 f"{type(self).__name__}: state must be {count} tensors, as an earlier call returned them; "
-                f"got {len(tensors)}"
+                f"got {len(tensors)}: give all of them as one tuple"
             )
         return tuple(tensors)
 
@@ -240,12 +240,13 @@ class Baseline(nn.Module):
         # A batch of one would be stretched: every sequence would go on from the same state.
         if tensor.dim() != len(shape) or any(a != b for a, b in zip(tensor.shape, shape, strict=True)):
             raise ValueError(
-                f"{name}: state must be {shape}, one entry a sequence; got {tuple(tensor.shape)}"
+                f"{name}: state must be {shape}, one entry a sequence; got {tuple(tensor.shape)}: give it as "
+                f"a call returns it for as many sequences"
             )
         if tensor.dtype != dtype:
             raise TypeError(
-                f"{name}: state must be {dtype}; got {tensor.dtype}: states keep full precision, cast with "
-                f".to({dtype})"
+                f"{name}: state must be {dtype}; got {tensor.dtype}: go on from it as a call returned it, or "
+                f"cast with .to({dtype})"
             )
         if tensor.device != x.device:
             raise ValueError(
@@ -310,3 +311,16 @@ def check_sizes(layer: str, **sizes: int) -> None:
     """Refuse sizes that are no integers, or below one."""
     for what, size in sizes.items():
         check_size(layer, what, size)
+
+
+def check_switches(layer: str, **switches: bool) -> None:
+    """Refuse what is neither True nor False: any word would count as True, "no" among them."""
+    for what, switch in switches.items():
+        check_choice(layer, what, switch, (True, False))
+
+
+def inner_width(layer: str, d_model: int, expand: float) -> int:
+    """``expand`` times the width, in whole channels; ValueError where that leaves none."""
+    wanted = f"a number that leaves at least one channel of expand * d_model, with d_model = {d_model}"
+    check_number(layer, "expand", expand, wanted, lambda ratio: 0.5 < ratio * d_model < math.inf)
+    return round(expand * d_model)
