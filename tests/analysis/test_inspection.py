@@ -39,6 +39,11 @@ def test_a_state_that_fades_is_told_by_its_rate():
     assert found.kept == found.decided == 0.5
 
 
+def test_an_output_that_no_input_moves_has_no_reach():
+    (found,) = inspect_layers(layer_of([[0.5]]), torch.randn(1, 10, 4))
+    assert found.reach == [0.0] * 10
+
+
 def test_the_window_of_a_higher_order_layer_says_nothing_of_what_is_decided():
     layer = HLRU(4, num_channels=3, order=2, selective=False, normalization="none")
     with torch.no_grad():

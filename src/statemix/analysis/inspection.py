@@ -113,7 +113,8 @@ def _inspect(name: str, layer: RecurrentLayer, x: Tensor) -> LayerFindings:
         decided=largest.mean().item(),
         best_contrast=[1.0, *left.amax(-1).tolist()],
         median_contrast=[1.0, *left.median(-1).values.tolist()],
-        reach=(reach / reach[0]).tolist(),
+        # Relative to nothing, nothing is nothing: an output that no input moves has no reach.
+        reach=torch.where(reach == 0, reach, reach / reach[0]).tolist(),
         bound=bound,
         example_block=block,
         example=transitions[0, :EXAMPLE_STEPS, block],
