@@ -39,6 +39,11 @@ def test_a_state_that_fades_is_told_by_its_rate():
     assert found.kept == found.decided == 0.5
 
 
+def test_an_output_that_no_input_moves_has_no_reach():
+    (found,) = inspect_layers(layer_of([[0.5]]), torch.randn(1, 10, 4))
+    assert found.reach == [0.0] * 10
+
+
 def test_the_window_of_a_higher_order_layer_says_nothing_of_what_is_decided():
     layer = HLRU(4, num_channels=3, order=2, selective=False, normalization="none")
     with torch.no_grad():
@@ -60,6 +65,13 @@ def test_layers_are_found_in_the_order_in_which_they_run_with_their_sizes():
         assert found.spectrum.eigenvalues.shape == (2, 12, found.blocks, found.size)
         assert len(found.best_contrast) == 13 and len(found.reach) == 12 and found.reach[0] == 1
         assert found.bound.holds and found.bound.steps == 12 and 0 < found.decided <= found.kept <= 1
+
+
+def test_a_model_is_inspected_however_it_wants_to_be_called():
+    layer, x = BDLRU(8, num_blocks=4, block_size=2).eval(), torch.randn(2, 12, 8)
+    mask = torch.ones(2, 12, dtype=torch.bool)
+    (found,), (wanted,) = inspect_layers(layer, x=x, mask=mask), inspect_layers(layer, x)
+    assert torch.equal(found.spectrum.eigenvalues, wanted.spectrum.eigenvalues)
 
 
 @pytest.mark.parametrize("shape", [(0, 5, 8), (2, 0, 8)])

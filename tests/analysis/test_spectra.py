@@ -124,6 +124,12 @@ def test_recording_leaves_no_hook_behind_even_after_an_error():
     assert not layer._forward_pre_hooks
 
 
+def test_what_is_no_module_is_refused_with_what_to_give():
+    layer = BDLRU(4, num_blocks=3, block_size=2)
+    with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module, .* got method: give the module"):
+        transition_spectra(layer.step, torch.randn(2, 4))
+
+
 def test_a_model_without_recurrent_layers_is_refused():
     with pytest.raises(ValueError, match="holds 0 recurrent layers"):
         transition_spectra(nn.Linear(4, 4), torch.randn(2, 4))
@@ -173,8 +179,9 @@ def test_eigenvalues_of_single_states_may_be_real():
 
 
 def test_no_blocks_are_refused():
-    with pytest.raises(ValueError, match="at least one block"):
-        summarize(torch.zeros(0, 3, dtype=torch.complex128))
+    for shape in ((0, 3), ()):
+        with pytest.raises(ValueError, match="at least one block"):
+            summarize(torch.zeros(shape, dtype=torch.complex128))
 
 
 @given(st.floats(0.01, 0.999))

@@ -67,8 +67,19 @@ def test_a_run_of_no_steps_is_refused():
 def test_a_run_that_is_none_of_a_layer_with_a_bound_is_refused():
     with pytest.raises(TypeError, match=r"must be a BDLRU or an HLRU, .* got LRU"):
         state_bound(LRU(4, hidden_size=2), torch.zeros(2, 3, 4))
-    with pytest.raises(ValueError, match=r"state_bound: x must be \(B, T, D\); got \(3, 4\)"):
-        state_bound(BDLRU(4, num_blocks=1, block_size=2), torch.zeros(3, 4))
+    layer = BDLRU(4, num_blocks=1, block_size=2)
+    for x, error, says in (
+        (torch.zeros(3, 4), ValueError, r"\(B, T, D\) with D = d_model = 4; got \(3, 4\): a batch of one"),
+        (torch.zeros(2, 3, 5), ValueError, r"\(B, T, D\) with D = d_model = 4; got \(2, 3, 5\): project it"),
+        (
+            torch.zeros(2, 3, 4).double(),
+            TypeError,
+            "the layer's dtype torch.float32; got torch.float64: cast",
+        ),
+        ("noise", TypeError, "a torch.Tensor; got str"),
+    ):
+        with pytest.raises(error, match=f"state_bound: x must (be|have) {says}"):
+            state_bound(layer, x)
 
 
 @pytest.mark.parametrize("family", [BDLRU, HLRU])
@@ -123,6 +134,17 @@ def test_a_product_that_is_no_number_leaves_the_others_their_contrast():
     assert left[0].item() == pytest.approx(1.0) and left[1:].isnan().all()
 
 
+@pytest.mark.parametrize("shape", [(3,), (4, 2, 3)])
+def test_what_is_no_square_has_no_contrast(shape):
+    with pytest.raises(ValueError, match=r"contrast_left: products must be \(\.\.\., M, M\)"):
+        contrast_left(torch.zeros(shape))
+
+
+def test_products_run_over_the_time_of_a_batch():
+    with pytest.raises(ValueError, match=r"transitions must be \(B, T, N, M, M\); got \(5, 2, 2\)"):
+        running_products(torch.zeros(5, 2, 2))
+
+
 def test_gradients_of_a_scalar_recurrence_fade_as_its_gain():
     gain = 0.8
     layer = BDLRU(1, num_blocks=1, block_size=1, selective=False)
@@ -160,10 +182,10 @@ def test_gradients_come_again_with_the_same_generator_and_under_no_grad():
     assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize(("time", "step"), [(5, 5), (5, -6), (0, -1)])
+@pytest.mark.parametrize(("time", "step"), [(5, 5), (5, -6), (0, -1), (5, 1.0), (5, "last")])
 def test_a_step_that_is_not_there_is_refused(time, step):
     with pytest.raises(
-        ValueError, match=rf"step must be one of those of x .* = \(2, {time}, 3\); got {step}"
+        ValueError, match=rf"step must be one of those of x .* = \(2, {time}, 3\); got {step!r}"
     ):
         gradient_reach(lambda x: x, torch.randn(2, time, 3), step=step)
 
@@ -180,8 +202,9 @@ def test_a_function_that_forgets_its_input_is_refused():
         (lambda x: (x, None), torch.ones(2, 5, 3), TypeError, r"return one tensor .* got tuple: choose"),
         (lambda x: x, torch.ones(2, 5, 3, dtype=torch.int64), TypeError, "got torch.int64: embed tokens"),
         (lambda x: x, torch.ones(0, 5, 3), ValueError, "at least one sequence"),
+        (lambda x: x, [[1.0]], TypeError, "must be a torch.Tensor; got list: make it one"),
     ],
-    ids=["other tensors", "tuple", "tokens", "empty"],
+    ids=["other tensors", "tuple", "tokens", "empty", "list"],
 )
 def test_what_has_no_gradient_by_its_input_is_refused_with_what_to_do(function, x, error, says):
     with pytest.raises(error, match=says):

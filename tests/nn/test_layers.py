@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from statemix import BDLRU, HLRU, bdlru_scan, hlru_scan
+from statemix.kernels.reference.normalization import NORMALIZATIONS
 from tests.nn.adapters import adapt, merge
 from tests.truth import relative_error
 
@@ -204,6 +205,26 @@ def test_parameters_start_as_in_the_paper():
         assert weight.mean().abs() < 1e-3
         assert abs(weight.std().item() - 0.02) < 1e-3
     assert (layer.gate.bias == 0).all()
+
+
+@pytest.mark.parametrize("family", [BDLRU, HLRU])
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+def test_constant_gates_start_so_that_every_parameter_learns(family, normalization):
+    torch.manual_seed(0)
+    sizes = {"num_blocks": 16, "block_size": 3} if family is BDLRU else {"num_channels": 48, "order": 3}
+    layer = family(8, selective=False, normalization=normalization, initial_state="learned", **sizes)
+    x, target = torch.randn(2, 2, 20, 8).unbind()
+    first = [parameter.detach().clone() for parameter in layer.parameters()]
+    optimizer = torch.optim.Adam(layer.parameters(), 1e-2)
+    losses = []
+    for _ in range(30):
+        loss = (layer(x) - target).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.98 * losses[0]
+    assert not any(torch.equal(a, b) for a, b in zip(first, layer.parameters(), strict=True))
 
 
 def test_parameters_may_start_so_that_signals_keep_their_size():

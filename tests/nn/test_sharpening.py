@@ -145,3 +145,12 @@ def test_a_gate_with_an_adapter_is_refused_before_anything_changes():
     with pytest.raises(TypeError, match="plain linear layer; got Sequential: merge"):
         sharpen_gates(nn.Sequential(BDLRU(4, num_blocks=2, block_size=2), layer), 2.0)
     assert torch.equal(layer.gate[0].weight, weight)
+
+
+@pytest.mark.parametrize("factor", ["2", None, True, float("nan"), float("inf"), torch.ones(2)], ids=repr)
+def test_a_factor_that_is_no_number_is_refused_and_changes_nothing(factor):
+    layer = BDLRU(4, num_blocks=2, block_size=2)
+    before = copy.deepcopy(layer.state_dict())
+    with pytest.raises(ValueError, match="sharpen_gates: factor must be a number above 0; got "):
+        sharpen_gates(layer, factor)
+    assert all(torch.equal(before[name], now) for name, now in layer.state_dict().items())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Integral
 
 import torch
 from jaxtyping import Float
@@ -42,9 +43,16 @@ def gradient_reach(
         >>> torch.allclose(reach, reach[0])
         True
     """
-    if x.dim() < 2 or not -x.shape[1] <= step < x.shape[1]:
+    if not isinstance(x, Tensor):
+        raise TypeError(
+            f"gradient_reach: x must be a torch.Tensor; got {type(x).__name__}: make it one with "
+            f"torch.as_tensor"
+        )
+    steps = range(-x.shape[1], x.shape[1]) if x.dim() >= 2 else ()
+    if not isinstance(step, Integral) or step not in steps:
         raise ValueError(
-            f"gradient_reach: step must be one of those of x (B, T, D) = {tuple(x.shape)}; got {step}"
+            f"gradient_reach: step must be one of those of x (B, T, D) = {tuple(x.shape)}; got {step!r}: -1 "
+            f"is the last"
         )
     if x.shape[0] == 0:
         raise ValueError(f"gradient_reach: x must have at least one sequence; got {tuple(x.shape)}")

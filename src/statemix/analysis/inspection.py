@@ -66,7 +66,7 @@ class LayerFindings:
         return min(1.0, self.best_contrast[-1])
 
 
-def inspect_layers(model: nn.Module, *arguments: Any) -> list[LayerFindings]:
+def inspect_layers(model: nn.Module, *arguments: Any, **options: Any) -> list[LayerFindings]:
     """Run a model once, as it is, and look at each of its recurrent layers, in the order in which they ran.
 
     Takes memory for 16 numbers of float64 for each number of the transitions (B, T, N, M, M) of one layer:
@@ -74,7 +74,7 @@ def inspect_layers(model: nn.Module, *arguments: Any) -> list[LayerFindings]:
 
     Args:
         model: any module that calls BDLRU or HLRU layers, with at least one sequence and one step.
-        arguments: what it is called with.
+        arguments, options: what it is called with.
 
     Raises:
         ValueError: no such layer ran, or on no sequence or step.
@@ -86,7 +86,8 @@ def inspect_layers(model: nn.Module, *arguments: Any) -> list[LayerFindings]:
         ('BDLRU', 4, 3, 21, True)
     """
     return [
-        _inspect(name, layer, inputs) for name, (layer, inputs) in record_inputs(model, *arguments).items()
+        _inspect(name, layer, inputs)
+        for name, (layer, inputs) in record_inputs(model, *arguments, **options).items()
     ]
 
 
@@ -112,7 +113,8 @@ def _inspect(name: str, layer: RecurrentLayer, x: Tensor) -> LayerFindings:
         decided=largest.mean().item(),
         best_contrast=[1.0, *left.amax(-1).tolist()],
         median_contrast=[1.0, *left.median(-1).values.tolist()],
-        reach=(reach / reach[0]).tolist(),
+        # Relative to nothing, nothing is nothing: an output that no input moves has no reach.
+        reach=torch.where(reach == 0, reach, reach / reach[0]).tolist(),
         bound=bound,
         example_block=block,
         example=transitions[0, :EXAMPLE_STEPS, block],

@@ -22,6 +22,7 @@ def record_inputs(
 
     Raises:
         ValueError: the model holds no recurrent layer of statemix, or none of them ran.
+        TypeError: the model is no module.
 
     Examples:
         >>> from statemix.nn import BDLRU
@@ -29,6 +30,11 @@ def record_inputs(
         >>> [(name, x.shape) for name, (_, x) in record_inputs(stack, torch.zeros(2, 5, 8)).items()]
         [('0', torch.Size([2, 5, 8]))]
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"record_inputs: model must be a torch.nn.Module, to look into; got {type(model).__name__}: give "
+            f"the module itself, and what it is called with behind it"
+        )
     recorded: dict[str, tuple[RecurrentLayer, Tensor]] = {}
     layers = {name: m for name, m in model.named_modules() if isinstance(m, RecurrentLayer)}
     names = {layer: name for name, layer in layers.items()}

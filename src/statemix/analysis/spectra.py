@@ -81,8 +81,11 @@ def summarize(eigenvalues: Complex[Tensor, "*blocks M"], *, tolerance: float = T
         >>> summarize(swap).negative_share
         1.0
     """
-    if eigenvalues.numel() == 0:
-        raise ValueError(f"summarize: needs at least one block; got shape {tuple(eigenvalues.shape)}")
+    if eigenvalues.dim() == 0 or eigenvalues.numel() == 0:
+        raise ValueError(
+            f"summarize: needs at least one block, a row of M eigenvalues; got shape "
+            f"{tuple(eigenvalues.shape)}"
+        )
     # Those of blocks of one may come as real numbers.
     blocks = eigenvalues.reshape(-1, eigenvalues.shape[-1]).to(torch.complex128)
     magnitudes = blocks.abs()

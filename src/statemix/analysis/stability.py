@@ -9,7 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from statemix.nn import RecurrentLayer
-from statemix.ops.checks import check_rank
+from statemix.nn.checks import check_input
+from statemix.nn.plain import is_plain
 from statemix.shapes import Sequence, State
 
 
@@ -42,7 +43,7 @@ def state_bound(layer: RecurrentLayer, x: Sequence, state: State | None = None) 
 
     Raises:
         ValueError: there is no sequence, or no step; x or the state do not fit the layer.
-        TypeError: any other layer.
+        TypeError: any other layer, or x of another dtype than it has.
 
     Examples:
         >>> from statemix.nn import BDLRU
@@ -54,7 +55,8 @@ def state_bound(layer: RecurrentLayer, x: Sequence, state: State | None = None) 
             f"state_bound: layer must be a BDLRU or an HLRU, of which the bound was proved; got "
             f"{type(layer).__name__}"
         )
-    check_rank("state_bound", "x", x, 3, "(B, T, D)")
+    weight = layer.value.weight if is_plain(layer.value) else None
+    check_input("state_bound", x, 3, "(B, T, D)", layer.d_model, weight)
     if x.shape[0] * x.shape[1] == 0:
         raise ValueError(f"state_bound: x must have at least one sequence and step; got {tuple(x.shape)}")
     with torch.no_grad():
@@ -77,6 +79,11 @@ def running_products(transitions: Float[Tensor, "B T N M M"]) -> Float[Tensor, "
         tensor([[1., 0.],
                 [0., 1.]], dtype=torch.float64)
     """
+    if transitions.dim() != 5:
+        raise ValueError(
+            f"running_products: transitions must be (B, T, N, M, M); got {tuple(transitions.shape)}: give "
+            f"what layer.transition(x) returns"
+        )
     products, product = [], None
     for transition in transitions.double().unbind(1):
         product = transition if product is None else transition @ product
@@ -95,6 +102,11 @@ def contrast_left(products: Float[Tensor, "*steps M M"]) -> Float[Tensor, "*step
         >>> [round(contrast_left(p).item(), 5) for p in (torch.eye(3), torch.full((3, 3), 1 / 3))]
         [1.0, 0.0]
     """
+    if products.dim() < 2 or products.shape[-1] != products.shape[-2]:
+        raise ValueError(
+            f"contrast_left: products must be (..., M, M); got {tuple(products.shape)}: give what "
+            f"running_products returns"
+        )
     size = products.shape[-1]
     if size == 1:
         return products[..., 0, 0].abs()

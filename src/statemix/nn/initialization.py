@@ -41,13 +41,12 @@ def draw_weight(weight: Tensor, weight_init: str) -> None:
 def start_gates(
     logits: Tensor, gate_init: str, keeping: Callable[[Tensor], Tensor], entering: Callable[[Tensor], Tensor]
 ) -> None:
-    """Zero logits; "identity" raises those by which a state keeps itself, "closed" lowers the entering ones.
+    """Raise the logits by which a state keeps itself ("identity"), or lower the entering ones ("closed").
 
     Args:
-        logits: the bias of the gates, (*gate_shape).
+        logits: the bias of the gates, or the gates themselves where they are constant, (*gate_shape).
         keeping, entering: views of these logits.
     """
-    logits.zero_()
     if gate_init == "identity":
         keeping(logits).add_(_IDENTITY_LOGIT)
     elif gate_init == "closed":

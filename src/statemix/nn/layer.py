@@ -134,6 +134,8 @@ class RecurrentLayer(nn.Module):
     def reset_parameters(self) -> None:
         """Draw new parameters: weights N(0, 0.02) and zero gate biases, as in the paper.
 
+        Constant gates are drawn as a weight is.
+
         ``weight_init="fan-in"`` draws weights from N(0, 1/sqrt(inputs)) instead: what goes through a layer
         keeps its size. ``gate_init="identity"`` adds 3 to the logit by which a state keeps itself,
         ``"closed"`` takes 6 from the logit by which values enter. A learned initial state is drawn from
@@ -143,6 +145,11 @@ class RecurrentLayer(nn.Module):
         for weight in (self.value.weight, self.output.weight, *gates):
             draw_weight(weight, self.weight_init)
         bias = self.gate.bias if self.selective else self.gate_logits
+        if self.selective:
+            nn.init.zeros_(bias)
+        else:
+            # No weight makes these differ: at zero all are alike, and with relu there is no gradient at all.
+            draw_weight(bias, "paper")
         start_gates(bias.view(self._gate_shape), self.gate_init, self._keeping_logits, self._entering_logits)
         if self.initial_state is not None:
             nn.init.normal_(self.initial_state)

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from statemix.ops.checks import check_number
+
 from .layer import RecurrentLayer
 from .plain import is_plain
 
@@ -41,8 +43,7 @@ def sharpen_gates(model: nn.Module, factor: float) -> int:
         >>> sharpen_gates(layer, 2.0), bool((layer.gate.weight == 2 * before).all())
         (1, True)
     """
-    if not (factor > 0 and math.isfinite(factor)):
-        raise ValueError(f"sharpen_gates: factor must be a number above 0; got {factor}")
+    check_number("sharpen_gates", "factor", factor, "a number above 0", lambda by: 0 < by < math.inf)
     parameters = gate_parameters(model)
     with torch.no_grad():
         for parameter in parameters.values():

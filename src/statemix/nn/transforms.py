@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import forward_ad
 
 
@@ -35,6 +36,11 @@ def is_transformed() -> bool:
     """
     transforms: Any = getattr(torch._C, "_functorch")  # noqa: B009  not in torch's type stubs
     return not torch.compiler.is_compiling() and transforms.peek_interpreter_stack() is not None
+
+
+def has_values(tensor: Tensor) -> bool:
+    """Whether a tensor is more than a shape: what depends on its numbers can be computed."""
+    return not tensor.is_meta and not isinstance(tensor, FakeTensor)
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager[Any]:

@@ -6,7 +6,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from statemix.nn.baselines import LRU, MLSTM, PDSSM, RGLRU, RWKV7, Mamba, Mamba2, MinGRU, SelectiveLRU, pdssm
+from statemix.nn.baselines import (
+    LRU,
+    MLSTM,
+    PDSSM,
+    RGLRU,
+    RWKV7,
+    CausalAttention,
+    Mamba,
+    Mamba2,
+    MinGRU,
+    SelectiveLRU,
+    pdssm,
+)
 
 from .published import convolved, drawn
 
@@ -256,3 +268,16 @@ def test_pd_ssm_without_gradients_makes_its_matrices_piece_by_piece(at_once, mon
         y, state = layer(x, return_state=True, mask=mask)
     torch.testing.assert_close((y, state), wanted)
     assert sum(made) == 70 and max(made) == max(1, at_once // 50)
+
+
+def test_rotary_attention_is_its_published_formula_at_far_places_too():
+    layer, x, y = outputs(CausalAttention(WIDTH, num_heads=1, rotary=True), time=1000, batch=1)
+    query, key, value = (x[0] @ layer.query_key_value.weight.T).chunk(3, 1)
+    half = WIDTH // 2
+    speeds = torch.tensor([10_000.0 ** (-i / half) for i in range(half)], dtype=torch.float64)
+    turn = torch.polar(torch.ones(1, dtype=torch.float64), torch.arange(1000)[:, None] * speeds)
+    query, key = (torch.complex(z[:, :half], z[:, half:]) * turn for z in (query, key))
+    scores = (query @ key.conj().T).real / math.sqrt(WIDTH)
+    seen = torch.ones(1000, 1000, dtype=torch.bool).tril()
+    weights = scores.masked_fill(~seen, -math.inf).softmax(1)
+    torch.testing.assert_close(y[0], weights @ value @ layer.output.weight.T, rtol=1e-9, atol=1e-10)

@@ -1,4 +1,4 @@
-"""Baselines under torch.vmap over parameters: replicas must train as one."""
+"""Baselines under torch.vmap over parameters: replicas must train as one. And where there are shapes alone."""
 
 import copy
 
@@ -48,3 +48,17 @@ def test_masked_rows_that_have_shapes_alone_give_shapes(name):
     with FakeTensorMode():
         layer, x = small(name), torch.empty(3, 5, WIDTH)
         assert layer(x, mask=torch.ones(3, 5, dtype=torch.bool)).shape == x.shape
+
+
+@pytest.mark.parametrize("name", MIXERS)
+def test_packed_rows_that_have_shapes_alone_give_shapes(name):
+    bounds = torch.tensor([0, 2, 2, 7], dtype=torch.int32)
+    layer, x = small(name), torch.randn(1, 7, WIDTH)
+    y, state = copy.deepcopy(layer).to("meta")(x.to("meta"), cu_seqlens=bounds.to("meta"), return_state=True)
+    assert y.is_meta and y.shape == x.shape
+    if name != "attention":  # whose cache is as long as the longest, which is not known
+        wanted = layer(x, cu_seqlens=bounds, return_state=True)[1]
+        assert [t.shape for t in tensors_in(state)] == [t.shape for t in tensors_in(wanted)]
+    with FakeTensorMode():
+        layer, x = small(name), torch.empty(1, 7, WIDTH)
+        assert layer(x, cu_seqlens=torch.zeros(4, dtype=torch.int32)).shape == x.shape

@@ -12,7 +12,7 @@ from ..convolution import ShortConvolution, convolved_or_activated
 from ._delta_rule import delta_rule
 from ._fla import BACKENDS
 from ._heads import HeadNorm, decay_parameters, heads_for, log_decay, reset_decay
-from .base import Baseline, check_sizes
+from .base import Baseline, check_sizes, check_switches
 
 
 class DeltaRuleLayer(Baseline):
@@ -56,6 +56,10 @@ class DeltaRuleLayer(Baseline):
         super().__init__(d_model, initial_state=initial_state)
         check_choice(name, "backend", backend, BACKENDS)
         check_sizes(name, householder_steps=householder_steps)
+        check_switches(
+            name,
+            negative_eigenvalues=negative_eigenvalues, convolution=convolution, output_gate=output_gate,
+        )  # fmt: skip
         self.num_heads, self.head_dim = heads_for(name, d_model, num_heads, head_dim)
         self.householder_steps = householder_steps
         self.strongest = 2.0 if negative_eigenvalues else 1.0

@@ -13,7 +13,7 @@ from statemix.kernels.precision import state_dtype
 from ..transforms import is_transformed
 from ._heads import heads_for
 from ._room import appended
-from .base import Baseline
+from .base import Baseline, check_switches
 
 
 class CausalAttention(Baseline):
@@ -55,6 +55,7 @@ class CausalAttention(Baseline):
         rotary: bool = False,
     ) -> None:
         super().__init__(d_model, initial_state=initial_state)
+        check_switches("CausalAttention", rotary=rotary)
         self.num_heads, self.head_dim = heads_for("CausalAttention", d_model, num_heads, head_dim)
         if rotary and self.head_dim % 2:
             raise ValueError(
@@ -111,8 +112,8 @@ class CausalAttention(Baseline):
 def _rotated(x: Tensor, place: Tensor) -> Tensor:
     """x (B, heads, T, C) with each pair of numbers turned by its own speed times ``place`` (B, T)."""
     half = x.shape[3] // 2
-    speed = 10_000.0 ** (-torch.arange(half, device=x.device) / half)
-    angle = (place[:, None, :, None] * speed).to(state_dtype(x.dtype))
+    speed = 10_000.0 ** (-torch.arange(half, device=x.device, dtype=state_dtype(x.dtype)) / half)
+    angle = place[:, None, :, None] * speed
     cosine, sine = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
     first, second = x[..., :half], x[..., half:]
     return torch.cat([first * cosine - second * sine, second * cosine + first * sine], 3)

@@ -12,12 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from statemix.kernels.precision import state_dtype
-from statemix.ops.checks import check_boundaries, check_choice, check_size
+from statemix.ops.checks import check_boundaries, check_choice, check_number, check_size
 from statemix.shapes import Boundaries, Mask, Sequence, Token
 
 from ..checks import check_input, check_mask
 from ..initialization import INITIAL_STATES
 from ..plain import is_plain
+from ..transforms import has_values
 
 
 class Baseline(nn.Module):
@@ -181,31 +182,32 @@ class Baseline(nn.Module):
     def _packed(self, x: Tensor, state: Any, cu_seqlens: Tensor) -> tuple[Tensor, Any]:
         """Lay the sequences of one row under each other, run, and lay them back in a row."""
         bounds = cu_seqlens.long()
-        lengths = bounds[1:] - bounds[:-1]
+        starts, lengths = bounds[:-1], bounds[1:] - bounds[:-1]
         if state is not None:
             state = _bare(self._checked_state(state, x.new_empty(len(lengths), 0, x.shape[2])))
         groups = _of_like_lengths(lengths)
-        if len(groups) == 1:
-            y, place, state = self._side_by_side(x, state, bounds[:-1], lengths)
-            return y[torch.argsort(place)][None], state
-        parts = []
+        outputs, firsts, states, total = [], [], [], 0
         for group in groups:
             own = None if state is None else _select(state, group)
-            parts.append(self._side_by_side(x, own, bounds[:-1][group], lengths[group]))
-        ys, places, states = zip(*parts, strict=True)
+            y, after = self._side_by_side(x, own, starts[group], lengths[group])
+            firsts.append(total + y.shape[1] * torch.arange(len(group), device=x.device))
+            total += y.shape[0] * y.shape[1]
+            outputs.append(y.flatten(0, 1))
+            states.append(after)
         back = torch.argsort(torch.cat(groups))
-        return torch.cat(ys)[torch.argsort(torch.cat(places))][None], _select(_joined(states), back)
+        # Among the outputs of all rows, where those of each sequence begin.
+        first = torch.cat(firsts)[back]
+        step = torch.arange(x.shape[1], device=x.device)
+        sequence = torch.searchsorted(bounds[1:], step, right=True)
+        place = first[sequence] + step - starts[sequence]
+        return torch.cat(outputs).index_select(0, place)[None], _select(_joined(states), back)
 
-    def _side_by_side(
-        self, x: Tensor, state: Any, starts: Tensor, lengths: Tensor
-    ) -> tuple[Tensor, Tensor, Any]:
-        """Run sequences of a row as rows of their own; their outputs, the place of each, their states."""
-        longest = int(lengths.max()) if len(lengths) else 0
-        step = torch.arange(longest, device=x.device)
-        place, inside = starts[:, None] + step, step < lengths[:, None]
-        rows = x[0, place.clamp(max=max(x.shape[1] - 1, 0))]
-        y, state = self._run(torch.where(inside[..., None], rows, 0.0), state, inside)
-        return y[inside], place[inside], state
+    def _side_by_side(self, x: Tensor, state: Any, starts: Tensor, lengths: Tensor) -> tuple[Tensor, Any]:
+        """Run sequences of a row as rows of their own: (S, longest, D), and their states."""
+        step = torch.arange(_longest(lengths, x.shape[1]), device=x.device)
+        inside = step < lengths[:, None]
+        rows = x[0, (starts[:, None] + step).clamp(max=max(x.shape[1] - 1, 0))]
+        return self._run(torch.where(inside[..., None], rows, 0.0), state, inside)
 
     def _check_input(self, x: Tensor, dims: int, shape: str) -> None:
         check_input(type(self).__name__, x, dims, shape, self.d_model, self._weight())
@@ -223,13 +225,13 @@ class Baseline(nn.Module):
         tensors = (state,) if isinstance(state, Tensor) else state
         if not isinstance(tensors, tuple | list) or not all(isinstance(t, Tensor) for t in tensors):
             raise TypeError(
-                f"{type(self).__name__}: state must be what an earlier call returned; got "
-                f"{type(state).__name__}"
+                f"{type(self).__name__}: state must be what an earlier call returned, {count} tensors; got "
+                f"{type(state).__name__}: take the state of return_state=True or of step, or leave it out"
             )
         if len(tensors) != count:
             raise ValueError(
                 f"{type(self).__name__}: state must be {count} tensors, as an earlier call returned them; "
-                f"got {len(tensors)}"
+                f"got {len(tensors)}: give all of them as one tuple"
             )
         return tuple(tensors)
 
@@ -238,12 +240,13 @@ class Baseline(nn.Module):
         # A batch of one would be stretched: every sequence would go on from the same state.
         if tensor.dim() != len(shape) or any(a != b for a, b in zip(tensor.shape, shape, strict=True)):
             raise ValueError(
-                f"{name}: state must be {shape}, one entry a sequence; got {tuple(tensor.shape)}"
+                f"{name}: state must be {shape}, one entry a sequence; got {tuple(tensor.shape)}: give it as "
+                f"a call returns it for as many sequences"
             )
         if tensor.dtype != dtype:
             raise TypeError(
-                f"{name}: state must be {dtype}; got {tensor.dtype}: states keep full precision, cast with "
-                f".to({dtype})"
+                f"{name}: state must be {dtype}; got {tensor.dtype}: go on from it as a call returned it, or "
+                f"cast with .to({dtype})"
             )
         if tensor.device != x.device:
             raise ValueError(
@@ -253,7 +256,7 @@ class Baseline(nn.Module):
 
 def _of_like_lengths(lengths: Tensor) -> list[Tensor]:
     """Sequences in groups: beyond the short ones, padding to the longest of a group at most doubles it."""
-    if torch.compiler.is_compiling() or not len(lengths):
+    if torch.compiler.is_compiling() or not has_values(lengths) or not len(lengths):
         return [torch.arange(len(lengths), device=lengths.device)]
     sizes = lengths.tolist()
     octaves = [max(_SHORT, size - 1).bit_length() for size in sizes]
@@ -263,6 +266,13 @@ def _of_like_lengths(lengths: Tensor) -> list[Tensor]:
         torch.tensor([i for i, own in enumerate(octaves) if own == octave], device=lengths.device)
         for octave in sorted(set(octaves))
     ]
+
+
+def _longest(lengths: Tensor, time: int) -> int:
+    """The longest sequence; all of the time, which none exceeds, where lengths are shapes alone."""
+    if not len(lengths):
+        return 0
+    return int(lengths.max()) if has_values(lengths) else time
 
 
 # Sequences up to this length are of one group: padding them costs less than a run of their own.
@@ -301,3 +311,16 @@ def check_sizes(layer: str, **sizes: int) -> None:
     """Refuse sizes that are no integers, or below one."""
     for what, size in sizes.items():
         check_size(layer, what, size)
+
+
+def check_switches(layer: str, **switches: bool) -> None:
+    """Refuse what is neither True nor False: any word would count as True, "no" among them."""
+    for what, switch in switches.items():
+        check_choice(layer, what, switch, (True, False))
+
+
+def inner_width(layer: str, d_model: int, expand: float) -> int:
+    """``expand`` times the width, in whole channels; ValueError where that leaves none."""
+    wanted = f"a number that leaves at least one channel of expand * d_model, with d_model = {d_model}"
+    check_number(layer, "expand", expand, wanted, lambda ratio: 0.5 < ratio * d_model < math.inf)
+    return round(expand * d_model)

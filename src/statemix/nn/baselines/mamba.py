@@ -16,7 +16,7 @@ from ..convolution import ShortConvolution, convolved_or_activated
 from ..transforms import without_autocast
 from ._diagonal import decaying_scan
 from ._steps import draw_step_bias_
-from .base import Baseline, check_sizes
+from .base import Baseline, check_sizes, check_switches, inner_width
 
 
 class Mamba(Baseline):
@@ -58,8 +58,9 @@ class Mamba(Baseline):
         backend: str = "auto",
     ) -> None:
         super().__init__(d_model, initial_state=initial_state)
-        inner = round(expand * d_model)
-        check_sizes("Mamba", state_size=state_size, channels=inner)
+        inner = inner_width("Mamba", self.d_model, expand)
+        check_sizes("Mamba", state_size=state_size)
+        check_switches("Mamba", convolution=convolution, output_gate=output_gate)
         check_choice("Mamba", "backend", backend, BACKENDS)
         self.inner, self.state_size, self.rank = inner, state_size, math.ceil(d_model / 16)
         self.backend = backend

@@ -13,7 +13,7 @@ from ..convolution import ShortConvolution, convolved_or_activated
 from ._fla import BACKENDS
 from ._heads import RMSNorm, decay_parameters, heads_for, reset_decay
 from ._linear_attention import linear_attention
-from .base import Baseline, check_sizes
+from .base import Baseline, check_sizes, check_switches, inner_width
 
 
 class Mamba2(Baseline):
@@ -63,13 +63,15 @@ class Mamba2(Baseline):
         backend: str = "auto",
     ) -> None:
         super().__init__(d_model, initial_state=initial_state)
-        inner = round(expand * d_model)
-        check_sizes("Mamba2", state_size=state_size, channels=inner)
+        inner = inner_width("Mamba2", self.d_model, expand)
+        check_sizes("Mamba2", state_size=state_size)
+        check_switches("Mamba2", convolution=convolution, output_gate=output_gate)
         check_choice("Mamba2", "backend", backend, BACKENDS)
         self.num_heads, self.head_dim = heads_for("Mamba2", inner, None, head_dim)
         if self.num_heads * self.head_dim != inner:
             raise ValueError(
-                f"Mamba2: head_dim must divide the inner width expand * d_model = {inner}; got {head_dim}"
+                f"Mamba2: head_dim must divide the inner width expand * d_model = {inner}; got {head_dim}: "
+                f"change it, or leave it out"
             )
         self.state_size, self.backend = state_size, backend
         self.recurrent_shapes = ((self.num_heads, state_size, self.head_dim),)

@@ -11,7 +11,7 @@ from statemix.kernels.precision import wide
 from ..transforms import without_autocast
 from ._heads import HeadLayerNorm, heads_for
 from ._linear_attention import CHUNK, chunks, steps
-from .base import Baseline
+from .base import Baseline, check_switches
 
 GATE_CAP = 15.0
 
@@ -49,6 +49,7 @@ class MLSTM(Baseline):
         initial_state: str = "zeros",
     ) -> None:
         super().__init__(d_model, initial_state=initial_state)
+        check_switches("MLSTM", output_gate=output_gate)
         self.num_heads, self.head_dim = heads_for("MLSTM", d_model, num_heads, head_dim)
         inner = self.num_heads * self.head_dim
         self.recurrent_shapes = ((self.num_heads, self.head_dim, self.head_dim + 1),)

@@ -7,12 +7,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from statemix.ops.checks import check_choice
 
-from ..transforms import is_transformed
+from ..transforms import has_values, is_transformed
 from .base import Baseline, check_sizes
 
 CELLS: dict[str, type[nn.LSTM] | type[nn.GRU]] = {"lstm": nn.LSTM, "gru": nn.GRU}
@@ -99,7 +98,7 @@ class Recurrent(Baseline):
     def _mix(
         self, x: Tensor, state: tuple[Tensor, ...], real: Tensor | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        if self.backend == "torch" or is_transformed() or (real is not None and not _has_values(real)):
+        if self.backend == "torch" or is_transformed() or (real is not None and not has_values(real)):
             hidden, final = self._loop(x, state, real)
         elif real is None:
             hidden, final = self._fused(x, state)
@@ -147,11 +146,6 @@ class Recurrent(Baseline):
             state = after
             hidden.append(state[0])
         return torch.stack(hidden, 1), state
-
-
-def _has_values(tensor: Tensor) -> bool:
-    """Whether it is more than a shape: PyTorch's kernels want to know how long each row is."""
-    return not tensor.is_meta and not isinstance(tensor, FakeTensor)
 
 
 def _lstm_cell(entering: Tensor, again: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

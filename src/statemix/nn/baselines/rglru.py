@@ -12,7 +12,7 @@ from statemix.ops.dispatch import BACKENDS
 
 from ..convolution import ShortConvolution
 from ._diagonal import decaying_scan, input_scale
-from .base import Baseline, check_sizes
+from .base import Baseline, check_sizes, check_switches
 
 SHARPNESS = 8.0
 
@@ -54,6 +54,7 @@ class RGLRU(Baseline):
     ) -> None:
         super().__init__(d_model, initial_state=initial_state)
         check_sizes("RGLRU", hidden_size=hidden_size)
+        check_switches("RGLRU", convolution=convolution, output_gate=output_gate)
         check_choice("RGLRU", "backend", backend, BACKENDS)
         self.hidden_size, self.backend = hidden_size, backend
         self.recurrent_shapes = ((1, hidden_size),)
