@@ -119,6 +119,29 @@ def test_boundaries_with_a_batch_are_refused(family):
         bad(family, initial_state=None, cu_seqlens=bounds)()
 
 
+class Subclass(torch.Tensor):
+    pass
+
+
+HIDDEN = {
+    "by a compiler": lambda run: torch.compile(run, fullgraph=True, backend="aot_eager"),
+    "by vmap": lambda run: lambda x, bounds: torch.func.vmap(run, (None, 0))(x, bounds[None]),
+    "by grad": lambda run: torch.func.grad(lambda x, bounds: run(x, bounds).sum()),
+    "by a subclass": lambda run: lambda x, bounds: run(x, bounds.as_subclass(Subclass)),
+}
+
+
+@each_family
+@pytest.mark.parametrize("hide", HIDDEN.values(), ids=HIDDEN)
+def test_bad_boundaries_are_refused_where_their_numbers_are_hidden(family, hide):
+    torch._dynamo.reset()
+    logits, values, _ = inputs(family, Shape(1, 16, 3, 8), torch.float32)
+    run = hide(lambda x, bounds: OPERATORS[family](logits, x, cu_seqlens=bounds)[0])
+    run(values, torch.tensor([0, 9, 16], dtype=torch.int32))
+    with pytest.raises(ValueError, match=rf"{family}_scan: cu_seqlens .* end with T = 16; got \[0, 9, 15\]"):
+        run(values, torch.tensor([0, 9, 15], dtype=torch.int32))
+
+
 @each_family
 def test_sizes_of_zero_are_refused(family):
     for shape in (Shape(1, 4, 0, 3), Shape(1, 4, 3, 0)):

@@ -146,6 +146,18 @@ def test_streams_run_side_by_side(family):
 
 
 @each_family
+def test_packed_sequences_run_on_the_gpu_in_inference_mode(family):
+    shape = SHAPES["packed"]
+    given = on_gpu(inputs(family, shape), torch.float32, grad=False)
+    want = OPERATORS[family](*given, cu_seqlens=shape.cu_seqlens.cuda())
+    with torch.inference_mode():
+        bounds = shape.cu_seqlens.cuda()
+        for _ in range(2):  # read once, then known
+            got = OPERATORS[family](*given, cu_seqlens=bounds)
+            assert all(torch.equal(g, w) for g, w in zip(got, want, strict=True))
+
+
+@each_family
 def test_wrong_boundaries_on_the_gpu_are_refused(family):
     given = on_gpu(inputs(family, Shape(1, 16, 2, 8), torch.float32, state=True), grad=False)
     bounds = torch.tensor([0, 9, 5, 16], dtype=torch.int32, device="cuda")

@@ -125,6 +125,22 @@ def test_no_steps_give_no_output_and_leave_the_state(family, backend):
 
 @each_family
 @each_backend
+def test_packed_sequences_run_in_inference_mode(family, backend):
+    shape = Shape(1, 9, 3, 4, (4, 0, 5))
+    given = inputs(family, shape)
+    want = OPERATORS[family](*given, cu_seqlens=shape.cu_seqlens, backend=backend)
+    with torch.inference_mode():
+        bounds = shape.cu_seqlens
+        got = OPERATORS[family](*given, cu_seqlens=bounds, backend=backend)
+    assert bounds.is_inference()
+    again = OPERATORS[family](*given, cu_seqlens=bounds, backend=backend)
+    for g, a, w in zip(got, again, want, strict=True):
+        assert torch.equal(g, w)
+        assert torch.equal(a, w)
+
+
+@each_family
+@each_backend
 def test_an_empty_batch_works(family, backend):
     logits, values, initial = inputs(family, Shape(0, 5, 3, 4))
     hidden, final = OPERATORS[family](logits, values, initial, backend=backend)

@@ -4,6 +4,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from torch._dynamo import compiled_autograd
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
 from torch.library import opcheck
 
@@ -66,9 +67,9 @@ def test_double_backward_holds_for_every_normalization(family, backend, normaliz
     assert gradgradcheck(operator(family, backend, normalization=normalization), given, fast_mode=True)
 
 
-def loss_of(family, backend):
+def loss_of(family, backend, **options):
     def loss(*tensors):
-        return sum(x.square().sum() for x in OPERATORS[family](*tensors, backend=backend))
+        return sum(x.square().sum() for x in OPERATORS[family](*tensors, backend=backend, **options))
 
     return loss
 
@@ -199,6 +200,21 @@ def test_compiled_whole_graphs_equal_eager_with_gradients_and_new_lengths(family
         got = torch.autograd.grad(compiled(*given), given)
         for g, w in zip(got, want, strict=True):
             assert relative_error(g, w) < 1e-12
+
+
+@each_family
+# torch looks there while it makes fake tensors of those that were saved.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+def test_a_backward_pass_that_is_compiled_gives_the_same_gradients(family):
+    torch._dynamo.reset()
+    shape = SHAPES["packed"]
+    given = inputs(family, shape, grad=True)
+    loss = loss_of(family, "cpu", cu_seqlens=shape.cu_seqlens)
+    want = torch.autograd.grad(loss(*given), given)
+    with compiled_autograd._enable(torch.compile(fullgraph=True, backend="aot_eager")):
+        loss(*given).backward()
+    for tensor, gradient in zip(given, want, strict=True):
+        assert relative_error(tensor.grad, gradient) < 1e-12
 
 
 REVERSE_MODES = {

@@ -84,22 +84,23 @@ class ScanForward(torch.autograd.Function):
     @classmethod
     def setup_context(cls, ctx, inputs, output):
         gate_logits, values, initial_state, cu_seqlens, ctx.normalization, ctx.backend = inputs
+        ctx.family = cls.family
         ctx.set_materialize_grads(False)
         saved = (gate_logits, values, initial_state, cu_seqlens, output[0])
         ctx.save_for_backward(*saved)
         ctx.save_for_forward(*saved)
 
-    @classmethod
-    def backward(cls, ctx, grad_hidden, grad_final_state):
+    @staticmethod  # no method of the class: compiled autograd takes plain functions alone
+    def backward(ctx, grad_hidden, grad_final_state):
         saved = ctx.saved_tensors  # read once: under checkpointing it may not be read again
         arguments = (*saved, grad_hidden, grad_final_state, ctx.normalization, ctx.backend)
         if torch.compiler.is_compiling():
-            grads = cls.family.backward_operator(*arguments)
+            grads = ctx.family.backward_operator(*arguments)
         elif forward_ad._current_level >= 0:
             # Forward over reverse: a formula of differentiable operations carries the tangents.
-            grads = cls.family.formulas.gradients(*arguments)
+            grads = ctx.family.formulas.gradients(*arguments)
         else:
-            grads = scan_backward(cls.family, arguments)
+            grads = scan_backward(ctx.family, arguments)
         grad_initial = grads[2] if saved[2] is not None else None
         return grads[0], grads[1], grad_initial, None, None, None
 
@@ -125,11 +126,12 @@ class ScanBackward(torch.autograd.Function):
     @classmethod
     def setup_context(cls, ctx, inputs, output):
         *tensors, ctx.normalization, ctx.backend = inputs
+        ctx.family = cls.family
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*tensors)
 
-    @classmethod
-    def backward(cls, ctx, *cotangents):
+    @staticmethod
+    def backward(ctx, *cotangents):
         saved = ctx.saved_tensors
         places = [i for i, t in enumerate(saved) if t is not None and t.is_floating_point()]
 
@@ -137,7 +139,7 @@ class ScanBackward(torch.autograd.Function):
             arguments = list(saved)
             for place, primal in zip(places, primals, strict=True):
                 arguments[place] = primal
-            return cls.family.formulas.gradients(*arguments, ctx.normalization, ctx.backend)
+            return ctx.family.formulas.gradients(*arguments, ctx.normalization, ctx.backend)
 
         outputs, pull = vjp(gradients, *(saved[place] for place in places))
         filled = tuple(

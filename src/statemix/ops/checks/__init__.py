@@ -12,6 +12,7 @@ from .options import (
 from .tensors import (
     DTYPES,
     check_boundaries,
+    check_cuts,
     check_rank,
     check_scan,
     check_state,
@@ -23,6 +24,7 @@ __all__ = [
     "check_boundaries",
     "check_choice",
     "check_choices",
+    "check_cuts",
     "check_device",
     "check_number",
     "check_numbers",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import torch
 from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor
@@ -188,7 +186,8 @@ def check_boundaries(operation: str, cu_seqlens: Tensor, values: Tensor) -> None
     """Raise unless ``cu_seqlens`` cuts the time of a batch of one into sequences.
 
     The content is read when it is on the CPU, and once for each tensor when it is on a GPU; never
-    under a compiler, a transform or a graph capture, where reading is impossible.
+    under a compiler, a transform or a graph capture, where reading is impossible: what of that is on the CPU
+    is read where the kernels run, by :func:`check_cuts`.
     """
     if not isinstance(cu_seqlens, Tensor):
         raise TypeError(
@@ -216,23 +215,33 @@ def check_boundaries(operation: str, cu_seqlens: Tensor, values: Tensor) -> None
         )
     if not _readable(cu_seqlens):
         return
-    key = (cu_seqlens._version, time)
-    if cu_seqlens.device.type != "cpu" and _checked_boundaries.get(cu_seqlens) == key:
+    on_cpu = cu_seqlens.device.type == "cpu"
+    if not on_cpu and _checked_boundaries.get(cu_seqlens) == _as_checked(cu_seqlens, time):
         return
+    check_cuts(operation, cu_seqlens, time)
+    remember_boundaries(cu_seqlens, time)
+
+
+def check_cuts(operation: str, cu_seqlens: Tensor, time: int) -> None:
+    """Raise unless boundaries lie in order from 0 to ``time``: kernels read and write where they point."""
     bounds = cu_seqlens.tolist()
-    if bounds[0] != 0 or bounds[-1] != time or any(b < a for a, b in pairwise(bounds)):
+    if bounds[0] != 0 or bounds[-1] != time or bounds != sorted(bounds):
         shown = bounds if len(bounds) <= 10 else [*bounds[:5], "...", *bounds[-3:]]
         raise ValueError(
             f"{operation}: cu_seqlens must start with 0, never fall, and end with T = {time}; got {shown}: "
             f"{_CUMULATIVE}"
         )
-    remember_boundaries(cu_seqlens, time)
 
 
 def remember_boundaries(cu_seqlens: Tensor, time: int) -> None:
     """Take boundaries on a GPU as checked, where who made them on the CPU will not wait to read them."""
     if cu_seqlens.device.type != "cpu":
-        _checked_boundaries[cu_seqlens] = (cu_seqlens._version, time)
+        _checked_boundaries[cu_seqlens] = _as_checked(cu_seqlens, time)
+
+
+def _as_checked(cu_seqlens: Tensor, time: int) -> tuple[int | None, int]:
+    """What tells whether boundaries are still those that were checked; inference counts no versions."""
+    return None if cu_seqlens.is_inference() else cu_seqlens._version, time
 
 
 def _readable(tensor: Tensor) -> bool:
