@@ -31,11 +31,15 @@ def is_occupied(folder: Path) -> bool:
 
 
 def cache_folder() -> Path:
-    """Where lies what can be made again: ``$STATEMIX_CACHE_DIR``, else statemix among the user's caches."""
+    """Where lies what can be made again: ``$STATEMIX_CACHE_DIR``, else statemix among the user's caches.
+
+    A ``~`` is the user's home, also where no shell has read it. A relative ``$XDG_CACHE_HOME`` counts as none,
+    as its specification wants.
+    """
     if chosen := os.environ.get("STATEMIX_CACHE_DIR"):
-        return Path(chosen)
-    caches = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(caches) / "statemix"
+        return Path(os.path.expanduser(chosen))
+    caches = os.environ.get("XDG_CACHE_HOME", "")
+    return Path(caches if os.path.isabs(caches) else os.path.expanduser("~/.cache")) / "statemix"
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -79,3 +79,7 @@ def test_the_folder_follows_the_environment(monkeypatch, tmp_path):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert cache.directory() == tmp_path / ".cache" / "statemix" / "cuda"
+    monkeypatch.setenv("XDG_CACHE_HOME", "caches")  # relative: its specification says to ignore it
+    assert cache.directory() == tmp_path / ".cache" / "statemix" / "cuda"
+    monkeypatch.setenv("STATEMIX_CACHE_DIR", "~/mine")  # from a file that no shell has read
+    assert cache.directory() == tmp_path / "mine" / "cuda"
