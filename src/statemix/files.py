@@ -33,8 +33,8 @@ def is_occupied(folder: Path) -> bool:
 def cache_folder() -> Path:
     """Where lies what can be made again: ``$STATEMIX_CACHE_DIR``, else statemix among the user's caches.
 
-    A ``~`` is the user's home, also where no shell has read it. A relative ``$XDG_CACHE_HOME`` counts as none,
-    as its specification wants.
+    A ``~`` is the user's home, also where no shell has read it. A relative ``$XDG_CACHE_HOME`` counts as
+    none, as its specification wants.
     """
     if chosen := os.environ.get("STATEMIX_CACHE_DIR"):
         return Path(os.path.expanduser(chosen))
