@@ -51,8 +51,8 @@ struct RingOfTeams {
         if (first == SPANS - 1) ring.send(h, upper);
     }
 
-    // Takes the map of a warp's first chunk from its lower half and that of both from the upper one; returns the state
-    // before each half's chunk.
+    // Takes the map of a warp's chunk, or that of its first chunk from its lower half and that of both from the upper one;
+    // returns the state before each lane's chunk.
     DEVICE void state_before(float (&P)[M][M], float (&q)[M], float (&h)[M]) {
         float* const map = maps + (turn & 1) * MAP + place * V;
         float* const passed = state + place * VECTOR<M>;
