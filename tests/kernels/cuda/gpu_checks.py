@@ -79,3 +79,19 @@ def check(family, *shape, **keywords):
     backward = {name: keywords.pop(name) for name in ("grad_hidden", "grad_final") if name in keywords}
     arguments = problem(family, *shape, **keywords)
     check_backward(family, arguments, check_forward(family, arguments), **backward)
+
+
+def check_parts(family, m, batch, steps, width, normalization="softmax"):
+    """Gates and values as parts of one tensor's rows: read as such, and so are the gradients written."""
+    logits, values, initial, _, _ = problem(family, m, batch, steps, width, normalization=normalization)
+    split = [x.flatten(2).shape[2] for x in (logits, values)]
+    together = torch.cat([logits.flatten(2), values.flatten(2)], 2).split(split, 2)
+    parts = [part.view(x.shape) for part, x in zip(together, (logits, values), strict=True)]
+    hidden = check_forward(family, (*parts, initial, None, normalization))
+    check_backward(family, (*parts, initial, None, normalization), hidden)
+    rest = (initial, None, hidden, torch.randn_like(values), None, normalization)
+    found = kernels(family).backward(*parts, *rest)
+    assert found[0].stride(1) == found[1].stride(1) == sum(split)
+    assert found[1].data_ptr() == found[0].data_ptr() + split[0] * values.element_size()
+    for one, other in zip(found, kernels(family).backward(logits, values, *rest), strict=True):
+        assert torch.equal(one, other)

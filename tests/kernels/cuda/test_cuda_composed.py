@@ -10,6 +10,7 @@ from tests.kernels.cuda.gpu_checks import (
     NORMALIZATIONS,
     PACKED,
     check,
+    check_parts,
     kernels,
     outputs_start_as_nan,  # noqa: F401
     problem,
@@ -76,9 +77,10 @@ def test_composed_windows_of_every_normalization_and_dtype(
 @pytest.mark.parametrize("exchange, m", [(exchange, m) for exchange in EXCHANGES for m in (1, 2, 3, 4)])
 def test_composed_windows_of_short_packed_and_broadcast_problems(monkeypatch, thread_blocks, exchange, m):
     composed(monkeypatch, exchange, thread_blocks)
-    for steps in (1, 2, 15, 48, 49):
-        check("hlru", m, 1, steps, 17)
-    check("hlru", m, 1, PACKED[-1], 20, cu_seqlens=PACKED, states=True)
+    for width in (17, 24):  # whose results leave by elements, and as matrices
+        for steps in (1, 2, 15, 48, 49):
+            check("hlru", m, 1, steps, width)
+        check("hlru", m, 1, PACKED[-1], width, cu_seqlens=PACKED, states=True)
     check("hlru", m, 2, 150, 24, logits_batch=1)
     check("hlru", m, 2, 150, 24, logits_steps=1)
 
@@ -88,9 +90,10 @@ def test_composed_blocks_of_every_size(monkeypatch, thread_blocks, exchange, m):
     composed(monkeypatch, exchange, thread_blocks)
     check("bdlru", m, 2, 1000, 33)
     check("bdlru", m, 1, 301, 16, torch.float32)
-    for steps in (1, 2, 9, 23, 24, 25, 48, 49):  # ends inside and between chunks, pairs and teams
-        check("bdlru", m, 1, steps, 17)
-    check("bdlru", m, 1, PACKED[-1], 20, cu_seqlens=PACKED, states=True)
+    for width in (17, 24):  # whose results leave by elements, and as matrices
+        for steps in (1, 2, 9, 23, 24, 25, 48, 49):  # ends inside and between chunks, pairs and teams
+            check("bdlru", m, 1, steps, width)
+        check("bdlru", m, 1, PACKED[-1], width, cu_seqlens=PACKED, states=True)
     check("bdlru", m, 2, 150, 24, logits_batch=1)
     check("bdlru", m, 2, 150, 24, logits_steps=1)
 
@@ -101,6 +104,13 @@ def test_composed_blocks_of_every_normalization_and_dtype(monkeypatch, exchange,
     composed(monkeypatch, exchange, 3)
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         check("bdlru", m, 1, 400, 40, dtype, normalization=normalization)
+
+
+@pytest.mark.parametrize("family, m", [("bdlru", 3), ("hlru", 1), ("hlru", 4)])
+@pytest.mark.parametrize("exchange", EXCHANGES)
+def test_composed_maps_of_parts_of_wider_rows(monkeypatch, exchange, family, m):
+    composed(monkeypatch, exchange, 3)
+    check_parts(family, m, 2, 301, 40)
 
 
 @pytest.mark.parametrize("family, m", [("bdlru", 4), ("hlru", 1), ("hlru", 5)])

@@ -13,6 +13,7 @@ from tests.kernels.cuda.gpu_checks import (
     check,
     check_backward,
     check_forward,
+    check_parts,
     kernels,
     outputs_start_as_nan,  # noqa: F401
     problem,
@@ -143,18 +144,7 @@ def test_logits_that_are_part_of_a_wider_projection_are_not_copied():
 def test_gradients_of_parts_of_one_tensor_are_parts_of_one_tensor(
     family, m, batch, steps, width, normalization
 ):
-    logits, values, initial, _, _ = problem(family, m, batch, steps, width, normalization=normalization)
-    split = [x.flatten(2).shape[2] for x in (logits, values)]
-    together = torch.cat([logits.flatten(2), values.flatten(2)], 2).split(split, 2)
-    parts = [part.view(x.shape) for part, x in zip(together, (logits, values), strict=True)]
-    hidden = check_forward(family, (*parts, initial, None, normalization))
-    check_backward(family, (*parts, initial, None, normalization), hidden)
-    rest = (initial, None, hidden, torch.randn_like(values), None, normalization)
-    found = kernels(family).backward(*parts, *rest)
-    assert found[0].stride(1) == found[1].stride(1) == sum(split)
-    assert found[1].data_ptr() == found[0].data_ptr() + split[0] * values.element_size()
-    for one, other in zip(found, kernels(family).backward(logits, values, *rest), strict=True):
-        assert torch.equal(one, other)
+    check_parts(family, m, batch, steps, width, normalization)
 
 
 def test_logits_with_a_stride_along_n_are_copied_and_counted():

@@ -5,6 +5,7 @@
 //     S   steps of a chunk             W   warps of a thread block            D  stages of shared memory
 //     K   thread blocks of a tile      E   element type                       F  normalization
 //     COMPOSES  warps compose maps of states before they have a state
+//     STREAMS   gradients in rows of 64 bytes may leave L2 before all others
 //     CH  chunks that a warp computes at once (2 in some kernels with maps, whose lanes then are two halves): a span
 //     G   groups of warps where maps are conducted (conduct.cuh), and each tile has one thread block more; 0: states go
 //         round a ring
@@ -77,8 +78,8 @@ struct Tile {
     // Narrow rows are for problems with few lanes, which are limited by the chain of states as much as by memory.
     static constexpr bool NARROW = BLOCKS * C::E::BYTES < 128;
     // Of rows of 64 bytes L2 keeps the other half of a line until the neighbour asks for it. The gradients, half of all that
-    // backward moves, must not drive it out: where they did, the same kernel had 67 or 83 % of a copy, by where buffers lay.
-    static constexpr bool STREAMS = ROW == 64;
+    // backward moves, must not drive it out: where they did, the same kernel had 69 % of a copy in place of 85 (H100).
+    static constexpr bool STREAMS = C::STREAMS && ROW == 64;
 
     int number;       // among the tiles of all sequences
     int rank;         // of this thread block among those of its tile

@@ -57,23 +57,35 @@ template <class C, int MR, int MC>
 DEVICE void store_gradients(const Arguments& arguments, const Tile<C>& tile, const Lane<C>& lane, int chunk, int steps,
                             const StagedRows<C>& staged_logits, const StagedRows<C>& staged_values,
                             const StagedRows<C>& staged_states, const float (&p)[C::S][C::NB][MR][MC + 1],
-                            const float (&u)[C::S][C::NB][MR], const float (&inverse_sum)[C::S][C::NB][MR]) {
+                            const float (&u)[C::S][C::NB][MR], const float (&inverse_sum)[C::S][C::NB][MR],
+                            const WrittenPlaces<C>& written) {
     using E = typename C::E;
     constexpr int M = C::M, NB = C::NB, R = C::R, S = C::S;
-    constexpr bool APART = Tile<C>::APART;
+    constexpr bool APART = Tile<C>::APART, MATRICES = Tile<C>::MATRICES;
     // Read while all lanes are here: matrices are read by whole warps.
     ReadRows<C, BackwardStage<C>::LOGIT_ROWS> own_logits;
     if constexpr (GradientNeeds<C::F>::logit) own_logits = staged_logits.from_row(lane.share * (M + 1));
     const ReadRows<C, BackwardStage<C>::ROWS> own_values = staged_values.from_row(lane.share);
     const ReadRows<C, BackwardStage<C>::ROWS> state_rows = staged_states;
-    if (lane.count == 0) return;
+    const bool begins = chunk == 0;
+    if (!MATRICES && lane.count == 0) return;
+    if (MATRICES) {  // what the lane stores may be of the warp's other chunk
+        chunk += lane.half - written.half;
+        steps = chunk < 0 ? 0 : min(S, tile.length - chunk * S);
+    }
     const i64 N = arguments.N, step = tile.first_step + (i64)chunk * S;
     const int pitch = (int)N * E::BYTES;
-    const i64 place = (i64)(tile.n0 + lane.block) * E::BYTES;
+    const i64 place = (i64)(tile.n0 + (MATRICES ? 0 : lane.block)) * E::BYTES;
     const WrittenLines<C, M> value_lines = {pitch, arguments.output_time};
     const WrittenLines<C, M, M + 1> logit_lines = {pitch, arguments.gates_time};
     char* const grad_values = fixed(arguments.output + value_lines.first(step, lane.share) + place);
     char* const grad_logits = fixed(arguments.grad_gates + logit_lines.first(step, lane.share) + place);
+    constexpr int GATES = M * (M + 1);  // rows of logits of a step
+    constexpr bool STREAMS = Tile<C>::STREAMS;
+    RowWriter<C, S * M, value_lines.APART ? M : 0, STREAMS> value_writer(written, grad_values, pitch, steps * M, tile.valid,
+                                                                    arguments.output_time);
+    RowWriter<C, S * GATES, logit_lines.APART ? GATES : 0, STREAMS> logit_writer(written, grad_logits, pitch, steps * GATES,
+                                                                                 tile.valid, arguments.gates_time);
     char* grad_columns[R];
 #pragma unroll
     for (int partner = 0; partner < R; partner++)
@@ -82,14 +94,14 @@ DEVICE void store_gradients(const Arguments& arguments, const Tile<C>& tile, con
 
 #pragma unroll
     for (int s = 0; s < S; s++) {
-        if (s >= steps) break;
+        if (!MATRICES && s >= steps) break;
 #pragma unroll
         for (int index = 0; index < MR; index++)
 #pragma unroll
             for (int partner = 0; partner < R; partner++) {
                 const int row = partner_row<C>(index, partner, lane.share);
                 float h[NB];
-                if (s == 0 && chunk == 0)
+                if (s == 0 && begins)
                     load_state_row<C>(row < M ? arguments.initial_state : nullptr, tile, lane, N, row, h);
                 else
                     state_rows.from_row(lane.share ^ partner).read(s * M + index * R, h);
@@ -126,11 +138,17 @@ DEVICE void store_gradients(const Arguments& arguments, const Tile<C>& tile, con
                                                        GradientNeeds<C::F>::logit ? logit[n] : 0.f);
                 char* const to = (j < MC ? grad_columns[partner] : grad_logits) +
                                  logit_lines.at(s, i * R, j < MC ? j / R * R : M);
-                if (MC == M || j == MC || column < M) store_elements<E, NB, APART, Tile<C>::STREAMS>(to, gradient, lane.count);
+                if constexpr (MATRICES)
+                    logit_writer.put((s * M + i) * (M + 1) + j, gradient[0]);
+                else if (MC == M || j == MC || column < M)
+                    store_elements<E, NB, APART, STREAMS>(to, gradient, lane.count);
             }
 #pragma unroll
             for (int n = 0; n < NB; n++) gradient[n] = u[s][n][i] * p[s][n][i][MC];
-            store_elements<E, NB, APART, Tile<C>::STREAMS>(grad_values + value_lines.at(s, i * R), gradient, lane.count);
+            if constexpr (MATRICES)
+                value_writer.put(s * M + i, gradient[0]);
+            else
+                store_elements<E, NB, APART, STREAMS>(grad_values + value_lines.at(s, i * R), gradient, lane.count);
         }
     }
 }
@@ -298,7 +316,7 @@ DEVICE void bdlru_backward(const Arguments& arguments) {
             store_state_gradients<C, MR, MC>(arguments, tile, lane, chunk, steps, p, u);
         else
             store_gradients<C, MR, MC>(arguments, tile, lane, chunk, steps, staged_logits, staged_values,
-                                       staged_states, p, u, inverse_sum);
+                                       staged_states, p, u, inverse_sum, WrittenPlaces<C>(shared, lane));
         __syncwarp();
         if (turn + C::D * WARPS < chunks) copy_after_gradients(turn + C::D * WARPS, stage);
         commit_copies();

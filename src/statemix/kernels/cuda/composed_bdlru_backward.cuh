@@ -25,6 +25,7 @@ DEVICE void composed_bdlru_backward(const Arguments& arguments) {
     const int pitch = (int)N * E::BYTES;
     typename Stage::Maps maps(shared, arguments.exchange, tile, lane, warp);
     char* const stages = shared + Stage::Maps::BYTES + warp * (C::D * Stage::BYTES);
+    const WrittenPlaces<C> written(shared + Stage::RESULTS + warp * WrittenPlaces<C>::BYTES, lane);
 
     const int spans = (tile.length + C::CH * S - 1) / (C::CH * S), last_chunk = C::CH * spans - 1;
     const char* const logits = arguments.gate_logits + tile.offset(arguments.logits_batch, arguments.logits_time);
@@ -176,7 +177,7 @@ DEVICE void composed_bdlru_backward(const Arguments& arguments) {
             store_state_gradients<C, M, M>(arguments, tile, lane, chunk, steps, p, u);
         else
             store_gradients<C, M, M>(arguments, tile, lane, chunk, steps, staged_logits, staged_values, staged_states, p,
-                                     u, inverse_sum);
+                                     u, inverse_sum, written);
         __syncwarp();
         if (span + C::D * STRIDE < spans) copy_after_gradients(span + C::D * STRIDE, stage);
         commit_copies();

@@ -2,7 +2,7 @@
 //
 // A warp computes a span at once: one chunk, or two consecutive ones, one in each half of its lanes. The S steps of a
 // chunk are composed into one affine map h -> P h + q, and one exchange between the halves makes the map of both. How maps
-// become the states before the spans is told in exchange.cuh. The states inside follow from the coefficients in registers.
+// become the states before the spans is told in exchange.cuh. Each state inside follows from that by a map of its own.
 #pragma once
 #include "bdlru_forward.cuh"
 #include "exchange.cuh"
@@ -25,11 +25,12 @@ DEVICE void composed_bdlru_forward(const Arguments& arguments) {
     const int pitch = (int)N * E::BYTES;
     typename Stage::Maps maps(shared, arguments.exchange, tile, lane, warp);
     char* const stages = shared + Stage::Maps::BYTES + warp * (C::D * Stage::BYTES);
+    const WrittenPlaces<C> written(shared + Stage::RESULTS + warp * WrittenPlaces<C>::BYTES, lane);
 
     const int spans = (tile.length + C::CH * S - 1) / (C::CH * S);
     const char* const logits = arguments.gate_logits + tile.offset(arguments.logits_batch, arguments.logits_time);
     const char* const values = arguments.values + tile.offset(arguments.values_batch, arguments.values_time);
-    char* const hidden = arguments.output + tile.first_step * M * pitch + (i64)(tile.n0 + lane.block) * E::BYTES;
+    char* const hidden = arguments.output + tile.first_step * M * pitch + (i64)tile.n0 * E::BYTES;
     const Strides logit_strides = {arguments.logits_time, arguments.logits_row, arguments.logits_line};
     const Strides value_strides = {arguments.values_time, arguments.values_line, arguments.values_line};
 
@@ -94,44 +95,29 @@ DEVICE void composed_bdlru_forward(const Arguments& arguments) {
         commit_copies();
         stage = stage + 1 == C::D ? 0 : stage + 1;
 
-        float P[M][M], Q[M];
-#pragma unroll
-        for (int i = 0; i < M; i++) {
-            Q[i] = q[0][0][i];
-#pragma unroll
-            for (int j = 0; j < M; j++) P[i][j] = a[0][0][i][j];
-        }
+        // Each step's map becomes that from the state before the chunk, so that no output waits for another.
 #pragma unroll
         for (int s = 1; s < S; s++) {
             float PA[M][M], Pb[M];
-            compose<M>(a[s][0], q[s][0], P, Q, PA, Pb);
-#pragma unroll
-            for (int i = 0; i < M; i++) {
-                Q[i] = Pb[i];
-#pragma unroll
-                for (int j = 0; j < M; j++) P[i][j] = PA[i][j];
-            }
+            compose<M>(a[s][0], q[s][0], a[s - 1][0], q[s - 1][0], PA, Pb);
+            copy_map<M>(PA, Pb, a[s][0], q[s][0]);
         }
+        float P[M][M], Q[M];
+        copy_map<M>(a[S - 1][0], q[S - 1][0], P, Q);
         if constexpr (C::CH == 2) compose_halves<M, Lane<C>::ACROSS>(P, Q, upper);
         pin(a);
         pin(q);
         pin(P);
         pin(Q);
         maps.state_before(P, Q, h[0]);
-        run_steps<C, M, M>(a, q, h);
+#pragma unroll
+        for (int s = 0; s < S; s++)
+#pragma unroll
+            for (int j = 0; j < M; j++)
+#pragma unroll
+                for (int i = 0; i < M; i++) q[s][0][i] = fmaf(a[s][0][i][j], h[0][j], q[s][0][i]);
 
-        if (lane.count > 0) {
-            char* const out = fixed(hidden + (i64)chunk * S * M * pitch);
-#pragma unroll
-            for (int s = 0; s < S; s++) {
-                if (s >= steps) break;
-#pragma unroll
-                for (int i = 0; i < M; i++) {
-                    const float x[1] = {q[s][0][i]};
-                    store_elements<E, 1, Tile<C>::APART>(out + (i64)(s * M + i) * pitch, x, lane.count);
-                }
-            }
-        }
+        store_outputs<C>(q, hidden, written, span, tile, lane, pitch);
         // The end of the sequence: the half that holds the last step has its state.
         if (steps > 0 && tile.length - chunk * S <= S) {
 #pragma unroll

@@ -8,23 +8,23 @@
 template <int S, int M, class A, class U>
 DEVICE void pending_map(const A& p, const U& u, float (&P)[M][M], float (&q)[M]) {
 #pragma unroll
-    for (int i = 0; i < M; i++) {
-        q[i] = 0.f;
-#pragma unroll
-        for (int j = 0; j < M; j++) P[i][j] = i == j ? 1.f : 0.f;
-    }
-#pragma unroll
     for (int s = S - 1; s >= 0; s--) {
+        const int done = S - 1 - s;  // steps: what arrived `done` or more steps away has only been moved on
         float whole[M];
-        const float constant = u[s][0] + q[0];
+        const float constant = done == 0 ? u[s][0] : u[s][0] + q[0];
 #pragma unroll
         for (int l = 0; l < M; l++) whole[l] = P[0][l];
 #pragma unroll
         for (int j = 0; j < M; j++) {
-            q[j] = fmaf(p[s][0][j], constant, j + 1 < M ? q[j + 1 < M ? j + 1 : 0] : 0.f);
+            const int next = j + 1 < M ? j + 1 : 0;
+            q[j] = fmaf(p[s][0][j], constant, j + 1 == M || done == 0 ? 0.f : q[next]);
 #pragma unroll
-            for (int l = 0; l < M; l++)
-                P[j][l] = fmaf(p[s][0][j], whole[l], j + 1 < M ? P[j + 1 < M ? j + 1 : 0][l] : 0.f);
+            for (int l = 0; l < M; l++) {
+                if (l < done)
+                    P[j][l] = fmaf(p[s][0][j], whole[l], j + 1 == M ? 0.f : P[next][l]);
+                else
+                    P[j][l] = l == done ? p[s][0][j] : l == j + 1 + done ? 1.f : 0.f;
+            }
         }
     }
 }
@@ -50,6 +50,7 @@ DEVICE void composed_hlru_backward(const Arguments& arguments) {
     const int pitch = (int)N * E::BYTES;
     typename Stage::Maps maps(shared, arguments.exchange, tile, lane, warp);
     char* const stages = shared + Stage::Maps::BYTES + warp * (C::D * Stage::BYTES);
+    const WrittenPlaces<C> written(shared + Stage::RESULTS + warp * WrittenPlaces<C>::BYTES, lane);
 
     const int spans = (tile.length + C::CH * S - 1) / (C::CH * S), last_chunk = C::CH * spans - 1;
     const char* const logits = arguments.gate_logits + tile.offset(arguments.logits_batch, arguments.logits_time);
@@ -185,7 +186,7 @@ DEVICE void composed_hlru_backward(const Arguments& arguments) {
             store_channel_gradients<C>(arguments, tile, lane, chunk, steps, p, u);
         else
             store_window_gradients<C>(arguments, tile, lane, chunk, steps, staged_logits, staged_values, staged_states,
-                                      p, u, inverse_sum);
+                                      p, u, inverse_sum, written);
         __syncwarp();
         if (span + C::D * STRIDE < spans) copy_after_gradients(span + C::D * STRIDE, stage);
         commit_copies();

@@ -7,15 +7,17 @@
 #include "exchange.cuh"
 #include "hlru_forward.cuh"
 
-// rows[i]: output i steps before the next one as a function of the window before the chunk; the constant is last.
+// rows[i]: output i steps before the next one as a function of the window before the chunk; the constant is last. After
+// `done` steps rows from there on are still the window itself, and cost nothing.
 template <int M>
-DEVICE void compose_window(const float (&a)[M], float q, float (&rows)[M][M + 1]) {
+DEVICE void compose_window(const float (&a)[M], float q, float (&rows)[M][M + 1], int done) {
     float newest[M + 1];
 #pragma unroll
     for (int l = 0; l <= M; l++) {
-        newest[l] = l == M ? q : 0.f;
+        newest[l] = l == M ? q : l + done < M ? a[l + done < M ? l + done : 0] : 0.f;
 #pragma unroll
-        for (int j = M - 1; j >= 0; j--) newest[l] = fmaf(a[j], rows[j][l], newest[l]);
+        for (int j = M - 1; j >= 0; j--)
+            if (j < done) newest[l] = fmaf(a[j], rows[j][l], newest[l]);
     }
 #pragma unroll
     for (int j = M - 1; j > 0; j--)
@@ -25,16 +27,22 @@ DEVICE void compose_window(const float (&a)[M], float q, float (&rows)[M][M + 1]
     for (int l = 0; l <= M; l++) rows[0][l] = newest[l];
 }
 
-// The map of S steps; columns of P and q as compose_halves wants them.
+// Each step's coefficients become those of its output as a function of the window before the chunk, so that no output
+// waits for another; P and the constant are the map of all S steps.
 template <int S, int M, class A, class Q>
-DEVICE void chunk_window_map(const A& a, const Q& q, float (&P)[M][M], float (&constant)[M]) {
+DEVICE void compose_chunk(A& a, Q& q, float (&P)[M][M], float (&constant)[M]) {
     float rows[M][M + 1];
 #pragma unroll
     for (int i = 0; i < M; i++)
 #pragma unroll
         for (int l = 0; l <= M; l++) rows[i][l] = i == l ? 1.f : 0.f;
 #pragma unroll
-    for (int s = 0; s < S; s++) compose_window<M>(a[s][0], q[s][0], rows);
+    for (int s = 0; s < S; s++) {
+        compose_window<M>(a[s][0], q[s][0], rows, s);
+#pragma unroll
+        for (int j = 0; j < M; j++) a[s][0][j] = rows[0][j];
+        q[s][0] = rows[0][M];
+    }
 #pragma unroll
     for (int i = 0; i < M; i++) {
         constant[i] = rows[i][M];
@@ -64,11 +72,12 @@ DEVICE void composed_hlru_forward(const Arguments& arguments) {
     const int pitch = (int)N * E::BYTES;
     typename Stage::Maps maps(shared, arguments.exchange, tile, lane, warp);
     char* const stages = shared + Stage::Maps::BYTES + warp * (C::D * Stage::BYTES);
+    const WrittenPlaces<C> written(shared + Stage::RESULTS + warp * WrittenPlaces<C>::BYTES, lane);
 
     const int spans = (tile.length + C::CH * S - 1) / (C::CH * S);
     const char* const logits = arguments.gate_logits + tile.offset(arguments.logits_batch, arguments.logits_time);
     const char* const values = arguments.values + tile.offset(arguments.values_batch, arguments.values_time);
-    char* const hidden = arguments.output + tile.first_step * pitch + (i64)(tile.n0 + lane.block) * E::BYTES;
+    char* const hidden = arguments.output + tile.first_step * pitch + (i64)tile.n0 * E::BYTES;
     const Strides logit_strides = {arguments.logits_time, arguments.logits_row, arguments.logits_line};
     const Strides value_strides = {arguments.values_time, arguments.values_line, arguments.values_line};
 
@@ -136,36 +145,29 @@ DEVICE void composed_hlru_forward(const Arguments& arguments) {
         if (COPY_FIRST) copy_next();
 
         float P[M][M], Q[M];
-        chunk_window_map<S, M>(a, q, P, Q);
+        compose_chunk<S, M>(a, q, P, Q);
         if constexpr (C::CH == 2) compose_halves<M, Lane<C>::ACROSS>(P, Q, upper);
         pin(a);
         pin(q);
         maps.state_before(P, Q, window[0]);
         if (!COPY_FIRST) copy_next();
         stage = stage + 1 == C::D ? 0 : stage + 1;
-        float before[1][M];
 #pragma unroll
-        for (int j = 0; j < M; j++) before[0][j] = window[0][j];
-        run_window<C>(a, q, window);
+        for (int s = 0; s < S; s++)
+#pragma unroll
+            for (int j = 0; j < M; j++) q[s][0] = fmaf(a[s][0][j], window[0][j], q[s][0]);
 
-        if (lane.count > 0) {
-            char* const out = fixed(hidden + (i64)chunk * S * pitch);
-#pragma unroll
-            for (int s = 0; s < S; s++) {
-                if (s >= steps) break;
-                store_elements<E, 1, Tile<C>::APART>(out + (i64)s * pitch, q[s], lane.count);
-            }
-        }
+        store_outputs<C>(q, hidden, written, span, tile, lane, pitch);
         // The end of the sequence: the half that holds the last step has its window.
         if (steps > 0 && tile.length - chunk * S <= S) {
 #pragma unroll
             for (int s = 0; s < S; s++)
                 if (s < steps) {
 #pragma unroll
-                    for (int j = M - 1; j > 0; j--) before[0][j] = before[0][j - 1];
-                    before[0][0] = q[s][0];
+                    for (int j = M - 1; j > 0; j--) window[0][j] = window[0][j - 1];
+                    window[0][0] = q[s][0];
                 }
-            store_window<C>(arguments.carry_out, tile, lane, N, before);
+            store_window<C>(arguments.carry_out, tile, lane, N, window);
         }
     }
     maps.end(spans);

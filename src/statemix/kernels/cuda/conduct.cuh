@@ -157,12 +157,7 @@ struct Conducting {
         float* const state = floats + CH * W * MAP + group * STATE + place * VECTOR<M>;
         const int mine = afresh(group * K + rank);  // no addresses that follow from it are kept over a turn
         float flat[COUNT];
-#pragma unroll
-        for (int i = 0; i < M; i++) {
-            flat[M * M + i] = q[i];
-#pragma unroll
-            for (int j = 0; j < M; j++) flat[j * M + i] = P[i][j];
-        }
+        flatten<M>(P, q, flat);
         synchronize_warps(1 + group, MEMBERS);  // all have read the maps of the turn before
         store_vector<COUNT, LANES>((upper ? maps + member * MAP : first_half) + place * V, flat);
         synchronize_warps(1 + group, MEMBERS);

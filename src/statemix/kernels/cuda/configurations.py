@@ -83,6 +83,7 @@ class Configuration:
     cluster: int  # thread blocks that work on a tile: a cluster of the hardware but where maps are conducted
     groups: int = 0  # of warps, where maps are conducted; 0: the state goes round a ring
     chunks: int = 1  # that a warp computes at once
+    streams: bool = True  # gradients in rows of 64 bytes may leave L2 before all others
     prefetch: int | None = None  # bytes; None: 128 where rows are narrower than that
 
     @property
@@ -117,19 +118,21 @@ class Configuration:
             slack = m + 1 if m % self.lanes_per_block else 0
             rows = logit_steps * m * (m + 1) + s * m * (3 if backward and self.gate_gradient else 1) + slack
         if self.composes:
+            matrices = self.element_bytes == 2 and self.rows != "unaligned"
             region = rows * row
             if self.chunks == 2:  # so that the two chunks of a warp lie in different banks
-                if self.element_bytes == 2 and self.rows != "unaligned":
+                if matrices:
                     region = (region + 63) // 128 * 128 + 64
                 elif region % 64 == 0:
                     region += row
-            staged = self.warps * self.stages * self.chunks * region
+            written = 8 * row * self.chunks + 64 * self.chunks * (self.chunks - 1) if matrices else 0
+            staged = self.warps * (self.stages * self.chunks * region + written)
             lanes = 32 // self.chunks
             of_state, of_map = 4 * lanes * m, 4 * lanes * m * (m + 1)
             if self.conducted:
                 worker = self.chunks * self.warps * of_map + self.groups * of_state + staged
                 return max(worker, 2 * self.cluster * of_map)
-            teams = self.warps // 2 * (of_state + 2 * of_map + of_state + 16)
+            teams = self.warps // 2 * (of_state + of_map + of_state + 16)
             return -(-(128 + teams) // 128) * 128 + staged
         return 128 + self.warps * (32 * state * self.blocks_per_lane * 4 + self.stages * rows * row)
 
@@ -177,7 +180,7 @@ struct Configuration {{
     static constexpr int M = {self.block_size}, NB = {self.blocks_per_lane}, R = {self.lanes_per_block},
                          S = {self.steps}, W = {self.warps}, D = {self.stages}, K = {self.cluster},
                          CH = {self.chunks}, G = {self.groups}, PREFETCH = {prefetch};
-    static constexpr bool COMPOSES = {flag[self.composes]};
+    static constexpr bool COMPOSES = {flag[self.composes]}, STREAMS = {flag[self.streams]};
 }};
 static_assert({stage}<Configuration>::SHARED == {self.shared_bytes}, "configurations.py counts otherwise");
 extern "C" __global__ void {cluster}__launch_bounds__({32 * self.warps}, 1)
@@ -229,6 +232,7 @@ def _candidate(
         cluster=1,
         groups=sum(groups),
         chunks=chunks,
+        streams=direction == "forward" or chunks == 2 or device.memory_gb_s <= FAST_MEMORY,
         **rest,
     )
 

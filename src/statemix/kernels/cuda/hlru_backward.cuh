@@ -33,26 +33,37 @@ template <class C>
 DEVICE void store_window_gradients(const Arguments& arguments, const Tile<C>& tile, const Lane<C>& lane, int chunk,
                                    int steps, const StagedRows<C>& staged_logits, const StagedRows<C>& staged_values,
                                    const StagedRows<C>& staged_states, const float (&p)[C::S][C::NB][C::M + 1],
-                                   const float (&u)[C::S][C::NB], const float (&inverse_sum)[C::S][C::NB]) {
+                                   const float (&u)[C::S][C::NB], const float (&inverse_sum)[C::S][C::NB],
+                                   const WrittenPlaces<C>& written) {
     using E = typename C::E;
     constexpr int M = C::M, NB = C::NB, S = C::S;
-    constexpr bool APART = Tile<C>::APART;
+    constexpr bool APART = Tile<C>::APART, MATRICES = Tile<C>::MATRICES;
     // Read while all lanes are here: matrices are read by whole warps.
     ReadRows<C, BackwardStage<C>::LOGIT_ROWS> logit_rows;
     if constexpr (GradientNeeds<C::F>::logit) logit_rows = staged_logits;
     const ReadRows<C, S> value_rows = staged_values;
     const ReadRows<C, BackwardStage<C>::STATE_ROWS> state_rows = staged_states;
-    if (lane.count == 0) return;
+    const int before = chunk * S;  // steps of the sequence before this chunk
+    if (!MATRICES && lane.count == 0) return;
+    if (MATRICES) {  // what the lane stores may be of the warp's other chunk
+        chunk += lane.half - written.half;
+        steps = chunk < 0 ? 0 : min(S, tile.length - chunk * S);
+    }
     const i64 N = arguments.N, step = tile.first_step + (i64)chunk * S;
     const int pitch = (int)N * E::BYTES;
-    const i64 place = (i64)(tile.n0 + lane.block) * E::BYTES;
+    const i64 place = (i64)(tile.n0 + (MATRICES ? 0 : lane.block)) * E::BYTES;
     const WrittenLines<C, 1> value_lines = {pitch, arguments.output_time};
     const WrittenLines<C, 1, M + 1> logit_lines = {pitch, arguments.gates_time};
     char* const grad_values = fixed(arguments.output + value_lines.first(step, 0) + place);
     char* const grad_logits = fixed(arguments.grad_gates + logit_lines.first(step, 0) + place);
+    constexpr int GATES = M + 1;  // rows of logits of a step
+    constexpr bool STREAMS = Tile<C>::STREAMS;
+    RowWriter<C, S, value_lines.APART ? 1 : 0, STREAMS> value_writer(written, grad_values, pitch, steps, tile.valid,
+                                                                    arguments.output_time);
+    RowWriter<C, S * GATES, logit_lines.APART ? GATES : 0, STREAMS> logit_writer(written, grad_logits, pitch, steps * GATES,
+                                                                                 tile.valid, arguments.gates_time);
 
     float window[M][NB];  // newest first
-    const int before = chunk * S;  // steps of the sequence before this chunk
 #pragma unroll
     for (int j = 0; j < M; j++) {
         if (before <= j)
@@ -62,7 +73,7 @@ DEVICE void store_window_gradients(const Arguments& arguments, const Tile<C>& ti
     }
 #pragma unroll
     for (int s = 0; s < S; s++) {
-        if (s >= steps) break;
+        if (!MATRICES && s >= steps) break;
         float v[NB], x[NB][M + 1], gradient[NB];
         RowMean<C::F> mean[NB];
         value_rows.read(s, v);
@@ -82,11 +93,17 @@ DEVICE void store_window_gradients(const Arguments& arguments, const Tile<C>& ti
             for (int n = 0; n < NB; n++)
                 gradient[n] = logit_gradient<C::F>(u[s][n], p[s][n][j], mean[n].difference(p[s][n][j], x[n][j]),
                                                    inverse_sum[s][n], GradientNeeds<C::F>::logit ? logit[n] : 0.f);
-            store_elements<E, NB, APART, Tile<C>::STREAMS>(grad_logits + logit_lines.at(s, 0, j), gradient, lane.count);
+            if constexpr (MATRICES)
+                logit_writer.put(s * (M + 1) + j, gradient[0]);
+            else
+                store_elements<E, NB, APART, STREAMS>(grad_logits + logit_lines.at(s, 0, j), gradient, lane.count);
         }
 #pragma unroll
         for (int n = 0; n < NB; n++) gradient[n] = u[s][n] * p[s][n][M];
-        store_elements<E, NB, APART, Tile<C>::STREAMS>(grad_values + value_lines.at(s, 0), gradient, lane.count);
+        if constexpr (MATRICES)
+            value_writer.put(s, gradient[0]);
+        else
+            store_elements<E, NB, APART, STREAMS>(grad_values + value_lines.at(s, 0), gradient, lane.count);
         if (s + 1 < S) {
 #pragma unroll
             for (int j = M - 1; j > 0; j--)
@@ -252,7 +269,7 @@ DEVICE void hlru_backward(const Arguments& arguments) {
             store_channel_gradients<C>(arguments, tile, lane, chunk, steps, p, u);
         else
             store_window_gradients<C>(arguments, tile, lane, chunk, steps, staged_logits, staged_values, staged_states,
-                                      p, u, inverse_sum);
+                                      p, u, inverse_sum, WrittenPlaces<C>(shared, lane));
         __syncwarp();
         if (turn + C::D * WARPS < chunks) copy_after_gradients(turn + C::D * WARPS, stage);
         commit_copies();

@@ -21,6 +21,27 @@ struct Map {
     }
 };
 
+// As columns of P, then q.
+template <int M>
+DEVICE void flatten(const float (&P)[M][M], const float (&q)[M], float (&flat)[M * (M + 1)]) {
+#pragma unroll
+    for (int i = 0; i < M; i++) {
+        flat[M * M + i] = q[i];
+#pragma unroll
+        for (int j = 0; j < M; j++) flat[j * M + i] = P[i][j];
+    }
+}
+
+template <int M>
+DEVICE void copy_map(const float (&P)[M][M], const float (&q)[M], float (&to_P)[M][M], float (&to_q)[M]) {
+#pragma unroll
+    for (int i = 0; i < M; i++) {
+        to_q[i] = q[i];
+#pragma unroll
+        for (int j = 0; j < M; j++) to_P[i][j] = P[i][j];
+    }
+}
+
 // (P, q) after (A, b), with A and b from the other half of the warp: (P A, P b + q).
 template <int M>
 DEVICE void compose(const float (&P)[M][M], const float (&q)[M], const float (&A)[M][M], const float (&b)[M],

@@ -59,7 +59,7 @@ DEVICE float normalize(float (&z)[C]) {
         z[1] = gap >= 0.f ? smaller : larger;
         return 1.f;
     } else {
-        float sum = 0.f;
+        float sum;
         if constexpr (F == Normalization::softmax || F == Normalization::sigmoid) {
             float largest = z[0];
 #pragma unroll
@@ -76,8 +76,9 @@ DEVICE float normalize(float (&z)[C]) {
                 for (int j = 0; j < C; j++)
                     z[j] = reciprocal(scale + exp2_approximate(fmaf(z[j], -LOG2_E, r)));
             }
+            sum = z[0];
 #pragma unroll
-            for (int j = 0; j < C; j++) sum += z[j];
+            for (int j = 1; j < C; j++) sum += z[j];
         } else {
             sum = SUM_CONSTANT<F>;
 #pragma unroll

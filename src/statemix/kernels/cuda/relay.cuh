@@ -6,7 +6,7 @@
 // a transaction of the receiver's mbarrier. A slot needs no second buffer: the sender writes it again only after the
 // state has gone round the ring, through the receiver itself.
 #pragma once
-#include "stage.cuh"
+#include "results.cuh"
 
 DEVICE void synchronize_cluster() {
     asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
@@ -95,7 +95,6 @@ DEVICE int uniform_warp() { return __shfl_sync(0xffffffffu, threadIdx.x / 32, 0)
 template <int W, int K, int COUNT, int LANES = 32>
 struct Ring {
     static constexpr int BYTES = 128 + W * LANES * COUNT * 4, V = VECTOR<COUNT>;
-    static_assert(W >= 2 && W <= 15, "a named barrier for every warp, and barrier 0");
 
     float* slots;
     u32 barrier, phase;
@@ -103,6 +102,7 @@ struct Ring {
 
     DEVICE Ring(char* shared, int warp_, int place_, int rank_)
         : slots((float*)(shared + 128)), barrier(shared_address(shared)), phase(0), warp(warp_), place(place_), rank(rank_) {
+        static_assert(W >= 2 && W <= 15, "a named barrier for every warp, and barrier 0");
         if constexpr (K > 1) {
             if (threadIdx.x == 0) {
                 asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(barrier) : "memory");

@@ -1,10 +1,9 @@
-// Maps that go round a ring: one team of two warps after the other applies the map of its chunks to the state that
-// arrives and hands the result on. The first warp of a team leaves its map to the second, who composes both before the
-// state arrives, passes it on, and only then tells the first: a hop of the ring covers the steps of two warps.
+// Maps that go round a ring: one team of two warps after the other applies the maps of its chunks to the state that
+// arrives and hands the result on. The first warp of a team leaves its map to the second, who applies both, passes the
+// state on, and only then tells the first: a hop of the ring covers the steps of two warps.
 //
-// Inside a team the hand-overs are mbarriers at which every lane arrives. The map has two places, since the second warp
-// reads it again after the state is on its way; the state needs one, which is written again only after the first warp's
-// next map.
+// Inside a team the hand-overs are mbarriers at which every lane arrives. Map and state need one place each: the first
+// warp writes its next map after the answer to this one, the second its next answer after that map.
 #pragma once
 #include "maps.cuh"
 
@@ -22,23 +21,26 @@ struct RingOfTeams {
     static constexpr int TEAMS = C::W / 2, SPANS = C::K * C::W, STRIDE = SPANS;  // spans in a turn
     static constexpr int CONDUCTOR_BYTES = 0;
     typedef Ring<TEAMS, C::K, M, LANES> Relay;
-    static constexpr int OWN = 4 * (2 * MAP + M * LANES) + 16;  // bytes of a team: two maps, the state, two mbarriers
+    static constexpr int OWN = 4 * (MAP + M * LANES) + 16;  // bytes of a team: a map, the state, two mbarriers
     // Stages follow: rows of 32 bytes that begin elsewhere cost a fifth of the speed.
     static constexpr int BYTES = (Relay::BYTES + TEAMS * OWN + 127) / 128 * 128;
     static_assert(C::W % 2 == 0, "teams of two warps");
 
     Relay ring;
-    float *maps, *state;
+    float *map, *state;  // of the first warp: its map, the state before its chunk
     u32 map_left, state_left;
-    int place, turn;
+    int turn;
     bool lower, upper;  // which half of the warp, if it has halves
-    int before, first;  // spans of a turn of its team before this warp's; its first
+    // Spans of a turn of its team before this warp's; its first. The second warps, who have more to do, are dealt to all
+    // four schedulers, which have every fourth warp.
+    int before, first;
 
     DEVICE RingOfTeams(char* shared, float*, const Tile<C>& tile, const Lane<C>& lane, int warp)
-        : ring(shared, warp / 2, lane.place, tile.rank), maps((float*)(shared + Relay::BYTES + warp / 2 * OWN)),
-          state(maps + 2 * MAP), map_left(shared_address(state + M * LANES)), state_left(map_left + 8),
-          place(lane.place), turn(0), lower(lane.half == 0), upper(lane.half == C::CH - 1), before(warp % 2),
-          first(tile.rank * C::W + warp) {
+        : ring(shared, warp / 2, lane.place, tile.rank), map((float*)(shared + Relay::BYTES + warp / 2 * OWN)),
+          state(map + MAP + lane.place * VECTOR<M>), map_left(shared_address(map + MAP + M * LANES)),
+          state_left(map_left + 8), turn(0), lower(lane.half == 0), upper(lane.half == C::CH - 1),
+          before((warp ^ warp / 4) % 2), first(tile.rank * C::W + warp / 2 * 2 + before) {
+        map += lane.place * V;
         if (before == 0 && threadIdx.x % 32 == 0) {
             initialize_barrier(map_left);
             initialize_barrier(state_left);
@@ -53,34 +55,28 @@ struct RingOfTeams {
 
     // Takes the map of a warp's chunk, or that of its first chunk from its lower half and that of both from the upper one;
     // returns the state before each lane's chunk.
-    DEVICE void state_before(float (&P)[M][M], float (&q)[M], float (&h)[M]) {
-        float* const map = maps + (turn & 1) * MAP + place * V;
-        float* const passed = state + place * VECTOR<M>;
-        float start[M];
+    DEVICE void state_before(const float (&P)[M][M], float (&q)[M], float (&h)[M]) {
+        float start[M], flat[COUNT];
         if (before == 0) {
-            float flat[COUNT];
-#pragma unroll
-            for (int i = 0; i < M; i++) {
-                flat[M * M + i] = q[i];
-#pragma unroll
-                for (int j = 0; j < M; j++) flat[j * M + i] = P[i][j];
-            }
+            flatten<M>(P, q, flat);
             if (upper) store_vector<COUNT, LANES>(map, flat);
             arrive(map_left);
             wait_for_phase(state_left, turn & 1);
-            load_vector<M, LANES>(passed, start);
+            load_vector<M, LANES>(state, start);
             apply(P, q, start);
         } else {
+            Map<M> earlier;
             wait_for_phase(map_left, turn & 1);
-            compose_after(map, P, q);
-            ring.receive(start);
+            load_vector<COUNT, LANES>(map, &earlier.column[0][0]);
+            float before_team[M];
+            ring.receive(before_team);
+#pragma unroll
+            for (int i = 0; i < M; i++) start[i] = before_team[i];
+            earlier.apply(start);
             apply(P, q, start);
             ring.send(q, upper);
-            if (lower) store_vector<M, LANES>(passed, start);
+            if (lower) store_vector<M, LANES>(state, before_team);
             arrive(state_left);
-            Map<M> earlier;
-            load_vector<COUNT, LANES>(map, &earlier.column[0][0]);
-            earlier.apply(start);
         }
 #pragma unroll
         for (int i = 0; i < M; i++) {
@@ -110,25 +106,5 @@ struct RingOfTeams {
         for (int j = 0; j < M; j++)
 #pragma unroll
             for (int i = 0; i < M; i++) q[i] = fmaf(P[i][j], h[j], q[i]);
-    }
-    // (P, q) becomes (P, q) after the map that the first warp left.
-    static DEVICE void compose_after(const float* map, float (&P)[M][M], float (&q)[M]) {
-        float flat[COUNT], A[M][M], b[M], PA[M][M], Pb[M];
-        load_vector<COUNT, LANES>(map, flat);
-#pragma unroll
-        for (int i = 0; i < M; i++) {
-            b[i] = flat[M * M + i];
-#pragma unroll
-            for (int j = 0; j < M; j++) A[i][j] = flat[j * M + i];
-        }
-        compose<M>(P, q, A, b, PA, Pb);
-#pragma unroll
-        for (int i = 0; i < M; i++) {
-            q[i] = Pb[i];
-#pragma unroll
-            for (int j = 0; j < M; j++) P[i][j] = PA[i][j];
-        }
-        pin(P);
-        pin(q);
     }
 };

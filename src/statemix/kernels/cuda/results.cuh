@@ -1,0 +1,87 @@
+// Rows of a tile on their way back to device memory: through shared memory, as the matrices that they were read as.
+//
+// A lane's results are one column of the tile. Stored as such they cost an instruction and an address each; as matrices
+// eight rows leave by one instruction, 16 bytes from each lane.
+#pragma once
+#include "stage.cuh"
+
+// Four 8 x 8 matrices of 16 bits, transposed: the inverse of load_matrices. `row` and `column` are where the row begins
+// whose address the lane gives, and where its own column does.
+template <class C>
+DEVICE void store_matrices(char* row, char* column, const u32* pairs) {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(
+                     shared_address(row)),
+                 "r"(pairs[0]), "r"(pairs[1]), "r"(pairs[2]), "r"(pairs[3])
+                 : "memory");
+#else
+#pragma unroll
+    for (int i = 0; i < 8; i++) *(u16*)(column + i * Tile<C>::ROW) = (u16)(pairs[i / 2] >> (i % 2 * 16));
+#endif
+}
+
+// Eight rows of each chunk of a warp in shared memory, and which 16 bytes of them a lane stores.
+template <class C>
+struct WrittenPlaces {
+    static constexpr int ROW = Tile<C>::ROW, PIECES = ROW / 16, ROWS = 8;
+    static constexpr int HALF = ROWS * ROW + (C::CH == 2 ? 64 : 0);  // so that two chunks lie in different banks
+    static constexpr int BYTES = Tile<C>::MATRICES ? C::CH * HALF : 0;
+
+    char *given, *column;  // as store_matrices wants them
+    const uint4* mine;     // what the lane stores: of the chunk `half`, of each eight rows `row`, 16 bytes
+    int half, row, piece;
+
+    DEVICE WrittenPlaces(char* shared, const Lane<C>& lane)
+        : given(shared + lane.source_half * HALF + lane.source), column(shared + lane.half * HALF + lane.block * 2) {
+        const int thread = threadIdx.x % 32, of_half = thread % (32 / C::CH);
+        half = thread / (32 / C::CH);
+        row = of_half / PIECES;
+        piece = of_half % PIECES;
+        mine = (const uint4*)(shared + half * HALF) + of_half;
+    }
+};
+
+// COUNT rows, of which the first `rows` exist, given one after the other by all lanes of a warp. They are consecutive, or
+// (PER_STEP > 0) those of a step are.
+template <class C, int COUNT, int PER_STEP = 0, bool STREAMS = false>
+class RowWriter {
+    static constexpr int ROWS = WrittenPlaces<C>::ROWS;
+    const WrittenPlaces<C>& places;
+    char* to;
+    int pitch, gap, limit;  // gap: behind each step
+    u32 pairs[ROWS / 2];
+    float even;
+
+  public:
+    // `first`: the first row of the chunk that the lane stores, at the tile's first block. Steps lie `time` bytes apart.
+    DEVICE RowWriter(const WrittenPlaces<C>& places_, char* first, int pitch_, int rows, int valid, i64 time = 0)
+        : places(places_), to(first + (i64)places_.row * pitch_ + places_.piece * 16), pitch(pitch_),
+          gap((int)time - PER_STEP * pitch_), limit(places_.piece * 8 < valid ? rows - places_.row : 0) {
+        if constexpr (Tile<C>::MATRICES) to = fixed(to);
+    }
+
+    DEVICE void put(int row, float x) {
+        if (row % 2 == 0) {
+            even = x;
+            if (row == COUNT - 1) pairs[row % ROWS / 2] = C::E::narrow_pair(x, x);
+        } else {
+            pairs[row % ROWS / 2] = C::E::narrow_pair(even, x);
+        }
+        if (row % ROWS == ROWS - 1 || row == COUNT - 1) flush(row / ROWS * ROWS);
+    }
+
+  private:
+    DEVICE void flush(int first) {
+        __syncwarp();  // what was there has been read
+        store_matrices<C>(places.given, places.column, pairs);
+        __syncwarp();
+        if (first < limit) {
+            char* place = to + (i64)first * pitch;
+            if constexpr (PER_STEP > 0) place += (i64)((first + places.row) / PER_STEP) * gap;
+            if constexpr (STREAMS)
+                __stcs((uint4*)place, *places.mine);
+            else
+                *(uint4*)place = *places.mine;
+        }
+    }
+};
