@@ -1,9 +1,10 @@
 """What a step should take with a configuration, good enough to order configurations.
 
 Three things limit a relay: memory, the chain of states, and the turn of a warp, which must load and compute
-a chunk before it can begin its next. Where maps are composed the turn has the chain in it. Thread blocks that
-do not fit the device at once run in waves, of which the last may be small. A limit slows a kernel before it
-is reached, so limits are added, but as high powers.
+a chunk before it can begin its next. A ring of maps has the same three limits; where maps are conducted, the
+conductor takes the place of the chain. Thread blocks that do not fit the device at once run in waves, of
+which the last may be small. A limit slows a kernel before it is reached, so limits are added, but as high
+powers.
 
 Constants were fitted together, so that what is put first is what was fastest, to tables of an H100 and an
 H200 in ``benchmarks/results``: tiles_candidates (relays) and kernel_choice (all kernels).
@@ -34,7 +35,7 @@ def step_nanoseconds(
     if configuration.conducted:
         return _conducted(configuration, tiles, steps, moved, device)
     if configuration.chunks == 2:
-        return _ring_halves(configuration, tiles, steps, moved, device)
+        return _ring_halves(configuration, tiles, steps, moved, width, device)
     moved *= _row_cost(configuration, width, device)
     return (_ring if configuration.composes else _relay)(configuration, tiles, steps, moved, device)
 
@@ -66,9 +67,10 @@ def _relay(configuration: Configuration, tiles: int, steps: int, moved: float, d
     for waves, running in ((whole, at_once), (1, rest)):
         if waves and running:
             turn = _turn(configuration, -(-running * size // device.multiprocessors))
-            # A wave takes six microseconds to start, to fill its rings and to empty them.
-            time += waves * (_sum((memory * running / tiles, chain, turn), 4.4) + 6070 / steps)
-    return time * (1 + 0.055 * (size - 1))  # thread blocks of a cluster start, wait and leave together
+            # A wave takes seven microseconds to start, to fill its rings and to empty them.
+            time += waves * (_sum((memory * running / tiles, chain, turn), 4.06) + 7160 / steps)
+    # Thread blocks of a cluster start, wait and leave together.
+    return time * (1 + (0.042 if configuration.blocks_per_lane == 2 else 0.068) * (size - 1))
 
 
 def _thread_blocks_at_once(configuration: Configuration, device: Device) -> int:
@@ -88,22 +90,27 @@ def _row_cost(configuration: Configuration, width: int, device: Device) -> float
     # Rows that begin inside a line lie in two, and neighbouring tiles want the other parts of both.
     between_lines = width * configuration.element_bytes % 128 > 0
     if row >= 128:
-        return 1.18 if between_lines else 1.0
+        return (1.22 if backward else 1.14) if between_lines else 1.0
     if row < 64:
-        return (1.36 if backward else 1.18) * (1.28 if between_lines else 1.0)
+        cost, between = (1.37, 1.32) if backward else (1.14, 1.06)
+        return cost * (between if between_lines else 1.0)
     # L2 asks for the other halves of lines, and is not as much faster as memory may be.
     if configuration.composes:
-        cost, power, between = (0.87, 0.17, 1.29) if backward else (1.05, 0.06, 1.0)
+        cost, power, between = (0.77, 0.6, 1.05) if backward else (1.04, 0.16, 1.17)
     else:
-        cost, power, between = (1.01, 0.17, 1.06) if backward else (1.04, 0.12, 1.0)
+        apart = 0.26 if configuration.cluster > 1 else 0.12  # neighbouring tiles are, on the chip
+        cost, power, between = (1.04, apart, 1.21) if backward else (1.04, 0.05, 0.93)
+    if backward and not configuration.one_row and configuration.cluster == 2:
+        # m rows of gradients, from all multiprocessors, are more than L2 keeps.
+        cost *= 1.24 if configuration.composes else 1.15
     return cost * (device.memory_gb_s / USUAL_MEMORY) ** power * (between if between_lines else 1.0)
 
 
 def _turn(configuration: Configuration, neighbours: int) -> float:
     """What a step costs of a warp's turn, with that many thread blocks on its multiprocessor."""
-    latency = 880 * (1.0 if configuration.stages == 1 else 0.55)  # most of it passes in the turn before
+    latency = 960 * (1.0 if configuration.stages == 1 else 0.45)  # most of it passes in the turn before
     # Ten to thirty instructions for a coefficient, from each warp, on four schedulers.
-    work = (3.19 if "backward" in configuration.kernel else 0.97) * configuration.coefficient_registers
+    work = (3.19 if "backward" in configuration.kernel else 1.16) * configuration.coefficient_registers
     turn = latency + work * configuration.warps * neighbours
     return turn / (configuration.steps * configuration.warps * configuration.cluster)
 
@@ -113,8 +120,8 @@ def _chain(configuration: Configuration) -> float:
     m, lanes = configuration.block_size, configuration.lanes_per_block
     rows = 1 if configuration.one_row else -(-m // lanes)
     # In cycles.
-    hand_over = 131 if configuration.one_row and "backward" in configuration.kernel else 94
-    step = configuration.blocks_per_lane * (2.43 + 1.2 * rows * m)
+    hand_over = 157 if configuration.one_row and "backward" in configuration.kernel else 95
+    step = configuration.blocks_per_lane * (3.42 + 1.01 * rows * m)
     exchange = 37 if lanes > 1 else 0  # of the parts of a sum
     return (hand_over / configuration.steps + step + exchange) / CLOCK
 
@@ -125,33 +132,44 @@ def _waves(configuration: Configuration, tiles: int, device: Device) -> int:
 
 
 def _ring(configuration: Configuration, tiles: int, steps: int, moved: float, device: Device) -> float:
-    """Maps that go round a ring in rows of 64 bytes: by memory, or by a turn of the ring."""
+    """Maps that go round a ring in rows of 64 bytes: by memory, by a warp's turn, or by the ring.
+
+    A hop of the ring is two chunks long and applies two maps; some go to another multiprocessor.
+    """
     m, coefficients = configuration.block_size, configuration.coefficient_registers
     waves = _waves(configuration, tiles, device)
     warps = configuration.warps * configuration.cluster
     memory = _copied(moved, device)
+    # Instructions of all warps of a multiprocessor: for each coefficient, and to compose it into the map.
     if "backward" in configuration.kernel:
-        power, start = 4.8, 2730
-        turn = 660 * (configuration.stages == 1) + 53.2 * coefficients + 13.2 * m * m + 4.3 * warps
-        memory *= 1.28 if configuration.cluster < 3 else 1.0  # all multiprocessors ask for more than L2 keeps
+        power, start = 3.14, 5700
+        turn = 916 * (configuration.stages == 1) + 10.6 * warps
+        turn += (2.6 + 0.24 * m) * coefficients * configuration.warps
+        memory *= 1.2 if configuration.cluster < 3 else 1.0  # all multiprocessors ask for more than L2 keeps
+        hop, remote = 32 + 2.26 * m * m, 38
     else:
-        power, start = 5.4, 5660
-        turn = 19.6 * coefficients + 18.8 * m * m + 20 * warps
-    waiting = waves * turn / (configuration.steps * warps)
-    return _sum((memory, waiting), power) + (start + turn / 2) * waves / steps
+        power, start = 2.96, 3610
+        turn = 23.3 * warps + (0.93 + 0.163 * m) * coefficients * configuration.warps
+        hop, remote = 28 + 2.07 * m * m, 87
+    chain = hop / 2 + (remote / configuration.warps if configuration.cluster > 1 else 0)
+    limits = (memory, waves * turn / (configuration.steps * warps), waves * chain / configuration.steps)
+    return _sum(limits, power) + (start + turn / 2) * waves / steps
 
 
-def _ring_halves(configuration: Configuration, tiles: int, steps: int, moved: float, device: Device) -> float:
-    """The same in rows of 32 bytes."""
+def _ring_halves(
+    configuration: Configuration, tiles: int, steps: int, moved: float, width: int, device: Device
+) -> float:
+    """The same in rows of 32 bytes: by memory or by a turn."""
     m, waves = configuration.block_size, _waves(configuration, tiles, device)
-    memory = 1.23 * _copied(moved, device)
-    if tiles > 40:  # the more tiles, the farther apart in time neighbours drift
-        memory *= 1.11
+    between_lines = width * configuration.element_bytes % 128 > 0
+    if "backward" in configuration.kernel:
+        rows, work = 1.27 * (1.13 if between_lines else 1.0), 33.5
+    else:
+        rows, work = 1.64 * (0.65 if between_lines else 1.0), 16.4
     warps = configuration.warps * configuration.cluster
-    work = 42.4 if "backward" in configuration.kernel else 22.5
-    turn = 1140 + work * configuration.coefficient_registers + 20 * m * m + 18.4 * warps
-    waiting = waves * turn / (2 * configuration.steps * warps)
-    return _sum((memory, waiting), 4.7) + (3220 + turn / 2) * waves / steps
+    turn = 686 + work * configuration.coefficient_registers + 29 * m * m + 20.7 * warps
+    limits = (rows * _copied(moved, device), waves * turn / (2 * configuration.steps * warps))
+    return _sum(limits, 4.45) + (3570 + turn / 2) * waves / steps
 
 
 def _conducted(configuration: Configuration, tiles: int, steps: int, moved: float, device: Device) -> float:
@@ -160,14 +178,14 @@ def _conducted(configuration: Configuration, tiles: int, steps: int, moved: floa
     coefficients, halves = configuration.coefficient_registers, configuration.chunks == 2
     # And the part of the multiprocessors that draws all that memory gives.
     if "backward" in configuration.kernel:
-        rows, enough, start = 1.16 if halves else 1.11, 0.93, 1430
-        turn = 59 * maps + 74 * coefficients
-        conductor = 8 + 1.97 * size * maps
+        rows, enough, start = 0.9 if halves else 0.78, 1.01, 630
+        turn = 75.4 * maps + 81.2 * coefficients
+        conductor = 2.45 * size * maps
     else:
-        rows, enough, start = 1.27 if halves else 1.13, 0.06, 3970
-        turn = 37.8 * maps + 28.7 * coefficients
-        conductor = 675 + 1.06 * size * maps
+        rows, enough, start = 1.24 if halves else 1.1, 0.12, 2550
+        turn = 57.8 * maps + 38.1 * coefficients
+        conductor = 617 + 1.34 * size * maps
     memory = rows * _copied(moved, device) / min(1.0, tiles * size / device.multiprocessors / enough)
     of_group = configuration.chunks * configuration.steps * configuration.warps // configuration.groups * size
     limits = (memory, turn / (of_group * configuration.groups), conductor / of_group)
-    return _sum(limits, 3.7) + (start + turn) / steps
+    return _sum(limits, 3.94) + (start + turn) / steps
