@@ -124,6 +124,15 @@ def test_signals_act_as_before_when_training_is_over(tmp_path):
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
 
 
+@pytest.fixture
+def interrupts():
+    """Ctrl-C acts as in a terminal: a background job ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interrupts")
 def test_a_signal_asks_all_that_wait_for_one_to_stop_and_a_second_acts_as_usual():
     with StopRequests() as outer, StopRequests() as inner:
         signal.raise_signal(signal.SIGINT)
@@ -140,13 +149,10 @@ def test_a_run_can_train_in_a_thread(tmp_path):
     assert_same_run(found[0], train(small(), progress=False))
 
 
+@pytest.mark.usefixtures("interrupts")
 def test_without_a_folder_ctrl_c_ends_the_program():
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            train(small(), observers=[At(3, interrupt)], progress=False)
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with pytest.raises(KeyboardInterrupt):
+        train(small(), observers=[At(3, interrupt)], progress=False)
 
 
 class Crash(RuntimeError):
