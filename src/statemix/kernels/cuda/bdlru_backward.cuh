@@ -83,7 +83,7 @@ DEVICE void store_gradients(const Arguments& arguments, const Tile<C>& tile, con
     constexpr int GATES = M * (M + 1);  // rows of logits of a step
     constexpr bool STREAMS = Tile<C>::STREAMS;
     RowWriter<C, S * M, value_lines.APART ? M : 0, STREAMS> value_writer(written, grad_values, pitch, steps * M, tile.valid,
-                                                                    arguments.output_time);
+                                                                          arguments.output_time);
     RowWriter<C, S * GATES, logit_lines.APART ? GATES : 0, STREAMS> logit_writer(written, grad_logits, pitch, steps * GATES,
                                                                                  tile.valid, arguments.gates_time);
     char* grad_columns[R];

@@ -125,7 +125,8 @@ class Configuration:
                     region = (region + 63) // 128 * 128 + 64
                 elif region % 64 == 0:
                     region += row
-            written = 8 * row * self.chunks + 64 * self.chunks * (self.chunks - 1) if matrices else 0
+            # Eight rows of each chunk on their way out, those of two chunks in different banks.
+            written = (8 * row + (64 if self.chunks == 2 else 0)) * self.chunks if matrices else 0
             staged = self.warps * (self.stages * self.chunks * region + written)
             lanes = 32 // self.chunks
             of_state, of_map = 4 * lanes * m, 4 * lanes * m * (m + 1)

@@ -95,7 +95,7 @@ RING = {
     },
 }
 
-# Where memory is faster (H200) two stages keep it busier.
+# Where memory is faster (H200) two stages mostly keep it busier.
 RING_FAST_MEMORY = {
     "bdlru": {
         2: ((12, 16, 1), (8, 8, 2)),
