@@ -5,6 +5,7 @@ import importlib
 import pytest
 import torch
 
+from statemix.kernels.cuda import scan
 from tests.kernels.cuda import float64_loops
 
 PACKED = [0, 1, 1, 40, 41, 43, 43, 100, 163, 164, 300, 300]
@@ -79,6 +80,12 @@ def check(family, *shape, **keywords):
     backward = {name: keywords.pop(name) for name in ("grad_hidden", "grad_final") if name in keywords}
     arguments = problem(family, *shape, **keywords)
     check_backward(family, arguments, check_forward(family, arguments), **backward)
+
+
+def force(monkeypatch, choose):
+    """Runs the kernels that `choose` names, for the arguments of configurations.choose."""
+    monkeypatch.setattr(scan, "choose", choose)
+    monkeypatch.setattr(scan, "_plans", {})
 
 
 def check_parts(family, m, batch, steps, width, normalization="softmax"):

@@ -5,12 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from statemix.kernels.cuda import configurations, scan
+from statemix.kernels.cuda import configurations
 from tests.kernels.cuda.gpu_checks import (
     NORMALIZATIONS,
     PACKED,
     check,
     check_parts,
+    force,
     kernels,
     outputs_start_as_nan,  # noqa: F401
     problem,
@@ -20,12 +21,6 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
 ]
-
-
-def force(monkeypatch, choose):
-    """Runs the kernels that `choose` names, for the arguments of configurations.choose."""
-    monkeypatch.setattr(scan, "choose", choose)
-    monkeypatch.setattr(scan, "_plans", {})
 
 
 EXCHANGES = tuple(configurations.COMPOSED)

@@ -97,6 +97,19 @@ def test_training_shapes_get_what_was_measured_fastest_by_far(
     assert (chosen.conducted, chosen.tile, chosen.cluster) == (False, tile, cluster)
 
 
+@pytest.mark.parametrize("device", [H100, H200], ids=["H100", "H200"])
+@pytest.mark.parametrize("family", ["bdlru", "hlru"])
+def test_backward_keeps_pace_where_tiles_share_sectors_and_there_is_time_to_drift(family, device):
+    def chosen(direction, steps, width):
+        rows = "unaligned" if width % 8 else "packed"
+        return choose(family, direction, 4, "bfloat16", "softmax", 8, steps, width, device, rows=rows)
+
+    assert all(chosen("backward", 4096, width).paced for width in (200, 410, 1000, 1023))
+    assert not any(chosen("backward", steps, 1000).paced for steps in (1, 60))
+    assert not any(chosen("forward", 4096, width).paced for width in (200, 1000, 1023))
+    assert not any(chosen("backward", 4096, width).paced for width in (64, 256, 1024, 4096))
+
+
 def test_thread_blocks_share_a_multiprocessor_only_with_few_registers_and_little_in_flight():
     def at_once(family, m, *problem):
         found = candidates(family, "forward", m, "bfloat16", "softmax", *problem, H100)

@@ -5,6 +5,7 @@
 //     S   steps of a chunk             W   warps of a thread block            D  stages of shared memory
 //     K   thread blocks of a tile      E   element type                       F  normalization
 //     COMPOSES  warps compose maps of states before they have a state
+//     PACED     a tile waits for its neighbours (pace.cuh)
 //     STREAMS   gradients in rows of 64 bytes may leave L2 before all others
 //     CH  chunks that a warp computes at once (2 in some kernels with maps, whose lanes then are two halves): a span
 //     G   groups of warps where maps are conducted (conduct.cuh), and each tile has one thread block more; 0: states go
@@ -36,7 +37,7 @@ struct Arguments {
     const float* carry_in;         // forward: the initial state; backward: dL/dfinal_state; null: zero
     float* carry_out;              // forward: the final state; backward: dL/dinitial_state; may be null
     const int* cu_seqlens;         // null: every batch row is one sequence of T steps
-    float* exchange;               // zeros, for what thread blocks of a tile tell each other (conduct.cuh)
+    float* exchange;               // zeros, for what thread blocks tell each other (conduct.cuh, pace.cuh)
     i64 logits_batch, logits_time, logits_row, logits_line;
     i64 values_batch, values_time, values_line;
     i64 grad_batch, grad_time, grad_line;

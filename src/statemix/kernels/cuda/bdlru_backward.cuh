@@ -7,6 +7,7 @@
 // needed; coefficients are normalized once and stay in registers from before the hand-over until the gradients.
 #pragma once
 #include "bdlru_forward.cuh"
+#include "pace.cuh"
 
 // The serial part. u holds dL/d(output) before and the whole of dL/dh after; carry (own rows) comes from the later chunk.
 template <class C, int MR, int MC>
@@ -233,6 +234,7 @@ DEVICE void bdlru_backward(const Arguments& arguments) {
     };
 
     const int first = tile.rank * C::W + warp;
+    Pace<C> pace(arguments, tile, first);
 #pragma unroll
     for (int d = 0; d < C::D; d++) {
         if (first + d * WARPS < chunks) {
@@ -304,6 +306,7 @@ DEVICE void bdlru_backward(const Arguments& arguments) {
         if constexpr (GradientNeeds<C::F>::inverse_sum) pin(inverse_sum);
         __syncwarp();
         if (turn + C::D * WARPS < chunks) copy_before_relay(turn + C::D * WARPS, stage);
+        pace.keep();
 
         float carry[NB][MR];
         ring.receive(&carry[0][0], zero_after<Tile<C>::NARROW>(p, N));
@@ -322,6 +325,7 @@ DEVICE void bdlru_backward(const Arguments& arguments) {
         commit_copies();
         stage = stage + 1 == C::D ? 0 : stage + 1;
     }
+    pace.end();
     if (first == chunks % WARPS) {
         float carry[NB][MR];
         ring.receive(&carry[0][0]);

@@ -40,15 +40,20 @@ OTHERS = {"sm_90": (Device((9, 0), 132, 232_448, memory_gb_s=4815),)}
 _SIZES = {"bdlru": (1, 2, 3, 4, 6, 8, 12, 16), "hlru": (1, 2, 4, 8, 16, 32)}
 # Many lanes to few: (B, T, N).
 _PROBLEMS = ((64, 2048, 1024), (8, 4096, 128), (1, 65536, 512), (1, 65536, 256), (1, 65536, 64))
+# Rows that begin inside lines and sectors.
+_BETWEEN_LINES = ((8, 4096, 1000), (8, 4096, 200))
 
 
 def covering(target: str) -> list[Configuration]:
     """What the rule chooses for a covering list of problems; shorter for targets that are only compiled."""
     found: dict[Configuration, None] = {}
     for family, sizes in _SIZES.items():
-        places = [(m, *rest) for m in sizes for rest in product(_PROBLEMS, ("forward", "backward"))]
-        for m, problem, direction in places:
+        shapes = [(problem, False) for problem in _PROBLEMS] + [(problem, True) for problem in _BETWEEN_LINES]
+        places = [(m, *rest) for m in sizes for rest in product(shapes, ("forward", "backward"))]
+        for m, (problem, between_lines), direction in places:
             for dtype, normalization, options in _variants(target, m):
+                if between_lines and (dtype, normalization) != ("bfloat16", "softmax"):
+                    continue
                 if "time_broadcast" in options:
                     options["gate_gradient"] = direction == "forward"
                 for device in (DEVICES[target], *OTHERS.get(target, ())):

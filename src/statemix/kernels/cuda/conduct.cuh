@@ -15,36 +15,13 @@
 // neighbouring lanes never meet in a bank.
 #pragma once
 #include "maps.cuh"
+#include "others.cuh"
 
 DEVICE void synchronize_warps(int barrier, int warps) {
     asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(32 * warps) : "memory");
 }
 DEVICE void arrive_before_warps(int barrier, int warps) {
     asm volatile("bar.arrive %0, %1;" ::"r"(barrier), "r"(32 * warps) : "memory");
-}
-
-// Vectors that other thread blocks read or write. What they move is in registers before or after, and nothing else is
-// ordered by them, so the compiler may move other accesses across.
-template <int V>
-DEVICE void store_for_others(float* to, const u32* x) {
-    if constexpr (V == 4)
-        asm volatile("st.relaxed.gpu.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(x[0]), "r"(x[1]), "r"(x[2]),
-                     "r"(x[3]));
-    else if constexpr (V == 2)
-        asm volatile("st.relaxed.gpu.global.v2.u32 [%0], {%1, %2};" ::"l"(to), "r"(x[0]), "r"(x[1]));
-    else
-        asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(to), "r"(x[0]));
-}
-template <int V>
-DEVICE void load_of_others(const float* from, u32* x) {
-    if constexpr (V == 4)
-        asm volatile("ld.relaxed.gpu.global.v4.u32 {%0, %1, %2, %3}, [%4];"
-                     : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
-                     : "l"(from));
-    else if constexpr (V == 2)
-        asm volatile("ld.relaxed.gpu.global.v2.u32 {%0, %1}, [%2];" : "=r"(x[0]), "=r"(x[1]) : "l"(from));
-    else
-        asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(x[0]) : "l"(from));
 }
 
 // Numbers `first` to `first` + SOME of a lane's COUNT, marked with the bit of this turn.

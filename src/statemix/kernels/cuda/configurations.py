@@ -10,8 +10,10 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from statemix.kernels.cuda.costs import USUAL_MEMORY, step_nanoseconds
+from statemix.kernels.cuda.costs import USUAL_MEMORY, alignment, step_nanoseconds
 from statemix.kernels.cuda.tiles import (
+    BETWEEN_LINES,
+    BETWEEN_LINES_FAST_MEMORY,
     CONDUCTED,
     NARROW,
     NARROW_HALF,
@@ -35,6 +37,9 @@ COMPOSED = {
 
 #: From how many GB/s on memory is fast: between an H100 (3350) and an H200 (4815).
 FAST_MEMORY = 4000
+
+#: Turns of its warps for which neighbouring tiles are left alone.
+PACED_TURNS = 4
 
 #: The largest block size (BD-LRU) and order (H-LRU) whose coefficients fit the registers.
 LARGEST = {"bdlru": 16, "hlru": 32}
@@ -84,6 +89,7 @@ class Configuration:
     groups: int = 0  # of warps, where maps are conducted; 0: the state goes round a ring
     chunks: int = 1  # that a warp computes at once
     streams: bool = True  # gradients in rows of 64 bytes may leave L2 before all others
+    paced: bool = False  # a tile waits for its neighbours, with whom it shares lines of memory
     prefetch: int | None = None  # bytes; None: 128 where rows are narrower than that
 
     @property
@@ -148,7 +154,9 @@ class Configuration:
 
     @property
     def exchange_floats(self) -> int:
-        """What a tile's thread blocks tell each other, in a buffer of zeros: maps, and states."""
+        """What a tile's thread blocks tell others, in a buffer of zeros: maps and states; or their turn."""
+        if self.paced:
+            return 8
         m, lanes = self.block_size, 32 // self.chunks
         return lanes * self.groups * self.cluster * (m * (m + 1) + m)
 
@@ -181,7 +189,8 @@ struct Configuration {{
     static constexpr int M = {self.block_size}, NB = {self.blocks_per_lane}, R = {self.lanes_per_block},
                          S = {self.steps}, W = {self.warps}, D = {self.stages}, K = {self.cluster},
                          CH = {self.chunks}, G = {self.groups}, PREFETCH = {prefetch};
-    static constexpr bool COMPOSES = {flag[self.composes]}, STREAMS = {flag[self.streams]};
+    static constexpr bool COMPOSES = {flag[self.composes]}, STREAMS = {flag[self.streams]},
+                          PACED = {flag[self.paced]};
 }};
 static_assert({stage}<Configuration>::SHARED == {self.shared_bytes}, "configurations.py counts otherwise");
 extern "C" __global__ void {cluster}__launch_bounds__({32 * self.warps}, 1)
@@ -270,6 +279,36 @@ def _relay(family: str, direction: str, m: int, dtype: str, wide: bool, **rest) 
     )
 
 
+def _between_lines(
+    family: str, configuration: Configuration, steps: int, width: int, device: Device
+) -> Configuration:
+    """A relay where rows lie between lines, so that a tile shares lines with its neighbours.
+
+    L2 must hold those for both: less is under way, and backward, which writes most, keeps pace where there is
+    time to drift apart. With rows of 64 bytes, of which L2 holds enough else, it does if rows share sectors.
+    """
+    m, direction = configuration.block_size, "backward" if "backward" in configuration.kernel else "forward"
+    if (
+        configuration.composes
+        or configuration.lanes_per_block > 1
+        or alignment(configuration, width) == "lines"
+        or _waits_for_functions(family, direction, configuration.normalization)
+    ):
+        return configuration
+    shared = replace(configuration, stages=1)
+    if configuration.tile * configuration.element_bytes >= 128:
+        table = (BETWEEN_LINES_FAST_MEMORY if device.memory_gb_s > FAST_MEMORY else BETWEEN_LINES)[family]
+        if configuration.element_bytes == 2 and m in table:
+            chunk, warps, _ = table[m][direction == "backward"]
+            shared = replace(shared, steps=chunk, warps=warps)
+    elif direction == "backward" and alignment(configuration, width) != "sectors":
+        shared = replace(shared, steps=NARROW[family][m][1][0], warps=8)
+    else:
+        return configuration
+    time_to_drift = steps >= PACED_TURNS * shared.steps * shared.warps
+    return replace(shared, paced=direction == "backward" and time_to_drift)
+
+
 def _fit(configuration: Configuration, device: Device) -> Configuration:
     """Fewer stages, then shorter chunks, then fewer warps, until the shared memory suffices."""
     while configuration.shared_bytes > device.shared_memory:
@@ -337,6 +376,7 @@ def candidates(
     for shape in ("wide", "narrow", *COMPOSED):
         candidate = _candidate(family, direction, block_size, dtype, shape, device, **rest)
         if candidate is not None:
+            candidate = _between_lines(family, candidate, steps, width, device)
             scored = _spread(_fit(candidate, device), batch, steps, width, device)
             if scored[0] < float("inf"):
                 found.append(scored)

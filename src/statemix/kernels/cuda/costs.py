@@ -26,17 +26,30 @@ USUAL_MEMORY = 3350  # what an H100's memory (SXM) is made for, in GB/s; a copy 
 IN_FLIGHT = 76 * 1024
 
 
+#: What rows cost more that begin at sectors of 32 bytes, at pieces of 16 or at single elements, and how much
+#: more where not all tiles run at once; forward, backward.
+SHARED_LINES = {
+    "wide": ((1.0, 1.01, 1.5, 1.0), (1.11, 0.96, 1.6, 1.0)),
+    "narrow": ((1.0, 1.13, 1.7, 1.1), (1.09, 2.0, 2.2, 1.1)),
+    "narrow paced": ((1.0, 1.0, 1.0, 1.0), (1.21, 1.47, 1.55, 1.0)),
+    "two lanes": ((1.38, 1.95, 1.6, 1.0), (1.32, 2.5, 2.6, 1.0)),
+    "ring": ((1.13, 1.42, 1.84, 1.1), (0.89, 2.6, 2.2, 1.23)),
+    "ring halves": ((0.55, 1.3, 1.1, 1.3), (0.88, 2.2, 2.4, 0.93)),
+    "conducted": ((1.0, 1.33, 1.6, 1.0), (1.0, 2.6, 2.2, 1.0)),
+}
+
+
 def step_nanoseconds(
     configuration: Configuration, batch: int, steps: int, width: int, device: Device
 ) -> float:
     """Nanoseconds that one step of all sequences should take."""
     tiles = batch * -(-width // configuration.tile)
-    moved = _bytes(configuration, batch, width)
+    moved = _bytes(configuration, batch, width) * _shared_lines(configuration, tiles, width, device)
     if configuration.conducted:
         return _conducted(configuration, tiles, steps, moved, device)
     if configuration.chunks == 2:
-        return _ring_halves(configuration, tiles, steps, moved, width, device)
-    moved *= _row_cost(configuration, width, device)
+        return _ring_halves(configuration, tiles, steps, moved, device)
+    moved *= _row_cost(configuration, device)
     return (_ring if configuration.composes else _relay)(configuration, tiles, steps, moved, device)
 
 
@@ -84,26 +97,55 @@ def _thread_blocks_at_once(configuration: Configuration, device: Device) -> int:
     return max(1, int(min(by_registers, by_memory)))
 
 
-def _row_cost(configuration: Configuration, width: int, device: Device) -> float:
+def alignment(configuration: Configuration, width: int) -> str:
+    """What rows begin at: lines of 128 bytes, sectors of 32, pieces of 16, or single elements."""
+    row = width * configuration.element_bytes
+    return next(
+        (name for name, size in (("lines", 128), ("sectors", 32), ("pieces", 16)) if row % size == 0),
+        "elements",
+    )
+
+
+def _shared_lines(configuration: Configuration, tiles: int, width: int, device: Device) -> float:
+    """What it costs that rows begin inside lines, which neighbouring tiles share then."""
+    beginning = alignment(configuration, width)
+    if beginning == "lines":
+        return 1.0
+    forward, backward = SHARED_LINES[_shape(configuration)]
+    *costs, in_waves = backward if "backward" in configuration.kernel else forward
+    cost = costs[("sectors", "pieces", "elements").index(beginning)]
+    return cost * (in_waves if _waves(configuration, tiles, device) > 1 else 1.0)
+
+
+def _shape(configuration: Configuration) -> str:
+    if configuration.conducted:
+        return "conducted"
+    if configuration.composes:
+        return "ring" if configuration.chunks == 1 else "ring halves"
+    if configuration.tile * configuration.element_bytes >= 128:
+        return "wide"
+    if configuration.lanes_per_block > 1:
+        return "two lanes"
+    return "narrow paced" if configuration.paced else "narrow"
+
+
+def _row_cost(configuration: Configuration, device: Device) -> float:
     """What rows of a tile cost more than whole lines of 128 bytes do."""
     row, backward = configuration.tile * configuration.element_bytes, "backward" in configuration.kernel
-    # Rows that begin inside a line lie in two, and neighbouring tiles want the other parts of both.
-    between_lines = width * configuration.element_bytes % 128 > 0
     if row >= 128:
-        return (1.22 if backward else 1.14) if between_lines else 1.0
+        return 1.0
     if row < 64:
-        cost, between = (1.37, 1.32) if backward else (1.14, 1.06)
-        return cost * (between if between_lines else 1.0)
+        return 1.37 if backward else 1.14
     # L2 asks for the other halves of lines, and is not as much faster as memory may be.
     if configuration.composes:
-        cost, power, between = (0.77, 0.6, 1.05) if backward else (1.04, 0.16, 1.17)
+        cost, power = (0.77, 0.6) if backward else (1.04, 0.16)
     else:
         apart = 0.26 if configuration.cluster > 1 else 0.12  # neighbouring tiles are, on the chip
-        cost, power, between = (1.04, apart, 1.21) if backward else (1.04, 0.05, 0.93)
+        cost, power = (1.04, apart) if backward else (1.04, 0.05)
     if backward and not configuration.one_row and configuration.cluster == 2:
         # m rows of gradients, from all multiprocessors, are more than L2 keeps.
         cost *= 1.24 if configuration.composes else 1.15
-    return cost * (device.memory_gb_s / USUAL_MEMORY) ** power * (between if between_lines else 1.0)
+    return cost * (device.memory_gb_s / USUAL_MEMORY) ** power
 
 
 def _turn(configuration: Configuration, neighbours: int) -> float:
@@ -127,7 +169,9 @@ def _chain(configuration: Configuration) -> float:
 
 
 def _waves(configuration: Configuration, tiles: int, device: Device) -> int:
-    """Of thread blocks in clusters, one on a multiprocessor."""
+    """Of thread blocks in clusters, one on a multiprocessor; where maps are conducted all run at once."""
+    if configuration.conducted:
+        return 1
     return -(-tiles // max(1, device.resident_clusters(configuration.cluster)))
 
 
@@ -156,16 +200,10 @@ def _ring(configuration: Configuration, tiles: int, steps: int, moved: float, de
     return _sum(limits, power) + (start + turn / 2) * waves / steps
 
 
-def _ring_halves(
-    configuration: Configuration, tiles: int, steps: int, moved: float, width: int, device: Device
-) -> float:
+def _ring_halves(configuration: Configuration, tiles: int, steps: int, moved: float, device: Device) -> float:
     """The same in rows of 32 bytes: by memory or by a turn."""
     m, waves = configuration.block_size, _waves(configuration, tiles, device)
-    between_lines = width * configuration.element_bytes % 128 > 0
-    if "backward" in configuration.kernel:
-        rows, work = 1.27 * (1.13 if between_lines else 1.0), 33.5
-    else:
-        rows, work = 1.64 * (0.65 if between_lines else 1.0), 16.4
+    rows, work = (1.27, 33.5) if "backward" in configuration.kernel else (1.64, 16.4)
     warps = configuration.warps * configuration.cluster
     turn = 686 + work * configuration.coefficient_registers + 29 * m * m + 20.7 * warps
     limits = (rows * _copied(moved, device), waves * turn / (2 * configuration.steps * warps))

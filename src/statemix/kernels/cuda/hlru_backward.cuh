@@ -3,6 +3,7 @@
 // The differences x - h_t come from the stored window, as in bdlru_backward.cuh.
 #pragma once
 #include "hlru_forward.cuh"
+#include "pace.cuh"
 
 template <class C>
 DEVICE void run_window_backward(const float (&p)[C::S][C::NB][C::M + 1], float (&u)[C::S][C::NB],
@@ -189,6 +190,7 @@ DEVICE void hlru_backward(const Arguments& arguments) {
     };
 
     const int first = tile.rank * C::W + warp;
+    Pace<C> pace(arguments, tile, first);
 #pragma unroll
     for (int d = 0; d < C::D; d++) {
         if (first + d * WARPS < chunks) {
@@ -257,6 +259,7 @@ DEVICE void hlru_backward(const Arguments& arguments) {
         if constexpr (GradientNeeds<C::F>::inverse_sum) pin(inverse_sum);
         __syncwarp();
         if (turn + C::D * WARPS < chunks) copy_before_relay(turn + C::D * WARPS, stage);
+        pace.keep();
 
         float pending[NB][M];
         ring.receive(&pending[0][0], zero_after<Tile<C>::NARROW>(p, N));
@@ -275,6 +278,7 @@ DEVICE void hlru_backward(const Arguments& arguments) {
         commit_copies();
         stage = stage + 1 == C::D ? 0 : stage + 1;
     }
+    pace.end();
     if (first == chunks % WARPS) {
         float pending[NB][M];
         ring.receive(&pending[0][0]);

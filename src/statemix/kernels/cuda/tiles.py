@@ -30,6 +30,40 @@ WIDE = {
         **dict.fromkeys(range(25, 33), ((1, 8, 1), (1, 8, 1))),
     },
 }
+
+# Where rows of 128 bytes do not begin at lines: less is under way, since L2 must hold what two tiles share
+# until both have had it. Other sizes have the wide tile and one stage.
+BETWEEN_LINES = {
+    "bdlru": {
+        1: ((12, 8, 1), (16, 8, 1)),
+        2: ((6, 8, 1), (8, 8, 1)),
+        3: ((3, 8, 1), (3, 8, 1)),
+        4: ((1, 12, 1), (2, 8, 1)),
+    },
+    "hlru": {
+        **dict.fromkeys((1, 2), ((12, 8, 1), (16, 8, 1))),
+        3: ((8, 8, 1), (12, 8, 1)),
+        4: ((8, 8, 1), (10, 8, 1)),
+        8: ((4, 8, 1), (6, 8, 1)),
+    },
+}
+
+# Where memory is faster (H200) forward has longer chunks.
+BETWEEN_LINES_FAST_MEMORY = {
+    "bdlru": {
+        1: ((16, 8, 1), (16, 8, 1)),
+        2: ((8, 8, 1), (8, 8, 1)),
+        3: ((4, 8, 1), (3, 8, 1)),
+        4: ((2, 8, 1), (2, 8, 1)),
+    },
+    "hlru": {
+        **dict.fromkeys((1, 2), ((16, 8, 1), (16, 8, 1))),
+        3: ((8, 8, 1), (12, 8, 1)),
+        4: ((8, 8, 1), (12, 8, 1)),
+        8: ((8, 8, 1), (6, 8, 1)),
+    },
+}
+
 NARROW = {
     "bdlru": {
         1: ((16, 8, 1), (16, 8, 1)),
