@@ -2,8 +2,10 @@
 
     python benchmarks/kernel_choice.py --csv kernel_choice.csv
     python benchmarks/kernel_choice.py --problems training --csv kernel_choice.csv
+    python benchmarks/kernel_choice.py --problems between-lines --csv kernel_choice.csv
 
-Few lanes: few sequences of many steps. Training: batches as layers get them, with widths that fit no line.
+Few lanes: few sequences of many steps. Training: batches as layers get them, some with widths that fit no
+line. Between lines: widths of which rows begin inside lines of 128 bytes, or sectors, or words.
 Each kernel (a relay, maps round a ring, maps conducted) has the tile and the thread blocks that the rule
 would give it, and ``rule`` marks the one that the rule takes. Results are compared with those of the rule's
 choice, so that what is fast and wrong is seen. Share is the floor of bytes over the time, in parts of a
@@ -44,6 +46,13 @@ PROBLEMS: dict[str, tuple[tuple[tuple[str, int], ...], tuple[tuple[int, int, int
             *((8, 4096, width) for width in (64, 112, 208, 256, 304, 512, 1024)),
             *((16, 2048, width) for width in (96, 160, 304, 512)),
             *((32, 1024, width) for width in (112, 304)),
+        ),
+    ),
+    "between-lines": (
+        (*(("bdlru", m) for m in (1, 2, 3, 4, 8)), *(("hlru", m) for m in (1, 2, 4, 8))),
+        (
+            *((8, 4096, width) for width in (136, 200, 410, 600, 1000, 1008, 1023)),
+            *((32, 1024, 328), (32, 1024, 1000), (64, 512, 1000), (2, 16_384, 520), (1, 65_536, 1000)),
         ),
     ),
 }
@@ -88,7 +97,8 @@ def main() -> None:
             (batch, steps, width): [
                 tile
                 for _, tile in candidates(
-                    family, direction, m, "bfloat16", "softmax", batch, steps, width, limits
+                    *(family, direction, m, "bfloat16", "softmax", batch, steps, width, limits),
+                    rows="unaligned" if width % 8 else "packed",
                 )
             ]
             for batch, steps, width in problems

@@ -32,6 +32,7 @@ CASES = (
     ("bdlru", 8, 2, 100, 32),  # two lanes a block
     ("hlru", 4, 2, 300, 64),
     ("bdlru", 5, 1, 600, 64),  # a cluster
+    ("bdlru", 4, 4, 400, 520),  # tiles that keep pace
 )
 #: File, what stands there, what takes its place. Once the loaders of a conductor wait for its first warp,
 #: nobody has to say that maps were read: they are written again two turns later.
