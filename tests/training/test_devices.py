@@ -14,6 +14,13 @@ def test_threads_are_given_back():
     assert torch.get_num_threads() == before
 
 
+def test_threads_that_no_machine_has_are_refused_before_pytorch_asks_for_them():
+    before = torch.get_num_threads()
+    with pytest.raises(ValueError, match=r"processors.*got 100000"), cpu_threads(100_000):
+        pass
+    assert torch.get_num_threads() == before
+
+
 def test_no_number_of_threads_leaves_them_as_they_are():
     before = torch.get_num_threads()
     with cpu_threads(0):

@@ -21,7 +21,7 @@ from statemix.bench.timing import warm_up
 from statemix.ops import backend_for
 from statemix.ops.checks import check_number, check_size
 from statemix.ops.dispatch import unavailable_reason
-from statemix.training.devices import choose_device
+from statemix.training.devices import choose_device, set_cpu_threads
 
 from ._outputs import check_output
 
@@ -65,7 +65,7 @@ def main(argv: list[str]) -> int:
         description="Measure operators and layers, checked first, then timed beside a copy and their peers.",
     )
     if options.threads is not None:
-        torch.set_num_threads(check_size("bench", "--threads", options.threads))
+        set_cpu_threads(check_size("bench", "--threads", options.threads))
     for name in ("seconds", "minutes", "peer_seconds"):
         check_number("bench", f"--{name}", getattr(options, name), "at least 0", lambda size: size >= 0)
     for size in options.only:

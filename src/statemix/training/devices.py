@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 
 import torch
@@ -41,6 +42,22 @@ def own_random_numbers(seed: int, device: torch.device) -> Iterator[None]:
         yield
 
 
+def set_cpu_threads(count: int) -> None:
+    """From here on PyTorch and the kernels run on so many threads.
+
+    Raises:
+        ValueError: there are far fewer processors; PyTorch would end the process where it cannot have them.
+    """
+    processors = os.cpu_count() or 1
+    most = max(64, 4 * processors)
+    if count > most:
+        raise ValueError(
+            f"threads: this machine has {processors} processors, and more than {most} threads only wait for "
+            f"each other; got {count}"
+        )
+    torch.set_num_threads(count)
+
+
 @contextlib.contextmanager
 def cpu_threads(count: int) -> Iterator[None]:
     """Within it PyTorch and the kernels run on so many threads; 0 leaves them as they are."""
@@ -48,7 +65,7 @@ def cpu_threads(count: int) -> Iterator[None]:
         yield
         return
     before = torch.get_num_threads()
-    torch.set_num_threads(count)
+    set_cpu_threads(count)
     try:
         yield
     finally:
