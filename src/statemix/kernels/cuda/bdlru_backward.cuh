@@ -62,7 +62,7 @@ DEVICE void store_gradients(const Arguments& arguments, const Tile<C>& tile, con
                             const WrittenPlaces<C>& written) {
     using E = typename C::E;
     constexpr int M = C::M, NB = C::NB, R = C::R, S = C::S;
-    constexpr bool APART = Tile<C>::APART, MATRICES = Tile<C>::MATRICES;
+    constexpr bool MATRICES = Tile<C>::MATRICES;
     // Read while all lanes are here: matrices are read by whole warps.
     ReadRows<C, BackwardStage<C>::LOGIT_ROWS> own_logits;
     if constexpr (GradientNeeds<C::F>::logit) own_logits = staged_logits.from_row(lane.share * (M + 1));
@@ -139,17 +139,11 @@ DEVICE void store_gradients(const Arguments& arguments, const Tile<C>& tile, con
                                                        GradientNeeds<C::F>::logit ? logit[n] : 0.f);
                 char* const to = (j < MC ? grad_columns[partner] : grad_logits) +
                                  logit_lines.at(s, i * R, j < MC ? j / R * R : M);
-                if constexpr (MATRICES)
-                    logit_writer.put((s * M + i) * (M + 1) + j, gradient[0]);
-                else if (MC == M || j == MC || column < M)
-                    store_elements<E, NB, APART, STREAMS>(to, gradient, lane.count);
+                if (MC == M || j == MC || column < M) logit_writer.put((s * M + i) * (M + 1) + j, gradient, to);
             }
 #pragma unroll
             for (int n = 0; n < NB; n++) gradient[n] = u[s][n][i] * p[s][n][i][MC];
-            if constexpr (MATRICES)
-                value_writer.put(s * M + i, gradient[0]);
-            else
-                store_elements<E, NB, APART, STREAMS>(grad_values + value_lines.at(s, i * R), gradient, lane.count);
+            value_writer.put(s * M + i, gradient, grad_values + value_lines.at(s, i * R));
         }
     }
 }

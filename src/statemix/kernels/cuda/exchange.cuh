@@ -30,17 +30,14 @@ DEVICE void store_outputs(const Q& q, char* hidden, const WrittenPlaces<C>& writ
     const int chunk = C::CH * span + (Tile<C>::MATRICES ? written.half : lane.half);
     const int rows = min(S, tile.length - chunk * S) * PER_STEP;
     char* const out = hidden + (i64)chunk * S * PER_STEP * pitch;
-    if constexpr (Tile<C>::MATRICES) {
+    if (Tile<C>::MATRICES || lane.count > 0) {
         RowWriter<C, S * PER_STEP> writer(written, out, pitch, rows, tile.valid);
-#pragma unroll
-        for (int row = 0; row < S * PER_STEP; row++) writer.put(row, results[row]);
-    } else if (lane.count > 0) {
-        char* const own = fixed(out + lane.block * C::E::BYTES);
+        char* const own = Tile<C>::MATRICES ? out : fixed(out + lane.block * C::E::BYTES);
 #pragma unroll
         for (int row = 0; row < S * PER_STEP; row++) {
-            if (row >= rows) break;
+            if (!Tile<C>::MATRICES && row >= rows) break;
             const float x[1] = {results[row]};
-            store_elements<typename C::E, 1, Tile<C>::APART>(own + (i64)row * pitch, x, lane.count);
+            writer.put(row, x, own + (i64)row * pitch);
         }
     }
 }

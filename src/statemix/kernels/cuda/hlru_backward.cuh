@@ -38,7 +38,7 @@ DEVICE void store_window_gradients(const Arguments& arguments, const Tile<C>& ti
                                    const WrittenPlaces<C>& written) {
     using E = typename C::E;
     constexpr int M = C::M, NB = C::NB, S = C::S;
-    constexpr bool APART = Tile<C>::APART, MATRICES = Tile<C>::MATRICES;
+    constexpr bool MATRICES = Tile<C>::MATRICES;
     // Read while all lanes are here: matrices are read by whole warps.
     ReadRows<C, BackwardStage<C>::LOGIT_ROWS> logit_rows;
     if constexpr (GradientNeeds<C::F>::logit) logit_rows = staged_logits;
@@ -94,17 +94,11 @@ DEVICE void store_window_gradients(const Arguments& arguments, const Tile<C>& ti
             for (int n = 0; n < NB; n++)
                 gradient[n] = logit_gradient<C::F>(u[s][n], p[s][n][j], mean[n].difference(p[s][n][j], x[n][j]),
                                                    inverse_sum[s][n], GradientNeeds<C::F>::logit ? logit[n] : 0.f);
-            if constexpr (MATRICES)
-                logit_writer.put(s * (M + 1) + j, gradient[0]);
-            else
-                store_elements<E, NB, APART, STREAMS>(grad_logits + logit_lines.at(s, 0, j), gradient, lane.count);
+            logit_writer.put(s * (M + 1) + j, gradient, grad_logits + logit_lines.at(s, 0, j));
         }
 #pragma unroll
         for (int n = 0; n < NB; n++) gradient[n] = u[s][n] * p[s][n][M];
-        if constexpr (MATRICES)
-            value_writer.put(s, gradient[0]);
-        else
-            store_elements<E, NB, APART, STREAMS>(grad_values + value_lines.at(s, 0), gradient, lane.count);
+        value_writer.put(s, gradient, grad_values + value_lines.at(s, 0));
         if (s + 1 < S) {
 #pragma unroll
             for (int j = M - 1; j > 0; j--)

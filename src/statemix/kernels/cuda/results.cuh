@@ -29,9 +29,11 @@ struct WrittenPlaces {
     char *given, *column;  // as store_matrices wants them
     const uint4* mine;     // what the lane stores: of the chunk `half`, of each eight rows `row`, 16 bytes
     int half, row, piece;
+    int count;  // of the lane's own blocks, which it stores where rows are no matrices
 
     DEVICE WrittenPlaces(char* shared, const Lane<C>& lane)
-        : given(shared + lane.source_half * HALF + lane.source), column(shared + lane.half * HALF + lane.block * 2) {
+        : given(shared + lane.source_half * HALF + lane.source), column(shared + lane.half * HALF + lane.block * 2),
+          count(lane.count) {
         const int thread = threadIdx.x % 32, of_half = thread % (32 / C::CH);
         half = thread / (32 / C::CH);
         row = of_half / PIECES;
@@ -42,7 +44,7 @@ struct WrittenPlaces {
 
 // COUNT rows, of which the first `rows` exist, given one after the other by all lanes of a warp. They are consecutive, or
 // (PER_STEP > 0) those of a step are.
-template <class C, int COUNT, int PER_STEP = 0, bool STREAMS = false>
+template <class C, int COUNT, int PER_STEP = 0, bool STREAMS = false, bool MATRICES = Tile<C>::MATRICES>
 class RowWriter {
     static constexpr int ROWS = WrittenPlaces<C>::ROWS;
     const WrittenPlaces<C>& places;
@@ -56,15 +58,16 @@ class RowWriter {
     DEVICE RowWriter(const WrittenPlaces<C>& places_, char* first, int pitch_, int rows, int valid, i64 time = 0)
         : places(places_), to(first + (i64)places_.row * pitch_ + places_.piece * 16), pitch(pitch_),
           gap((int)time - PER_STEP * pitch_), limit(places_.piece * 8 < valid ? rows - places_.row : 0) {
-        if constexpr (Tile<C>::MATRICES) to = fixed(to);
+        to = fixed(to);
     }
 
-    DEVICE void put(int row, float x) {
+    // A row's number, what the lane has of it, and where that would lie in memory.
+    DEVICE void put(int row, const float (&x)[1], char*) {
         if (row % 2 == 0) {
-            even = x;
-            if (row == COUNT - 1) pairs[row % ROWS / 2] = C::E::narrow_pair(x, x);
+            even = x[0];
+            if (row == COUNT - 1) pairs[row % ROWS / 2] = C::E::narrow_pair(x[0], x[0]);
         } else {
-            pairs[row % ROWS / 2] = C::E::narrow_pair(even, x);
+            pairs[row % ROWS / 2] = C::E::narrow_pair(even, x[0]);
         }
         if (row % ROWS == ROWS - 1 || row == COUNT - 1) flush(row / ROWS * ROWS);
     }
@@ -82,5 +85,17 @@ class RowWriter {
             else
                 *(uint4*)place = *places.mine;
         }
+    }
+};
+
+// Rows that are no matrices: each lane stores its own. Whoever gives one knows that it exists.
+template <class C, int COUNT, int PER_STEP, bool STREAMS>
+class RowWriter<C, COUNT, PER_STEP, STREAMS, false> {
+    int count;
+
+  public:
+    DEVICE RowWriter(const WrittenPlaces<C>& places, char*, int, int, int, i64 = 0) : count(places.count) {}
+    DEVICE void put(int, const float (&x)[C::NB], char* place) {
+        store_elements<typename C::E, C::NB, Tile<C>::APART, STREAMS>(place, x, count);
     }
 };
