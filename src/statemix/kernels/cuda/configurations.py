@@ -285,7 +285,7 @@ def _between_lines(
     """A relay where rows lie between lines, so that a tile shares lines with its neighbours.
 
     L2 must hold those for both: less is under way, and backward, which writes most, keeps pace where there is
-    time to drift apart. With rows of 64 bytes, of which L2 holds enough else, it does if rows share sectors.
+    time to drift apart. A relay in rows of 64 bytes does both where rows share sectors too.
     """
     m, direction = configuration.block_size, "backward" if "backward" in configuration.kernel else "forward"
     if (

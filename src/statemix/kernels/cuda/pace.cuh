@@ -1,13 +1,13 @@
 // Neighbouring tiles that keep pace.
 //
 // Where rows of tensors do not begin at lines of 128 bytes, tiles share lines of memory, and sectors of 32 bytes too if
-// rows do not begin at those. Left alone, thread blocks drift apart by up to a third of the sequence. L2 then holds nothing
-// of what the neighbour needs: shared sectors are read twice, and one of which each tile wrote a part is read back to be
-// completed. So a tile waits where it is more than a turn of its warps ahead of a tile beside it.
+// rows do not begin at those. Left alone, thread blocks drift apart by up to a third of the kernel's time. L2 then holds
+// nothing of what the neighbour needs: shared sectors are read twice, and one of which each tile wrote a part is read back
+// to be completed. So a tile waits where it is more than a turn of its warps ahead of a tile beside it.
 //
 // Each tile leaves its turn in device memory, which is zero before it begins: nobody waits for a tile that has not begun, or
-// has ended. The neighbours' turns are asked for in one turn and looked at in the next, since L2, busy with all that the
-// kernel moves, takes most of a turn to answer. Two words for a turn and nobody's results depend on them.
+// has ended, and of two neighbours only the one ahead waits. Their turns are asked for in one turn and looked at in the
+// next, since L2, busy with all that the kernel moves, takes most of a turn to answer. No result depends on any of this.
 #pragma once
 #include "arguments.cuh"
 #include "others.cuh"
