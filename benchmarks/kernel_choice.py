@@ -112,7 +112,8 @@ def main() -> None:
             for tile in found:
                 sizes_of_tile = {
                     "kernel": name(tile), "steps": tile.steps, "warps": tile.warps, "stages": tile.stages,
-                    "thread_blocks_of_a_tile": tile.thread_blocks(1), "rule": tile == found[0],
+                    "thread_blocks_of_a_tile": tile.thread_blocks(1), "paced": tile.paced,
+                    "rule": tile == found[0],
                 }  # fmt: skip
                 found_here = tiles.measured(case, direction, tile, options.seconds)
                 rows.append({**problem, **sizes_of_tile, **found_here})

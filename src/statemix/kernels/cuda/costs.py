@@ -27,7 +27,7 @@ IN_FLIGHT = 76 * 1024
 
 
 #: What rows cost more that begin at sectors of 32 bytes, at pieces of 16 or at single elements, and how much
-#: more where not all tiles run at once; forward, backward.
+#: more where not all tiles run at once; forward, backward. Below 1: what the rest of a formula overrates.
 SHARED_LINES = {
     "wide": ((1.0, 1.01, 1.5, 1.0), (1.11, 0.96, 1.6, 1.0)),
     "narrow": ((1.0, 1.13, 1.7, 1.1), (1.09, 2.0, 2.2, 1.1)),
