@@ -18,7 +18,7 @@ def gradient_reach(
     *,
     step: int = -1,
     generator: torch.Generator | None = None,
-) -> Float[Tensor, "T"]:
+) -> Float[Tensor, " T"]:
     """The norm of d y[step] / d x[t] at every t: how much an input at t still moves that output.
 
     The squared norm is estimated with one random direction of y for each sequence, and averaged over

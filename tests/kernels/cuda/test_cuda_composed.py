@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from statemix.kernels.cuda import configurations
+from statemix.kernels.cuda import configurations, launch
 from tests.kernels.cuda.gpu_checks import (
     NORMALIZATIONS,
     PACKED,
@@ -148,7 +148,7 @@ def test_windows_that_go_round_a_cluster(monkeypatch, m):
 
 def test_thread_blocks_that_wait_for_each_other_do_so_on_many_streams_at_once():
     arguments = problem("hlru", 2, 1, 50_000, 128)
-    device = scan.launch.device_properties(0)
+    device = launch.device_properties(0)
     chosen = configurations.choose("hlru", "forward", 2, "bfloat16", "softmax", 1, 50_000, 128, device)
     assert chosen.conducted and 2 * chosen.thread_blocks(128 // chosen.tile) > device.multiprocessors
     expected, _ = kernels("hlru").forward(*arguments)
