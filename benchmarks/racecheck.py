@@ -24,7 +24,7 @@ import torch
 from statemix.kernels.cuda import compiler, launch, scan
 
 CASES = (
-    ("bdlru", 4, 2, 200, 64),  # a relay in one thread block
+    ("bdlru", 4, 64, 100, 128),  # a relay in one thread block
     ("hlru", 2, 2, 1500, 512),  # maps that go round a ring
     ("hlru", 8, 1, 2000, 32),  # the same in halves
     ("bdlru", 3, 1, 2000, 32),  # maps that are conducted

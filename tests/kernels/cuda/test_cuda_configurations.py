@@ -1,7 +1,9 @@
 """The configuration rule: a pure function, checked without a GPU."""
 
+import itertools
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from statemix.kernels import cuda
-from statemix.kernels.cuda import check, costs
+from statemix.kernels.cuda import check, costs, tiles
 from statemix.kernels.cuda.configurations import (
     ELEMENT_BYTES,
     LARGEST,
@@ -97,28 +99,50 @@ def test_training_shapes_get_what_was_measured_fastest_by_far(
     assert (chosen.conducted, chosen.tile, chosen.cluster) == (False, tile, cluster)
 
 
-@pytest.mark.parametrize("device", [H100, H200], ids=["H100", "H200"])
-@pytest.mark.parametrize("family", ["bdlru", "hlru"])
-def test_backward_keeps_pace_where_tiles_share_sectors_and_there_is_time_to_drift(family, device):
-    def chosen(direction, steps, width):
-        rows = "unaligned" if width % 8 else "packed"
-        return choose(family, direction, 4, "bfloat16", "softmax", 8, steps, width, device, rows=rows)
+def _relay_of_whole_lines(family, direction, m, steps, width, device):
+    rows = "unaligned" if width % 8 else "packed"
+    found = candidates(family, direction, m, "bfloat16", "softmax", 8, steps, width, device, rows=rows)
+    return next(c for _, c in found if not c.composes and c.tile == 64 and c.cluster == 1)
 
-    assert all(chosen("backward", 4096, width).paced for width in (200, 410, 1000, 1023))
-    assert not any(chosen("backward", steps, 1000).paced for steps in (1, 60))
-    assert not any(chosen("forward", 4096, width).paced for width in (200, 1000, 1023))
-    assert not any(chosen("backward", 4096, width).paced for width in (64, 256, 1024, 4096))
+
+@pytest.mark.parametrize("device", [H100, H200], ids=["H100", "H200"])
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+@pytest.mark.parametrize("family, m", [("bdlru", 1), ("bdlru", 2), *(("hlru", m) for m in (1, 2, 3, 4, 8))])
+def test_less_is_under_way_the_smaller_the_pieces_are_that_rows_begin_at(family, m, direction, device):
+    relays = [
+        _relay_of_whole_lines(family, direction, m, 4096, width, device) for width in (1008, 1000, 1023)
+    ]
+    under_way = [relay.steps * relay.warps * relay.stages * relay.step_bytes for relay in relays]
+    assert under_way == sorted(under_way, reverse=True)
+    for relay, size, name in zip(relays, under_way, ("sectors", "pieces", "elements"), strict=True):
+        assert size == pytest.approx(tiles.UNDER_WAY[direction][name][device.fast_memory], rel=0.15)
+        assert not relay.paced
+
+
+@pytest.mark.parametrize("device", [H100, H200], ids=["H100", "H200"])
+def test_backward_keeps_pace_where_a_step_is_large_tiles_share_sectors_and_there_is_time_to_drift(device):
+    assert all(
+        _relay_of_whole_lines("bdlru", "backward", m, 4096, width, device).paced
+        for m, width in itertools.product((4, 6, 8), (1000, 1023))
+    )
+    assert not any(
+        _relay_of_whole_lines("bdlru", "backward", 4, steps, 1000, device).paced for steps in (1, 60)
+    )
+    assert not any(
+        _relay_of_whole_lines("bdlru", "forward", 4, 4096, width, device).paced for width in (1000, 1023)
+    )
+    assert not any(
+        _relay_of_whole_lines("bdlru", "backward", 4, 4096, width, device).paced for width in (1024, 4096)
+    )
 
 
 def test_thread_blocks_share_a_multiprocessor_only_with_few_registers_and_little_in_flight():
-    def at_once(family, m, *problem):
-        found = candidates(family, "forward", m, "bfloat16", "softmax", *problem, H100)
-        relay = next(tile for _, tile in found if not tile.composes and tile.tile == 32)
-        return costs._thread_blocks_at_once(relay, H100)
-
-    assert at_once("bdlru", 2, 16, 2048, 128) == 2
-    assert at_once("bdlru", 4, 8, 4096, 256) == 1  # registers
-    assert at_once("hlru", 4, 8, 4096, 304) == 1  # the registers of two, but two stages of shared memory
+    found = candidates("bdlru", "forward", 2, "bfloat16", "softmax", 16, 2048, 128, H100)
+    relay = next(c for _, c in found if not c.composes and c.tile == 32)
+    short = replace(relay, steps=8, warps=8, stages=1)
+    assert costs._thread_blocks_at_once(short, H100) == 2
+    assert costs._thread_blocks_at_once(replace(short, steps=12), H100) == 1  # registers
+    assert costs._thread_blocks_at_once(replace(short, stages=2), H100) == 1  # what is in flight
 
 
 @pytest.mark.parametrize("family, m", [("bdlru", 1), ("hlru", 1), ("hlru", 2), ("hlru", 4), ("hlru", 8)])

@@ -58,7 +58,7 @@ template <class C, int MR, int MC>
 DEVICE void store_gradients(const Arguments& arguments, const Tile<C>& tile, const Lane<C>& lane, int chunk, int steps,
                             const StagedRows<C>& staged_logits, const StagedRows<C>& staged_values,
                             const StagedRows<C>& staged_states, const float (&p)[C::S][C::NB][MR][MC + 1],
-                            const float (&u)[C::S][C::NB][MR], const float (&inverse_sum)[C::S][C::NB][MR],
+                            const float (&u)[C::S][C::NB][MR], const float (&sums)[C::S][C::NB][MR],
                             const WrittenPlaces<C>& written) {
     using E = typename C::E;
     constexpr int M = C::M, NB = C::NB, R = C::R, S = C::S;
@@ -118,7 +118,7 @@ DEVICE void store_gradients(const Arguments& arguments, const Tile<C>& tile, con
 #pragma unroll
             for (int n = 0; n < NB; n++) {
                 x[n][MC] = v[n];
-                mean[n] = RowMean<C::F>(p[s][n][i], x[n], inverse_sum[s][n][i]);
+                mean[n] = RowMean<C::F>(p[s][n][i], x[n], sums[s][n][i]);
             }
 #pragma unroll
             for (int j = 0; j <= MC; j++) {
@@ -135,7 +135,7 @@ DEVICE void store_gradients(const Arguments& arguments, const Tile<C>& tile, con
                 for (int n = 0; n < NB; n++)
                     gradient[n] = logit_gradient<C::F>(u[s][n][i], p[s][n][i][j],
                                                        mean[n].difference(p[s][n][i][j], x[n][j]),
-                                                       inverse_sum[s][n][i],
+                                                       sums[s][n][i],
                                                        GradientNeeds<C::F>::logit ? logit[n] : 0.f);
                 char* const to = (j < MC ? grad_columns[partner] : grad_logits) +
                                  logit_lines.at(s, i * R, j < MC ? j / R * R : M);
@@ -262,14 +262,14 @@ DEVICE void bdlru_backward(const Arguments& arguments) {
 #pragma unroll
         for (int partner = 0; partner < R; partner++) columns[partner] = own_rows.from_row(lane.share ^ partner);
 
-        float p[S][NB][MR][MC + 1], u[S][NB][MR], inverse_sum[S][NB][MR];
+        float p[S][NB][MR][MC + 1], u[S][NB][MR], sums[S][NB][MR];
 #pragma unroll
         for (int s = 0; s < S; s++)
 #pragma unroll
             for (int i = 0; i < MR; i++) {
-                float row[NB][MC + 1], g[NB], inverse[NB];
+                float row[NB][MC + 1], g[NB], row_sums[NB];
                 read_coefficients<C>(columns, own_rows, ((C::TIME_BROADCAST ? 0 : s) * M + i * R) * (M + 1), lane.share,
-                                     row, inverse);
+                                     row, row_sums);
                 grad_rows.read(s * M + i * R, g);
                 const bool absent = MC != M && partner_row<C>(i, 0, lane.share) >= M;
 #pragma unroll
@@ -277,7 +277,7 @@ DEVICE void bdlru_backward(const Arguments& arguments) {
 #pragma unroll
                     for (int j = 0; j <= MC; j++) p[s][n][i][j] = absent ? 0.f : row[n][j];
                     u[s][n][i] = absent ? 0.f : g[n];
-                    inverse_sum[s][n][i] = inverse[n];
+                    sums[s][n][i] = row_sums[n];
                 }
             }
         if (turn == 0) {
@@ -297,7 +297,7 @@ DEVICE void bdlru_backward(const Arguments& arguments) {
         }
         pin(p);
         pin(u);
-        if constexpr (GradientNeeds<C::F>::inverse_sum) pin(inverse_sum);
+        if constexpr (GradientNeeds<C::F>::sum) pin(sums);
         __syncwarp();
         if (turn + C::D * WARPS < chunks) copy_before_relay(turn + C::D * WARPS, stage);
         pace.keep();
@@ -313,7 +313,7 @@ DEVICE void bdlru_backward(const Arguments& arguments) {
             store_state_gradients<C, MR, MC>(arguments, tile, lane, chunk, steps, p, u);
         else
             store_gradients<C, MR, MC>(arguments, tile, lane, chunk, steps, staged_logits, staged_values,
-                                       staged_states, p, u, inverse_sum, WrittenPlaces<C>(shared, lane));
+                                       staged_states, p, u, sums, WrittenPlaces<C>(shared, lane));
         __syncwarp();
         if (turn + C::D * WARPS < chunks) copy_after_gradients(turn + C::D * WARPS, stage);
         commit_copies();

@@ -9,7 +9,7 @@
 // Normalizes one row of logits of the lane's NB blocks: columns in the lane's order (see partner_row), gate last.
 template <class C, class Rows>
 DEVICE void read_coefficients(const Rows (&columns)[C::R], const Rows& gates, int row, int share,
-                              float (&p)[C::NB][(C::M + C::R - 1) / C::R * C::R + 1], float (&inverse_sum)[C::NB]) {
+                              float (&p)[C::NB][(C::M + C::R - 1) / C::R * C::R + 1], float (&sums)[C::NB]) {
     constexpr int MR = (C::M + C::R - 1) / C::R, MC = MR * C::R;
 #pragma unroll
     for (int index = 0; index < MR; index++)
@@ -29,7 +29,7 @@ DEVICE void read_coefficients(const Rows (&columns)[C::R], const Rows& gates, in
 #pragma unroll
     for (int n = 0; n < C::NB; n++) {
         p[n][MC] = z[n];
-        inverse_sum[n] = normalize<C::F>(p[n]);
+        sums[n] = normalize<C::F, typename C::E>(p[n]);
     }
 }
 
@@ -164,9 +164,9 @@ DEVICE void bdlru_forward(const Arguments& arguments) {
         for (int s = 0; s < S; s++)
 #pragma unroll
             for (int i = 0; i < MR; i++) {
-                float p[NB][MC + 1], v[NB], inverse_sum[NB];
+                float p[NB][MC + 1], v[NB], sums[NB];
                 read_coefficients<C>(columns, own_rows, ((C::TIME_BROADCAST ? 0 : s) * M + i * R) * (M + 1),
-                                     lane.share, p, inverse_sum);
+                                     lane.share, p, sums);
                 value_rows.read(s * M + i * R, v);
                 const bool absent = MC != M && partner_row<C>(i, 0, lane.share) >= M;
 #pragma unroll

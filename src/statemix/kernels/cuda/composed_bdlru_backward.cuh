@@ -105,19 +105,19 @@ DEVICE void composed_bdlru_backward(const Arguments& arguments) {
         const ReadRows<C, Chunk::LOGIT_ROWS> columns[1] = {staged_logits};
         const ReadRows<C, Chunk::ROWS> grad_rows = StagedRows<C>(
             staged + Chunk::GRADS, grads + (i64)chunk * S * grad_strides.time, grad_strides.line, lane);
-        float p[S][1][M][M + 1], u[S][1][M], inverse_sum[S][1][M];
+        float p[S][1][M][M + 1], u[S][1][M], sums[S][1][M];
 #pragma unroll
         for (int s = 0; s < S; s++)
 #pragma unroll
             for (int i = 0; i < M; i++) {
-                float row[1][M + 1], g[1], inverse[1];
+                float row[1][M + 1], g[1], row_sums[1];
                 read_coefficients<C>(columns, columns[0], ((C::TIME_BROADCAST ? 0 : s) * M + i) * (M + 1), 0, row,
-                                     inverse);
+                                     row_sums);
                 grad_rows.read(s * M + i, g);
 #pragma unroll
                 for (int j = 0; j <= M; j++) p[s][0][i][j] = row[0][j];
                 u[s][0][i] = g[0];
-                inverse_sum[s][0][i] = inverse[0];
+                sums[s][0][i] = row_sums[0];
             }
         if (span == 0) {
             // The final state is the last output. Steps after it must hand on zeros.
@@ -165,7 +165,7 @@ DEVICE void composed_bdlru_backward(const Arguments& arguments) {
         if constexpr (C::CH == 2) compose_halves<M, Lane<C>::ACROSS>(P, Q, upper);
         pin(p);
         pin(u);
-        if constexpr (GradientNeeds<C::F>::inverse_sum) pin(inverse_sum);
+        if constexpr (GradientNeeds<C::F>::sum) pin(sums);
         pin(P);
         pin(Q);
         maps.state_before(P, Q, carry[0]);
@@ -177,7 +177,7 @@ DEVICE void composed_bdlru_backward(const Arguments& arguments) {
             store_state_gradients<C, M, M>(arguments, tile, lane, chunk, steps, p, u);
         else
             store_gradients<C, M, M>(arguments, tile, lane, chunk, steps, staged_logits, staged_values, staged_states, p,
-                                     u, inverse_sum, written);
+                                     u, sums, written);
         __syncwarp();
         if (span + C::D * STRIDE < spans) copy_after_gradients(span + C::D * STRIDE, stage);
         commit_copies();

@@ -82,9 +82,9 @@ DEVICE void composed_bdlru_forward(const Arguments& arguments) {
         for (int s = 0; s < S; s++)
 #pragma unroll
             for (int i = 0; i < M; i++) {
-                float p[1][M + 1], v[1], inverse_sum[1];
+                float p[1][M + 1], v[1], sums[1];
                 read_coefficients<C>(columns, columns[0], ((C::TIME_BROADCAST ? 0 : s) * M + i) * (M + 1), 0, p,
-                                     inverse_sum);
+                                     sums);
                 value_rows.read(s * M + i, v);
 #pragma unroll
                 for (int j = 0; j < M; j++) a[s][0][i][j] = p[0][j];

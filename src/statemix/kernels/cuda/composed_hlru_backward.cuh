@@ -130,7 +130,7 @@ DEVICE void composed_hlru_backward(const Arguments& arguments) {
         const ReadRows<C, Chunk::LOGIT_ROWS> logit_rows = staged_logits;
         const ReadRows<C, S> grad_rows = StagedRows<C>(
             staged + Chunk::GRADS, grads + (i64)chunk * S * grad_strides.time, grad_strides.time, lane);
-        float p[S][1][M + 1], u[S][1], inverse_sum[S][1];
+        float p[S][1][M + 1], u[S][1], sums[S][1];
 #pragma unroll
         for (int s = 0; s < S; s++) {
 #pragma unroll
@@ -139,7 +139,7 @@ DEVICE void composed_hlru_backward(const Arguments& arguments) {
                 logit_rows.read((C::TIME_BROADCAST ? 0 : s) * (M + 1) + j, z);
                 p[s][0][j] = z[0];
             }
-            inverse_sum[s][0] = normalize<C::F>(p[s][0]);
+            sums[s][0] = normalize<C::F, typename C::E>(p[s][0]);
             grad_rows.read(s, u[s]);
         }
         const int after = tile.length - chunk * S;  // steps from the chunk's first to the end
@@ -167,7 +167,7 @@ DEVICE void composed_hlru_backward(const Arguments& arguments) {
         if constexpr (C::CH == 2) compose_halves<M, Lane<C>::ACROSS>(P, Q, upper);
         pin(p);
         pin(u);
-        if constexpr (GradientNeeds<C::F>::inverse_sum) pin(inverse_sum);
+        if constexpr (GradientNeeds<C::F>::sum) pin(sums);
         maps.state_before(P, Q, pending[0]);
         run_window_backward<C>(p, u, pending);
         if (span == spans - 1 && upper) {
@@ -186,7 +186,7 @@ DEVICE void composed_hlru_backward(const Arguments& arguments) {
             store_channel_gradients<C>(arguments, tile, lane, chunk, steps, p, u);
         else
             store_window_gradients<C>(arguments, tile, lane, chunk, steps, staged_logits, staged_values, staged_states,
-                                      p, u, inverse_sum, written);
+                                      p, u, sums, written);
         __syncwarp();
         if (span + C::D * STRIDE < spans) copy_after_gradients(span + C::D * STRIDE, stage);
         commit_copies();

@@ -132,7 +132,7 @@ DEVICE void composed_hlru_forward(const Arguments& arguments) {
                 p[j] = z[0];
             }
             value_rows.read(s, v);
-            normalize<C::F>(p);
+            normalize<C::F, typename C::E>(p);
 #pragma unroll
             for (int j = 0; j < M; j++) a[s][0][j] = p[j];
             q[s][0] = p[M] * v[0];

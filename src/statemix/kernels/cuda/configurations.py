@@ -12,20 +12,27 @@ from typing import Any
 
 from statemix.kernels.cuda.costs import USUAL_MEMORY, alignment, step_nanoseconds
 from statemix.kernels.cuda.tiles import (
-    BETWEEN_LINES,
-    BETWEEN_LINES_FAST_MEMORY,
     CONDUCTED,
+    FLOAT32,
+    FLOAT32_CLUSTERED,
     NARROW,
-    NARROW_HALF,
+    NARROW_PACED,
     RING,
-    RING_FAST_MEMORY,
     RING_HALVES,
+    UNDER_WAY,
+    UNDER_WAY_PACED,
     WIDE,
+    WIDE_CLUSTERED,
+    WIDE_FUNCTIONS,
+    Tiles,
 )
 
 NORMALIZATIONS = ("softmax", "sigmoid", "relu", "tanh", "linear", "none")
 ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 ELEMENT_TYPES = {"float32": "Float32", "bfloat16": "Bfloat16", "float16": "Float16"}
+
+#: Relays: of whole lines with one thread block for each tile, with several, and of rows of 64 bytes.
+RELAYS = ("wide", "clustered", "narrow")
 
 #: Kernels that compose maps: their tiles, and the chunks that a warp computes at once.
 COMPOSED = {
@@ -40,6 +47,9 @@ FAST_MEMORY = 4000
 
 #: Turns of its warps for which neighbouring tiles are left alone.
 PACED_TURNS = 4
+
+#: Normalizations with two special functions a gate.
+FUNCTIONS = ("sigmoid", "tanh")
 
 #: The largest block size (BD-LRU) and order (H-LRU) whose coefficients fit the registers.
 LARGEST = {"bdlru": 16, "hlru": 32}
@@ -58,6 +68,10 @@ class Device:
     multiprocessors: int
     shared_memory: int
     memory_gb_s: int = USUAL_MEMORY
+
+    @property
+    def fast_memory(self) -> bool:
+        return self.memory_gb_s > FAST_MEMORY
 
     @property
     def clusters(self) -> bool:
@@ -165,6 +179,13 @@ class Configuration:
         return ELEMENT_BYTES[self.dtype]
 
     @property
+    def step_bytes(self) -> int:
+        """What a relay reads in one step of a tile."""
+        rows = 1 if self.one_row else self.block_size
+        rows *= self.block_size + (4 if "backward" in self.kernel else 2)
+        return rows * self.tile * self.element_bytes
+
+    @property
     def coefficient_registers(self) -> int:
         columns = self.block_size + 1
         rows = 1 if self.one_row else -(-self.block_size // self.lanes_per_block)
@@ -211,25 +232,18 @@ def kernel_for(family: str, block_size: int) -> str:
     return "relay with two lanes a block" if family == "bdlru" and block_size > 8 else "relay"
 
 
-def _waits_for_functions(family: str, direction: str, normalization: str) -> bool:
-    """Whether exponentials take so long that loads must be further ahead: 83 % of a copy without, 95 with."""
-    return family == "hlru" and direction == "forward" and normalization in ("sigmoid", "tanh")
-
-
 def _candidate(
     family: str, direction: str, m: int, dtype: str, shape: str, device: Device, **rest
 ) -> Configuration | None:
     """A kernel's configuration before it is fitted to a problem; None where it has none for this size."""
-    if shape in ("wide", "narrow"):
-        return _relay(family, direction, m, dtype, shape == "wide", **rest)
+    if shape in RELAYS:
+        return _relay(family, direction, m, dtype, shape, device, **rest)
     kind = "hlru" if m == 1 else family  # a block of one is a channel of order one
     table, chunks = COMPOSED[shape]
-    sizes = table[kind].get(m)
-    if shape == "ring" and device.memory_gb_s > FAST_MEMORY:
-        sizes = RING_FAST_MEMORY[kind].get(m, sizes)
+    sizes = table.sizes(kind, m, direction, fast_memory=device.fast_memory)
     if sizes is None:
         return None
-    steps, warps, stages, *groups = sizes[direction == "backward"]
+    steps, warps, stages, *groups = sizes
     return Configuration(
         kernel=f"composed_{kind}_{direction}",
         block_size=m,
@@ -242,71 +256,88 @@ def _candidate(
         cluster=1,
         groups=sum(groups),
         chunks=chunks,
-        streams=direction == "forward" or chunks == 2 or device.memory_gb_s <= FAST_MEMORY,
+        streams=direction == "forward" or chunks == 2 or not device.fast_memory,
         **rest,
     )
 
 
-def _relay(family: str, direction: str, m: int, dtype: str, wide: bool, **rest) -> Configuration | None:
-    table = (WIDE if wide else NARROW)[family]
-    if m not in table:
-        return None
-    if not wide and ELEMENT_BYTES[dtype] == 2:
-        table = table | NARROW_HALF[family]
-    steps, warps, stages = table[m][direction == "backward"]
-    if _waits_for_functions(family, direction, rest["normalization"]):
-        stages = 2
+def _relay(
+    family: str, direction: str, m: int, dtype: str, shape: str, device: Device, **rest
+) -> Configuration | None:
+    half, wide = ELEMENT_BYTES[dtype] == 2, shape != "narrow"
     lanes = 2 if family == "bdlru" and not wide and m >= 8 else 1
-    blocks = 2 if wide and ELEMENT_BYTES[dtype] == 2 else 1
-    if ELEMENT_BYTES[dtype] == 4 and lanes == 1:
-        if not wide:
-            return None  # one block a lane is a row of 128 bytes already
-        steps, warps, _ = (
-            NARROW[family][m][direction == "backward"] if m < 8 or family == "hlru" else (1, 8, 1)
-        )
-        stages = 1
+    if not (wide or half or lanes == 2):
+        return None  # one block a lane in 32 bits is a row of 128 bytes already
+    functions = half and wide and rest["normalization"] in FUNCTIONS
+    sizes = _relay_tiles(shape, half).sizes(family, m, direction, fast_memory=device.fast_memory)
+    if functions and shape == "wide":
+        found = WIDE_FUNCTIONS.sizes(family, m, direction, fast_memory=device.fast_memory)
+        sizes = found or sizes
+    if sizes is None:
+        return None
+    steps, warps, stages = sizes
     return Configuration(
         kernel=f"{family}_{direction}",
         block_size=m,
         dtype=dtype,
-        blocks_per_lane=blocks,
+        blocks_per_lane=2 if wide and half else 1,
         lanes_per_block=lanes,
         steps=steps,
         warps=warps,
-        stages=stages,
+        stages=2 if functions and shape == "clustered" else stages,
         cluster=1,
         **rest,
     )
 
 
+def _relay_tiles(shape: str, half: bool) -> Tiles:
+    if shape == "narrow":
+        return NARROW
+    if shape == "clustered":
+        return WIDE_CLUSTERED if half else FLOAT32_CLUSTERED
+    return WIDE if half else FLOAT32
+
+
 def _between_lines(
-    family: str, configuration: Configuration, steps: int, width: int, device: Device
+    configuration: Configuration, shape: str, steps: int, width: int, device: Device
 ) -> Configuration:
     """A relay where rows lie between lines, so that a tile shares lines with its neighbours.
 
-    L2 must hold those for both: less is under way, and backward, which writes most, keeps pace where there is
-    time to drift apart. A relay in rows of 64 bytes does both where rows share sectors too.
+    L2 must hold those for both, so less is under way. Where one step of eight warps is more than that, and in
+    clusters, tiles keep pace backward, where most is written, if there is time to drift apart. A relay in
+    rows of 64 bytes does where rows share sectors too.
     """
-    m, direction = configuration.block_size, "backward" if "backward" in configuration.kernel else "forward"
-    if (
-        configuration.composes
-        or configuration.lanes_per_block > 1
-        or alignment(configuration, width) == "lines"
-        or _waits_for_functions(family, direction, configuration.normalization)
-    ):
+    beginning = alignment(configuration, width)
+    if configuration.composes or configuration.lanes_per_block > 1 or beginning == "lines":
         return configuration
-    shared = replace(configuration, stages=1)
-    if configuration.tile * configuration.element_bytes >= 128:
-        table = (BETWEEN_LINES_FAST_MEMORY if device.memory_gb_s > FAST_MEMORY else BETWEEN_LINES)[family]
-        if configuration.element_bytes == 2 and m in table:
-            chunk, warps, _ = table[m][direction == "backward"]
-            shared = replace(shared, steps=chunk, warps=warps)
-    elif direction == "backward" and alignment(configuration, width) != "sectors":
-        shared = replace(shared, steps=NARROW[family][m][1][0], warps=8)
-    else:
-        return configuration
-    time_to_drift = steps >= PACED_TURNS * shared.steps * shared.warps
-    return replace(shared, paced=direction == "backward" and time_to_drift)
+    backward = "backward" in configuration.kernel
+    if shape == "clustered":
+        shared = replace(configuration, stages=1)
+        return _paced(shared, steps) if backward else shared
+    if shape == "narrow":
+        if not backward or beginning == "sectors":
+            return configuration
+        family = "hlru" if configuration.one_row else "bdlru"
+        chunk = NARROW_PACED[family][configuration.block_size]
+        return _paced(replace(configuration, steps=chunk, warps=8, stages=1), steps)
+    functions = configuration.normalization in FUNCTIONS and device.fast_memory
+    if functions and (configuration.block_size >= 4 or not backward):
+        return configuration  # functions take longer than memory does
+    limit = UNDER_WAY["backward" if backward else "forward"][beginning][device.fast_memory]
+    chunk_bytes = configuration.step_bytes
+    if backward and limit < 11 * chunk_bytes:
+        chunk = max(1, UNDER_WAY_PACED // (8 * chunk_bytes))
+        return _paced(replace(configuration, steps=chunk, warps=8, stages=1), steps)
+    # As near as possible, with many warps: one less is as bad as to miss by three percent.
+    sizes = [(chunk, warps) for warps in range(8, 16) for chunk in range(1, 33)]
+    chunk, warps = min(
+        sizes, key=lambda size: abs(size[0] * size[1] * chunk_bytes / limit - 1) + 0.03 * (15 - size[1])
+    )
+    return replace(configuration, steps=chunk, warps=warps, stages=1)
+
+
+def _paced(configuration: Configuration, steps: int) -> Configuration:
+    return replace(configuration, paced=steps >= PACED_TURNS * configuration.steps * configuration.warps)
 
 
 def _fit(configuration: Configuration, device: Device) -> Configuration:
@@ -323,13 +354,13 @@ def _fit(configuration: Configuration, device: Device) -> Configuration:
 
 
 def _spread(
-    configuration: Configuration, batch: int, steps: int, width: int, device: Device
+    configuration: Configuration, shape: str, batch: int, steps: int, width: int, device: Device
 ) -> tuple[float, Configuration]:
     """The best number of thread blocks for a tile, and the nanoseconds that a step should take with it."""
     tiles = batch * -(-width // configuration.tile)
     chunks = -(-steps // (configuration.steps * configuration.chunks))
     best = (float("inf"), configuration)
-    for size in _tile_sizes(configuration, tiles, device):
+    for size in _tile_sizes(configuration, shape, tiles, device):
         candidate = replace(configuration, cluster=size)
         if size > 1 and (size - 1) * configuration.warps >= chunks:
             break  # the last thread block of the tile would have nothing to do
@@ -341,12 +372,14 @@ def _spread(
     return best
 
 
-def _tile_sizes(configuration: Configuration, tiles: int, device: Device) -> list[int]:
-    """How many thread blocks a tile can have; where maps are composed all tiles run at once."""
+def _tile_sizes(configuration: Configuration, shape: str, tiles: int, device: Device) -> list[int]:
+    """How many thread blocks a tile can have; but for narrow relays, all clusters run at once."""
     if configuration.conducted:
         return list(range(2, min(32, device.multiprocessors // max(1, tiles) - 1) + 1))
-    sizes = range(1, 9 if device.clusters else 2)
-    if not configuration.composes:
+    if shape == "wide":
+        return [1]
+    sizes = range(2 if shape == "clustered" else 1, 9 if device.clusters else 2)
+    if shape == "narrow":
         return list(sizes)
     return [size for size in sizes if size == 1 or device.resident_clusters(size) >= tiles]
 
@@ -373,11 +406,11 @@ def candidates(
         "gate_gradient": gate_gradient,
     }
     found = []
-    for shape in ("wide", "narrow", *COMPOSED):
+    for shape in (*RELAYS, *COMPOSED):
         candidate = _candidate(family, direction, block_size, dtype, shape, device, **rest)
         if candidate is not None:
-            candidate = _between_lines(family, candidate, steps, width, device)
-            scored = _spread(_fit(candidate, device), batch, steps, width, device)
+            candidate = _between_lines(candidate, shape, steps, width, device)
+            scored = _spread(_fit(candidate, device), shape, batch, steps, width, device)
             if scored[0] < float("inf"):
                 found.append(scored)
     return sorted(found, key=lambda scored: scored[0])

@@ -6,8 +6,8 @@ conductor takes the place of the chain. Thread blocks that do not fit the device
 which the last may be small. A limit slows a kernel before it is reached, so limits are added, but as high
 powers.
 
-Constants were fitted together, so that what is put first is what was fastest, to tables of an H100 and an
-H200 in ``benchmarks/results``: tiles_candidates (relays) and kernel_choice (all kernels).
+Constants were fitted together, so that what is put first is what was fastest, to the tables kernel_choice of
+an H100 and an H200 in ``benchmarks/results``.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ IN_FLIGHT = 76 * 1024
 #: What rows cost more that begin at sectors of 32 bytes, at pieces of 16 or at single elements, and how much
 #: more where not all tiles run at once; forward, backward. Below 1: what the rest of a formula overrates.
 SHARED_LINES = {
-    "wide": ((1.0, 1.01, 1.5, 1.0), (1.11, 0.96, 1.6, 1.0)),
-    "narrow": ((1.0, 1.13, 1.7, 1.1), (1.09, 2.0, 2.2, 1.1)),
-    "narrow paced": ((1.0, 1.0, 1.0, 1.0), (1.21, 1.47, 1.55, 1.0)),
-    "two lanes": ((1.38, 1.95, 1.6, 1.0), (1.32, 2.5, 2.6, 1.0)),
-    "ring": ((1.13, 1.42, 1.84, 1.1), (0.89, 2.6, 2.2, 1.23)),
-    "ring halves": ((0.55, 1.3, 1.1, 1.3), (0.88, 2.2, 2.4, 0.93)),
-    "conducted": ((1.0, 1.33, 1.6, 1.0), (1.0, 2.6, 2.2, 1.0)),
+    "wide": ((0.864, 0.802, 1.5, 1), (1.03, 0.96, 1.6, 1.25)),
+    "narrow": ((1, 1.13, 1.7, 1.1), (1.09, 1.48, 2.2, 1.1)),
+    "narrow paced": ((1, 1, 1, 1), (1.21, 1.47, 1.55, 1.25)),
+    "two lanes": ((1.38, 1.56, 1.6, 0.926), (2.06, 2.5, 2.6, 0.64)),
+    "ring": ((1.13, 1.31, 1.84, 1.1), (0.89, 2.81, 2.2, 1.33)),
+    "ring halves": ((0.637, 1.3, 1.1, 1.62), (0.88, 1.81, 2.4, 0.861)),
+    "conducted": ((1, 1.18, 1.6, 1), (1, 2.08, 2.2, 1)),
 }
 
 
@@ -83,7 +83,7 @@ def _relay(configuration: Configuration, tiles: int, steps: int, moved: float, d
             # A wave takes seven microseconds to start, to fill its rings and to empty them.
             time += waves * (_sum((memory * running / tiles, chain, turn), 4.06) + 7160 / steps)
     # Thread blocks of a cluster start, wait and leave together.
-    return time * (1 + (0.042 if configuration.blocks_per_lane == 2 else 0.068) * (size - 1))
+    return time * (1 + (0.0602 if configuration.blocks_per_lane == 2 else 0.068) * (size - 1))
 
 
 def _thread_blocks_at_once(configuration: Configuration, device: Device) -> int:
@@ -138,10 +138,10 @@ def _row_cost(configuration: Configuration, device: Device) -> float:
         return 1.37 if backward else 1.14
     # L2 asks for the other halves of lines, and is not as much faster as memory may be.
     if configuration.composes:
-        cost, power = (0.77, 0.6) if backward else (1.04, 0.16)
+        cost, power = (0.77, 0.418) if backward else (1.04, 0.16)
     else:
-        apart = 0.26 if configuration.cluster > 1 else 0.12  # neighbouring tiles are, on the chip
-        cost, power = (1.04, apart) if backward else (1.04, 0.05)
+        apart = 0.325 if configuration.cluster > 1 else 0.116  # neighbouring tiles are, on the chip
+        cost, power = (1.06, apart) if backward else (1.04, 0.05)
     if backward and not configuration.one_row and configuration.cluster == 2:
         # m rows of gradients, from all multiprocessors, are more than L2 keeps.
         cost *= 1.24 if configuration.composes else 1.15
@@ -150,7 +150,7 @@ def _row_cost(configuration: Configuration, device: Device) -> float:
 
 def _turn(configuration: Configuration, neighbours: int) -> float:
     """What a step costs of a warp's turn, with that many thread blocks on its multiprocessor."""
-    latency = 960 * (1.0 if configuration.stages == 1 else 0.45)  # most of it passes in the turn before
+    latency = 960 * (1.0 if configuration.stages == 1 else 0.36)  # most of it passes in the turn before
     # Ten to thirty instructions for a coefficient, from each warp, on four schedulers.
     work = (3.19 if "backward" in configuration.kernel else 1.16) * configuration.coefficient_registers
     turn = latency + work * configuration.warps * neighbours
@@ -162,7 +162,7 @@ def _chain(configuration: Configuration) -> float:
     m, lanes = configuration.block_size, configuration.lanes_per_block
     rows = 1 if configuration.one_row else -(-m // lanes)
     # In cycles.
-    hand_over = 157 if configuration.one_row and "backward" in configuration.kernel else 95
+    hand_over = 145 if configuration.one_row and "backward" in configuration.kernel else 93.1
     step = configuration.blocks_per_lane * (3.42 + 1.01 * rows * m)
     exchange = 37 if lanes > 1 else 0  # of the parts of a sum
     return (hand_over / configuration.steps + step + exchange) / CLOCK
@@ -186,15 +186,15 @@ def _ring(configuration: Configuration, tiles: int, steps: int, moved: float, de
     memory = _copied(moved, device)
     # Instructions of all warps of a multiprocessor: for each coefficient, and to compose it into the map.
     if "backward" in configuration.kernel:
-        power, start = 3.14, 5700
-        turn = 916 * (configuration.stages == 1) + 10.6 * warps
-        turn += (2.6 + 0.24 * m) * coefficients * configuration.warps
-        memory *= 1.2 if configuration.cluster < 3 else 1.0  # all multiprocessors ask for more than L2 keeps
-        hop, remote = 32 + 2.26 * m * m, 38
+        power, start = 3.39, 4840
+        turn = 973 * (configuration.stages == 1) + 11.4 * warps
+        turn += (2.6 + 0.259 * m) * coefficients * configuration.warps
+        memory *= 1.22 if configuration.cluster < 3 else 1.0  # all multiprocessors ask for more than L2 keeps
+        hop, remote = 32 + 2.26 * m * m, 30.4
     else:
-        power, start = 2.96, 3610
-        turn = 23.3 * warps + (0.93 + 0.163 * m) * coefficients * configuration.warps
-        hop, remote = 28 + 2.07 * m * m, 87
+        power, start = 2.96, 3900
+        turn = 23.3 * warps + (0.93 + 0.176 * m) * coefficients * configuration.warps
+        hop, remote = 30.2 + 2.03 * m * m, 87
     chain = hop / 2 + (remote / configuration.warps if configuration.cluster > 1 else 0)
     limits = (memory, waves * turn / (configuration.steps * warps), waves * chain / configuration.steps)
     return _sum(limits, power) + (start + turn / 2) * waves / steps
@@ -203,11 +203,11 @@ def _ring(configuration: Configuration, tiles: int, steps: int, moved: float, de
 def _ring_halves(configuration: Configuration, tiles: int, steps: int, moved: float, device: Device) -> float:
     """The same in rows of 32 bytes: by memory or by a turn."""
     m, waves = configuration.block_size, _waves(configuration, tiles, device)
-    rows, work = (1.27, 33.5) if "backward" in configuration.kernel else (1.64, 16.4)
+    rows, work = (1.27, 33.5) if "backward" in configuration.kernel else (1.31, 20.5)
     warps = configuration.warps * configuration.cluster
-    turn = 686 + work * configuration.coefficient_registers + 29 * m * m + 20.7 * warps
+    turn = 635 + work * configuration.coefficient_registers + 31.3 * m * m + 25.9 * warps
     limits = (rows * _copied(moved, device), waves * turn / (2 * configuration.steps * warps))
-    return _sum(limits, 4.45) + (3570 + turn / 2) * waves / steps
+    return _sum(limits, 4.45) + (4820 + turn / 2) * waves / steps
 
 
 def _conducted(configuration: Configuration, tiles: int, steps: int, moved: float, device: Device) -> float:
@@ -216,9 +216,9 @@ def _conducted(configuration: Configuration, tiles: int, steps: int, moved: floa
     coefficients, halves = configuration.coefficient_registers, configuration.chunks == 2
     # And the part of the multiprocessors that draws all that memory gives.
     if "backward" in configuration.kernel:
-        rows, enough, start = 0.9 if halves else 0.78, 1.01, 630
+        rows, enough, start = 0.72 if halves else 0.78, 1.01, 680
         turn = 75.4 * maps + 81.2 * coefficients
-        conductor = 2.45 * size * maps
+        conductor = 2.6 * size * maps
     else:
         rows, enough, start = 1.24 if halves else 1.1, 0.12, 2550
         turn = 57.8 * maps + 38.1 * coefficients
@@ -226,4 +226,4 @@ def _conducted(configuration: Configuration, tiles: int, steps: int, moved: floa
     memory = rows * _copied(moved, device) / min(1.0, tiles * size / device.multiprocessors / enough)
     of_group = configuration.chunks * configuration.steps * configuration.warps // configuration.groups * size
     limits = (memory, turn / (of_group * configuration.groups), conductor / of_group)
-    return _sum(limits, 3.94) + (start + turn) / steps
+    return _sum(limits, 3.71) + (start + turn) / steps

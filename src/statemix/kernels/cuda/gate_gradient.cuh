@@ -49,7 +49,7 @@ DEVICE void gate_gradient(const GateGradientArguments& arguments) {
         p[j] = z[j];
         sum[j] = 0.f;
     }
-    const float inverse_sum = normalize<F>(p);
+    const float row_sum = normalize<F, E>(p);
 
     i64 packed_sequence = 0;
     for (i64 term = first; term < last; term++) {
@@ -75,11 +75,11 @@ DEVICE void gate_gradient(const GateGradientArguments& arguments) {
                            ? arguments.initial_state[(sequence * M + (WINDOW ? start - 1 - before : j)) * N + n]
                            : 0.f;
         }
-        const RowMean<F> mean(p, x, inverse_sum);
+        const RowMean<F> mean(p, x, row_sum);
         const float u = arguments.state_gradient[((b * T + t) * RESULTS + row) * N + n];
 #pragma unroll
         for (int j = 0; j <= M; j++)
-            sum[j] += logit_gradient<F>(u, p[j], mean.difference(p[j], x[j]), inverse_sum, z[j]);
+            sum[j] += logit_gradient<F>(u, p[j], mean.difference(p[j], x[j]), row_sum, z[j]);
     }
     float* const to =
         arguments.partial +

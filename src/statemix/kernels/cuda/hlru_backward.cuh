@@ -34,7 +34,7 @@ template <class C>
 DEVICE void store_window_gradients(const Arguments& arguments, const Tile<C>& tile, const Lane<C>& lane, int chunk,
                                    int steps, const StagedRows<C>& staged_logits, const StagedRows<C>& staged_values,
                                    const StagedRows<C>& staged_states, const float (&p)[C::S][C::NB][C::M + 1],
-                                   const float (&u)[C::S][C::NB], const float (&inverse_sum)[C::S][C::NB],
+                                   const float (&u)[C::S][C::NB], const float (&sums)[C::S][C::NB],
                                    const WrittenPlaces<C>& written) {
     using E = typename C::E;
     constexpr int M = C::M, NB = C::NB, S = C::S;
@@ -83,7 +83,7 @@ DEVICE void store_window_gradients(const Arguments& arguments, const Tile<C>& ti
 #pragma unroll
             for (int j = 0; j < M; j++) x[n][j] = window[j][n];
             x[n][M] = v[n];
-            mean[n] = RowMean<C::F>(p[s][n], x[n], inverse_sum[s][n]);
+            mean[n] = RowMean<C::F>(p[s][n], x[n], sums[s][n]);
         }
 #pragma unroll
         for (int j = 0; j <= M; j++) {
@@ -93,7 +93,7 @@ DEVICE void store_window_gradients(const Arguments& arguments, const Tile<C>& ti
 #pragma unroll
             for (int n = 0; n < NB; n++)
                 gradient[n] = logit_gradient<C::F>(u[s][n], p[s][n][j], mean[n].difference(p[s][n][j], x[n][j]),
-                                                   inverse_sum[s][n], GradientNeeds<C::F>::logit ? logit[n] : 0.f);
+                                                   sums[s][n], GradientNeeds<C::F>::logit ? logit[n] : 0.f);
             logit_writer.put(s * (M + 1) + j, gradient, grad_logits + logit_lines.at(s, 0, j));
         }
 #pragma unroll
@@ -213,7 +213,7 @@ DEVICE void hlru_backward(const Arguments& arguments) {
         const ReadRows<C, Stage::LOGIT_ROWS> logit_rows = staged_logits;
         const ReadRows<C, S> grad_rows = StagedRows<C>(
             staged + Stage::GRADS, grads + (i64)chunk * S * grad_strides.time, grad_strides.time, lane);
-        float p[S][NB][M + 1], u[S][NB], inverse_sum[S][NB];
+        float p[S][NB][M + 1], u[S][NB], sums[S][NB];
 #pragma unroll
         for (int s = 0; s < S; s++) {
 #pragma unroll
@@ -224,7 +224,7 @@ DEVICE void hlru_backward(const Arguments& arguments) {
                 for (int n = 0; n < NB; n++) p[s][n][j] = z[n];
             }
 #pragma unroll
-            for (int n = 0; n < NB; n++) inverse_sum[s][n] = normalize<C::F>(p[s][n]);
+            for (int n = 0; n < NB; n++) sums[s][n] = normalize<C::F, typename C::E>(p[s][n]);
             grad_rows.read(s, u[s]);
         }
         const int after = tile.length - chunk * S;  // steps from the chunk's first to the end
@@ -250,7 +250,7 @@ DEVICE void hlru_backward(const Arguments& arguments) {
         }
         pin(p);
         pin(u);
-        if constexpr (GradientNeeds<C::F>::inverse_sum) pin(inverse_sum);
+        if constexpr (GradientNeeds<C::F>::sum) pin(sums);
         __syncwarp();
         if (turn + C::D * WARPS < chunks) copy_before_relay(turn + C::D * WARPS, stage);
         pace.keep();
@@ -266,7 +266,7 @@ DEVICE void hlru_backward(const Arguments& arguments) {
             store_channel_gradients<C>(arguments, tile, lane, chunk, steps, p, u);
         else
             store_window_gradients<C>(arguments, tile, lane, chunk, steps, staged_logits, staged_values, staged_states,
-                                      p, u, inverse_sum, WrittenPlaces<C>(shared, lane));
+                                      p, u, sums, WrittenPlaces<C>(shared, lane));
         __syncwarp();
         if (turn + C::D * WARPS < chunks) copy_after_gradients(turn + C::D * WARPS, stage);
         commit_copies();

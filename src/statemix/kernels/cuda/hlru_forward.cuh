@@ -119,7 +119,7 @@ DEVICE void hlru_forward(const Arguments& arguments) {
             value_rows.read(s, v);
 #pragma unroll
             for (int n = 0; n < NB; n++) {
-                normalize<C::F>(p[n]);
+                normalize<C::F, typename C::E>(p[n]);
 #pragma unroll
                 for (int j = 0; j < M; j++) a[s][n][j] = p[n][j];
                 q[s][n] = p[n][M] * v[n];

@@ -13,6 +13,12 @@ DEVICE float exp2_approximate(float x) {
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
 }
+// The same where a result below 2^-126 is not yet zero; two instructions more.
+DEVICE float exp2_gradual(float x) {
+    float y;
+    asm("ex2.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
 DEVICE float reciprocal(float x) {
     float y;
     asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
@@ -25,12 +31,15 @@ DEVICE float max_or_nan(float a, float b) {
     return y;
 }
 
-DEVICE float tanh_accurate(float z) {
-    // Near zero 1 - 2 / (e^2z + 1) cancels, and rows of small logits are divided by their own size: there two terms
-    // of the series are exact to 1e-6.
-    float near = fmaf(z * z * -0.33333333f, z, z);
+// tanh with a small relative error, since rows of small logits are divided by their own size. Near zero 1 - 2 / (e^2z + 1)
+// cancels: there two terms of the series are exact to 1e-6 (float32). To 16 bits one is, closer to zero: both forms have
+// an error of 3e-5 at most, a sixteenth of what half precision rounds off.
+template <class E>
+DEVICE float tanh_of(float z) {
+    constexpr bool SHORT = E::BYTES == 2;
+    float near = SHORT ? z : fmaf(z * z * -0.33333333f, z, z);
     float far = fmaf(-2.f, reciprocal(exp2_approximate(z * (2.f * LOG2_E)) + 1.f), 1.f);
-    return fabsf(z) < 0.05f ? near : far;
+    return fabsf(z) < (SHORT ? 0.005f : 0.05f) ? near : far;
 }
 
 // What a slot holds that belongs to no logit (block sizes that lanes cannot share evenly): coefficient 0.
@@ -45,8 +54,8 @@ template <Normalization F>
 constexpr float SUM_CONSTANT =
     F == Normalization::relu ? 1e-3f : F == Normalization::tanh || F == Normalization::linear ? 1e-6f : 0.f;
 
-// In place: C logits to C coefficients. Returns 1 / S where the gradient needs it.
-template <Normalization F, int C>
+// In place: C logits to C coefficients. Returns S where the gradient needs it.
+template <Normalization F, class E, int C>
 DEVICE float normalize(float (&z)[C]) {
     if constexpr (F == Normalization::none) {
         return 1.f;
@@ -59,7 +68,7 @@ DEVICE float normalize(float (&z)[C]) {
         z[1] = gap >= 0.f ? smaller : larger;
         return 1.f;
     } else {
-        float sum;
+        float sum, unit = 1.f;  // S in parts of the unit
         if constexpr (F == Normalization::softmax || F == Normalization::sigmoid) {
             float largest = z[0];
 #pragma unroll
@@ -71,10 +80,9 @@ DEVICE float normalize(float (&z)[C]) {
             } else {
                 // s(z) e^-r = 1 / (e^r + e^(r - z)) with r = min(0, max z): never 0/0, whatever the logits.
                 float r = fminf(largest, 0.f) * LOG2_E;
-                float scale = exp2_approximate(r);
+                unit = exp2_gradual(r);
 #pragma unroll
-                for (int j = 0; j < C; j++)
-                    z[j] = reciprocal(scale + exp2_approximate(fmaf(z[j], -LOG2_E, r)));
+                for (int j = 0; j < C; j++) z[j] = reciprocal(unit + exp2_approximate(fmaf(z[j], -LOG2_E, r)));
             }
             sum = z[0];
 #pragma unroll
@@ -84,14 +92,14 @@ DEVICE float normalize(float (&z)[C]) {
 #pragma unroll
             for (int j = 0; j < C; j++) {
                 if constexpr (F == Normalization::relu) z[j] = max_or_nan(z[j], 0.f);
-                if constexpr (F == Normalization::tanh) z[j] = tanh_accurate(z[j]);
+                if constexpr (F == Normalization::tanh) z[j] = tanh_of<E>(z[j]);
                 sum += fabsf(z[j]);
             }
         }
         float inverse = reciprocal(sum);
 #pragma unroll
         for (int j = 0; j < C; j++) z[j] *= inverse;
-        return inverse;
+        return sum * unit;
     }
 }
 
@@ -110,7 +118,7 @@ struct RowMean {
         return SIGNED ? __uint_as_float(__float_as_uint(x) ^ (__float_as_uint(p) & 0x80000000u)) : x;
     }
     template <int C>
-    DEVICE RowMean(const float (&p)[C], const float (&x)[C], float inverse_sum) {
+    DEVICE RowMean(const float (&p)[C], const float (&x)[C], float sum) {
         if constexpr (F == Normalization::none) return;
         float weight = fabsf(p[C - 1]);
         heaviest = signed_by(p[C - 1], x[C - 1]);
@@ -119,7 +127,7 @@ struct RowMean {
             heaviest = fabsf(p[j]) > weight ? signed_by(p[j], x[j]) : heaviest;
             weight = fmaxf(weight, fabsf(p[j]));
         }
-        offset = SUM_CONSTANT<F> > 0.f ? heaviest * (-SUM_CONSTANT<F> * inverse_sum) : 0.f;
+        offset = SUM_CONSTANT<F> > 0.f ? heaviest * (-SUM_CONSTANT<F> * reciprocal(sum)) : 0.f;
 #pragma unroll
         for (int j = 0; j < C; j++) offset = fmaf(fabsf(p[j]), signed_by(p[j], x[j]) - heaviest, offset);
     }
@@ -131,26 +139,30 @@ struct RowMean {
     }
 };
 
-// Whether the gradient needs the logit itself besides the coefficient, and whether it needs 1 / S.
+// Whether the gradient needs the logit itself besides the coefficient, and whether it needs S.
 template <Normalization F>
 struct GradientNeeds {
     static constexpr bool logit = F == Normalization::sigmoid || F == Normalization::tanh;
-    static constexpr bool inverse_sum =
-        F == Normalization::relu || F == Normalization::tanh || F == Normalization::linear;
+    static constexpr bool sum = logit || F == Normalization::relu || F == Normalization::linear;
 };
 
-// dL/dz of one logit: u = dL/dh, p = its coefficient, difference = RowMean's.
+// dL/dz of one logit: u = dL/dh, p = its coefficient, difference = RowMean's. Of sigmoid and tanh phi = p S is at hand, and
+// one exponential of the logit is enough for phi' to hold its relative precision where phi is saturated.
 template <Normalization F>
-DEVICE float logit_gradient(float u, float p, float difference, float inverse_sum, float logit) {
+DEVICE float logit_gradient(float u, float p, float difference, float sum, float logit) {
     if constexpr (F == Normalization::softmax) return u * p * difference;
     if constexpr (F == Normalization::none) return u * difference;
-    if constexpr (F == Normalization::sigmoid)
-        return u * p * difference * reciprocal(1.f + exp2_approximate(logit * LOG2_E));
-    if constexpr (F == Normalization::relu) return p <= 0.f ? 0.f : u * inverse_sum * difference;
-    if constexpr (F == Normalization::linear) return u * inverse_sum * difference;
+    if constexpr (F == Normalization::relu) return p <= 0.f ? 0.f : u * reciprocal(sum) * difference;
+    if constexpr (F == Normalization::linear) return u * reciprocal(sum) * difference;
+    if constexpr (F == Normalization::sigmoid) {
+        // 1 - s(z) = s(z) e^-z; where s is nothing and e^-z infinite fminf makes 1 of the NaN.
+        float rest = fminf(p * sum * exp2_approximate(logit * -LOG2_E), 1.f);
+        return u * p * difference * rest;
+    }
     if constexpr (F == Normalization::tanh) {
+        // 1 - tanh^2 = (1 + |tanh|)^2 e^(-2 |z|)
+        float other = fmaf(fabsf(p), sum, 1.f);
         float decay = exp2_approximate(fabsf(logit) * (-2.f * LOG2_E));
-        float slope = reciprocal(1.f + decay);
-        return u * inverse_sum * (4.f * decay * slope * slope) * difference;
+        return u * reciprocal(sum) * difference * decay * other * other;
     }
 }

@@ -1,184 +1,362 @@
 """The tiles that each kernel was measured to be fastest with, on an H100 and on an H200.
 
 Sizes are (steps of a chunk, warps, stages of shared memory), forward and backward, by family and by block
-size or order. Which of them a problem gets is decided in ``configurations.py``.
+size or order; where maps are conducted, the fourth number is groups of warps. What a thread block has under
+way is steps x warps x stages rows of each tensor: for most kernels of whole lines 40 to 60 KB are best, the
+lower end on an H100. More warps with shorter chunks hide more of the waiting than fewer with longer ones.
+Which of the tables a problem gets is decided in ``configurations.py``.
 """
 
 from __future__ import annotations
 
-# Wide: rows of 128 bytes (two blocks a lane in 16 bits, one in 32). Narrow: one block a lane in 16 bits.
-WIDE = {
-    "bdlru": {
-        1: ((16, 8, 1), (12, 8, 2)),
-        2: ((8, 8, 2), (6, 8, 2)),
-        3: ((4, 8, 1), (3, 8, 2)),
-        4: ((2, 8, 2), (2, 8, 2)),
-        5: ((2, 8, 1), (2, 8, 1)),
-        6: ((1, 8, 1), (1, 8, 1)),
-        7: ((1, 8, 1), (1, 8, 1)),
-        8: ((1, 8, 1), (1, 8, 1)),
+from dataclasses import dataclass, field
+
+Sizes = tuple[int, ...]
+Table = dict[str, dict[int, tuple[Sizes, Sizes]]]
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """A kernel's sizes, and those that differ where memory is faster (H200)."""
+
+    usual: Table
+    fast: Table = field(default_factory=dict)
+
+    def sizes(self, family: str, m: int, direction: str, *, fast_memory: bool) -> Sizes | None:
+        """The sizes of a kernel; None where the table has none for this block size or order."""
+        found = self.usual[family].get(m)
+        if fast_memory and family in self.fast:
+            found = self.fast[family].get(m, found)
+        return None if found is None else found[direction == "backward"]
+
+
+def _each(orders: range, *sizes: Sizes) -> dict[int, tuple[Sizes, Sizes]]:
+    forward, backward = sizes
+    return dict.fromkeys(orders, (forward, backward))
+
+
+# Half precision, rows of 128 bytes (two blocks a lane), one thread block for each tile.
+WIDE = Tiles(
+    usual={
+        "bdlru": {
+            1: ((12, 10, 1), (6, 12, 1)),
+            2: ((4, 12, 1), (3, 10, 1)),
+            3: ((4, 8, 1), (1, 14, 1)),
+            4: ((2, 10, 1), (1, 10, 1)),
+            5: ((1, 12, 1), (1, 8, 1)),
+            6: ((1, 10, 1), (1, 12, 2)),
+            **_each(range(7, 9), (1, 8, 1), (1, 8, 2)),
+        },
+        "hlru": {
+            1: ((12, 12, 1), (6, 12, 1)),
+            2: ((8, 12, 1), (6, 10, 1)),
+            3: ((6, 14, 1), (4, 12, 1)),
+            4: ((3, 12, 2), (3, 14, 1)),
+            5: ((4, 8, 2), (3, 12, 1)),
+            6: ((6, 8, 1), (3, 12, 1)),
+            7: ((3, 8, 2), (3, 12, 1)),
+            8: ((2, 10, 2), (2, 14, 1)),
+            **_each(range(9, 13), (2, 8, 2), (2, 12, 1)),
+            **_each(range(13, 17), (4, 8, 1), (1, 10, 2)),
+            **_each(range(17, 21), (2, 10, 1), (1, 10, 2)),
+            **_each(range(21, 25), (2, 8, 1), (1, 8, 2)),
+            **_each(range(25, 33), (1, 8, 2), (1, 8, 2)),
+        },
     },
-    "hlru": {
-        1: ((16, 8, 1), (16, 8, 1)),
-        2: ((16, 8, 2), (12, 8, 2)),
-        3: ((8, 8, 2), (6, 8, 2)),
-        4: ((8, 8, 2), (6, 8, 2)),
-        **dict.fromkeys((5, 6), ((8, 8, 1), (8, 8, 1))),
-        **dict.fromkeys((7, 8), ((6, 8, 2), (6, 8, 2))),
-        **dict.fromkeys(range(9, 17), ((4, 8, 1), (4, 8, 1))),
-        **dict.fromkeys(range(17, 25), ((2, 8, 1), (2, 8, 1))),
-        **dict.fromkeys(range(25, 33), ((1, 8, 1), (1, 8, 1))),
+    fast={
+        "bdlru": {
+            1: ((6, 12, 2), (6, 15, 1)),
+            2: ((3, 10, 2), (3, 14, 1)),
+            3: ((2, 10, 2), (1, 10, 2)),
+            4: ((1, 12, 2), (1, 14, 1)),
+            5: ((1, 10, 2), (1, 12, 1)),
+            6: ((1, 8, 2), (1, 10, 1)),
+            7: ((1, 12, 1), (1, 8, 2)),
+            8: ((1, 8, 2), (1, 8, 2)),
+        },
+        "hlru": {
+            1: ((6, 12, 2), (6, 15, 1)),
+            2: ((6, 10, 2), (6, 14, 1)),
+            3: ((4, 12, 2), (4, 15, 1)),
+            4: ((8, 8, 2), (3, 10, 2)),
+            5: ((4, 8, 2), (3, 10, 2)),
+            6: ((4, 10, 2), (4, 14, 1)),
+            **_each(range(7, 9), (4, 8, 2), (3, 8, 2)),
+            **_each(range(9, 11), (3, 8, 2), (3, 8, 2)),
+            **_each(range(11, 13), (3, 8, 2), (2, 8, 2)),
+            **_each(range(13, 17), (4, 8, 2), (4, 8, 2)),
+            **_each(range(17, 21), (2, 10, 1), (2, 8, 2)),
+            **_each(range(21, 25), (2, 8, 1), (1, 12, 1)),
+            **_each(range(25, 33), (1, 8, 1), (1, 8, 2)),
+        },
     },
+)
+
+# Half precision, rows of 128 bytes, where several thread blocks work on a tile: a chain goes through all of
+# them, and with longer chunks it has fewer links.
+WIDE_CLUSTERED = Tiles(
+    {
+        "bdlru": {
+            1: ((16, 8, 1), (12, 8, 2)),
+            2: ((8, 8, 2), (6, 8, 2)),
+            3: ((4, 8, 1), (3, 8, 2)),
+            4: ((2, 8, 2), (2, 8, 2)),
+            5: ((2, 8, 1), (2, 8, 1)),
+            6: ((1, 8, 1), (1, 8, 1)),
+            7: ((1, 8, 1), (1, 8, 1)),
+            8: ((1, 8, 1), (1, 8, 1)),
+        },
+        "hlru": {
+            1: ((16, 8, 1), (16, 8, 1)),
+            2: ((16, 8, 2), (12, 8, 2)),
+            3: ((8, 8, 2), (6, 8, 2)),
+            4: ((8, 8, 2), (6, 8, 2)),
+            **_each(range(5, 7), (8, 8, 1), (8, 8, 1)),
+            **_each(range(7, 9), (6, 8, 2), (6, 8, 2)),
+            **_each(range(9, 17), (4, 8, 1), (4, 8, 1)),
+            **_each(range(17, 25), (2, 8, 1), (2, 8, 1)),
+            **_each(range(25, 33), (1, 8, 1), (1, 8, 1)),
+        },
+    }
+)
+
+# Half precision, rows of 128 bytes, one thread block for each tile, where a gate takes two special functions
+# (sigmoid, tanh), whose units are an eighth as fast as others: two stages, since a turn is longer, and mostly
+# as many warps on each of the four schedulers.
+WIDE_FUNCTIONS = Tiles(
+    usual={
+        "bdlru": {
+            1: ((6, 12, 2), (6, 15, 1)),
+            2: ((3, 10, 2), (3, 14, 1)),
+            3: ((1, 14, 2), (1, 10, 2)),
+            4: ((1, 10, 2), (1, 8, 2)),
+            5: ((1, 10, 2), (1, 8, 2)),
+            6: ((1, 12, 1), (1, 8, 2)),
+            7: ((1, 12, 2), (1, 8, 2)),
+            8: ((1, 8, 1), (1, 8, 1)),
+        },
+        "hlru": {
+            1: ((6, 12, 2), (6, 15, 1)),
+            2: ((8, 8, 2), (6, 15, 1)),
+            3: ((6, 8, 2), (4, 10, 2)),
+            4: ((5, 8, 2), (4, 8, 2)),
+            5: ((3, 12, 2), (2, 12, 2)),
+            6: ((4, 8, 2), (4, 10, 2)),
+            **_each(range(7, 9), (2, 12, 2), (2, 12, 2)),
+        },
+    },
+    fast={
+        "bdlru": {
+            1: ((8, 12, 2), (6, 12, 2)),
+            2: ((3, 12, 2), (3, 12, 2)),
+            3: ((2, 12, 2), (2, 12, 2)),
+            4: ((1, 12, 2), (1, 12, 2)),
+            5: ((1, 12, 2), (1, 12, 2)),
+            **_each(range(6, 8), (1, 12, 2), (1, 8, 2)),
+            8: ((1, 8, 2), (1, 8, 2)),
+        },
+        "hlru": {
+            1: ((8, 12, 2), (6, 12, 2)),
+            **_each(range(2, 4), (6, 12, 2), (6, 12, 2)),
+            4: ((8, 12, 2), (5, 12, 2)),
+            5: ((4, 12, 2), (4, 12, 2)),
+            6: ((8, 12, 2), (4, 12, 2)),
+            **_each(range(7, 9), (6, 12, 2), (3, 12, 2)),
+        },
+    },
+)
+
+# float32, rows of 128 bytes (one block a lane), one thread block for each tile.
+FLOAT32 = Tiles(
+    usual={
+        "bdlru": {
+            1: ((8, 15, 1), (6, 15, 1)),
+            2: ((4, 12, 1), (6, 15, 1)),
+            3: ((2, 12, 1), (1, 15, 1)),
+            4: ((1, 15, 1), (2, 15, 1)),
+            **_each(range(5, 8), (1, 12, 1), (1, 15, 1)),
+            8: ((1, 8, 1), (1, 8, 1)),
+        },
+        "hlru": {
+            1: ((12, 12, 1), (6, 15, 1)),
+            2: ((8, 12, 1), (6, 12, 1)),
+            3: ((2, 15, 1), (3, 15, 1)),
+            4: ((6, 12, 1), (16, 12, 1)),
+            5: ((2, 12, 1), (2, 15, 1)),
+            **_each(range(6, 8), (4, 12, 1), (2, 15, 1)),
+            8: ((4, 12, 1), (8, 15, 1)),
+            **_each(range(9, 17), (4, 8, 1), (4, 8, 1)),
+            **_each(range(17, 33), (4, 8, 1), (2, 8, 1)),
+        },
+    },
+    fast={
+        "hlru": {
+            3: ((8, 12, 1), (4, 15, 1)),
+            4: ((6, 12, 1), (4, 15, 1)),
+            5: ((2, 12, 1), (3, 15, 1)),
+            6: ((4, 12, 1), (3, 15, 1)),
+            8: ((4, 12, 1), (3, 12, 1)),
+        },
+    },
+)
+
+# float32 where several thread blocks work on a tile.
+FLOAT32_CLUSTERED = Tiles(
+    {
+        "bdlru": {
+            1: ((16, 8, 1), (16, 8, 1)),
+            2: ((8, 8, 1), (8, 12, 1)),
+            **_each(range(3, 5), (4, 8, 1), (4, 8, 1)),
+            **_each(range(5, 7), (2, 8, 1), (2, 8, 1)),
+            7: ((2, 8, 1), (1, 8, 1)),
+            8: ((1, 8, 1), (1, 8, 1)),
+        },
+        "hlru": {
+            **_each(range(1, 4), (16, 8, 1), (16, 8, 1)),
+            4: ((16, 8, 1), (16, 12, 1)),
+            **_each(range(5, 9), (8, 8, 1), (8, 8, 1)),
+            **_each(range(9, 17), (4, 8, 1), (4, 8, 1)),
+            **_each(range(17, 33), (4, 8, 1), (2, 8, 1)),
+        },
+    }
+)
+
+# Half precision, rows of 64 bytes (one block a lane, or half of one from block size 8 on): the fastest on
+# average over problems with few lanes.
+NARROW = Tiles(
+    usual={
+        "bdlru": {
+            1: ((24, 8, 2), (12, 8, 2)),
+            2: ((8, 8, 1), (8, 12, 1)),
+            3: ((6, 8, 2), (6, 8, 2)),
+            4: ((6, 8, 1), (3, 12, 1)),
+            5: ((4, 8, 1), (2, 12, 2)),
+            6: ((3, 8, 1), (1, 12, 1)),
+            7: ((2, 8, 1), (2, 8, 1)),
+            8: ((3, 8, 2), (2, 8, 2)),
+            **_each(range(9, 11), (2, 12, 1), (2, 8, 1)),
+            **_each(range(11, 17), (1, 12, 1), (1, 8, 1)),
+        },
+        "hlru": {
+            1: ((32, 8, 2), (16, 8, 2)),
+            2: ((24, 8, 2), (20, 8, 2)),
+            3: ((16, 8, 2), (16, 8, 2)),
+            4: ((20, 8, 2), (12, 8, 2)),
+            **_each(range(5, 7), (16, 8, 2), (8, 8, 2)),
+            7: ((12, 8, 2), (8, 8, 2)),
+            8: ((10, 8, 2), (8, 8, 2)),
+            **_each(range(9, 17), (4, 8, 1), (4, 8, 1)),
+            **_each(range(17, 33), (4, 8, 1), (2, 8, 1)),
+        },
+    },
+    fast={
+        "bdlru": {
+            6: ((2, 12, 1), (1, 8, 2)),
+            7: ((2, 12, 2), (1, 12, 2)),
+            **_each(range(9, 11), (1, 8, 1), (1, 12, 1)),
+            **_each(range(11, 13), (1, 12, 2), (1, 8, 1)),
+            **_each(range(13, 17), (1, 8, 1), (1, 8, 1)),
+        },
+    },
+)
+
+#: Bytes under way in a thread block for which relays of whole lines are fastest where rows of the tensors do
+#: not begin at lines of 128 bytes: L2 must hold what two tiles share until both have had it. By what rows
+#: begin at: sectors of 32 bytes, pieces of 16, or single elements; on an H100 and on an H200.
+UNDER_WAY = {
+    "forward": {"sectors": (40_000, 52_000), "pieces": (37_000, 47_000), "elements": (28_000, 38_000)},
+    "backward": {"sectors": (36_000, 50_000), "pieces": (30_000, 42_000), "elements": (24_000, 32_000)},
 }
 
-# Where rows of 128 bytes do not begin at lines: less is under way, since L2 must hold what two tiles share
-# until both have had it. Other sizes have the wide tile and one stage.
-BETWEEN_LINES = {
-    "bdlru": {
-        1: ((12, 8, 1), (16, 8, 1)),
-        2: ((6, 8, 1), (8, 8, 1)),
-        3: ((3, 8, 1), (3, 8, 1)),
-        4: ((1, 12, 1), (2, 8, 1)),
-    },
-    "hlru": {
-        **dict.fromkeys((1, 2), ((12, 8, 1), (16, 8, 1))),
-        3: ((8, 8, 1), (12, 8, 1)),
-        4: ((8, 8, 1), (10, 8, 1)),
-        8: ((4, 8, 1), (6, 8, 1)),
-    },
-}
+#: The same where neighbouring tiles keep pace.
+UNDER_WAY_PACED = 66_000
 
-# Where memory is faster (H200) forward has longer chunks.
-BETWEEN_LINES_FAST_MEMORY = {
-    "bdlru": {
-        1: ((16, 8, 1), (16, 8, 1)),
-        2: ((8, 8, 1), (8, 8, 1)),
-        3: ((4, 8, 1), (3, 8, 1)),
-        4: ((2, 8, 1), (2, 8, 1)),
-    },
+#: Steps of a chunk of relays in rows of 64 bytes that keep pace, backward.
+NARROW_PACED = {
+    "bdlru": {1: 16, 2: 8, 3: 4, 4: 4, 5: 2, 6: 2, 7: 1},
     "hlru": {
-        **dict.fromkeys((1, 2), ((16, 8, 1), (16, 8, 1))),
-        3: ((8, 8, 1), (12, 8, 1)),
-        4: ((8, 8, 1), (12, 8, 1)),
-        8: ((8, 8, 1), (6, 8, 1)),
-    },
-}
-
-NARROW = {
-    "bdlru": {
-        1: ((16, 8, 1), (16, 8, 1)),
-        2: ((8, 8, 1), (8, 12, 1)),
-        3: ((4, 8, 1), (4, 8, 1)),
-        4: ((4, 8, 1), (4, 8, 1)),
-        5: ((2, 8, 1), (2, 8, 1)),
-        6: ((2, 8, 1), (2, 8, 1)),
-        7: ((2, 8, 1), (1, 8, 1)),
-        8: ((2, 8, 1), (4, 8, 1)),  # two lanes a block
-        **dict.fromkeys(range(9, 17), ((1, 8, 1), (1, 8, 1))),  # two lanes a block
-    },
-    "hlru": {
-        1: ((16, 8, 1), (16, 8, 1)),
-        **dict.fromkeys((2, 3), ((16, 8, 1), (16, 8, 1))),
-        4: ((16, 8, 2), (16, 12, 1)),
-        **dict.fromkeys(range(5, 9), ((8, 8, 1), (8, 8, 1))),
-        **dict.fromkeys(range(9, 17), ((4, 8, 1), (4, 8, 1))),
-        **dict.fromkeys(range(17, 33), ((4, 8, 1), (2, 8, 1))),
-    },
-}
-
-# Where half precision wants other sizes than float32 in the narrow table: the fastest on average, on an H100
-# and on an H200. A second stage is mostly worth more than warps, above all where memory is fast.
-NARROW_HALF = {
-    "bdlru": {
-        1: ((24, 8, 2), (12, 8, 2)),
-        2: ((8, 8, 1), (8, 12, 1)),
-        3: ((6, 8, 2), (6, 8, 2)),
-        4: ((6, 8, 1), (3, 12, 1)),
-        5: ((4, 8, 1), (2, 12, 2)),
-        8: ((2, 8, 2), (2, 8, 2)),
-    },
-    "hlru": {
-        1: ((32, 8, 2), (16, 8, 2)),
-        2: ((24, 8, 2), (20, 8, 2)),
-        3: ((16, 8, 2), (16, 8, 2)),
-        4: ((20, 8, 2), (12, 8, 2)),
-        5: ((16, 8, 2), (8, 8, 2)),
-        6: ((16, 8, 2), (8, 8, 2)),
-        7: ((12, 8, 2), (8, 8, 2)),
-        8: ((10, 8, 2), (8, 8, 2)),
+        **dict.fromkeys(range(1, 5), 16),
+        **dict.fromkeys(range(5, 9), 8),
+        **dict.fromkeys(range(9, 17), 4),
+        **dict.fromkeys(range(17, 33), 2),
     },
 }
 
 # Composed maps that go round a ring of teams of two warps, in rows of 64 bytes (half precision). With one
-# stage L2 has less to keep for the neighbour who reads the other half of each line.
-RING = {
-    "bdlru": {
-        2: ((16, 8, 1), (6, 16, 1)),
-        3: ((6, 12, 1), (5, 12, 1)),
-        4: ((5, 12, 1), (3, 12, 1)),
+# stage L2 has less to keep for the neighbour who reads the other half of each line; where memory is faster
+# two mostly keep it busier.
+RING = Tiles(
+    usual={
+        "bdlru": {
+            2: ((16, 8, 1), (6, 16, 1)),
+            3: ((6, 12, 1), (5, 12, 1)),
+            4: ((5, 12, 1), (3, 12, 1)),
+        },
+        "hlru": {
+            1: ((24, 12, 1), (20, 12, 1)),
+            2: ((24, 16, 1), (16, 12, 1)),
+            3: ((12, 16, 2), (12, 12, 1)),
+            4: ((20, 8, 2), (11, 12, 1)),
+            5: ((14, 8, 2), (8, 8, 2)),
+            6: ((12, 8, 2), (6, 8, 2)),
+            7: ((12, 8, 2), (6, 8, 2)),
+            8: ((10, 8, 2), (5, 8, 2)),
+        },
     },
-    "hlru": {
-        1: ((24, 12, 1), (20, 12, 1)),
-        2: ((24, 16, 1), (16, 12, 1)),
-        3: ((12, 16, 2), (12, 12, 1)),
-        4: ((20, 8, 2), (11, 12, 1)),
-        5: ((14, 8, 2), (8, 8, 2)),
-        6: ((12, 8, 2), (6, 8, 2)),
-        7: ((12, 8, 2), (6, 8, 2)),
-        8: ((10, 8, 2), (5, 8, 2)),
+    fast={
+        "bdlru": {
+            2: ((12, 16, 1), (8, 8, 2)),
+            3: ((8, 8, 2), (5, 8, 2)),
+            4: ((4, 12, 2), (3, 8, 2)),
+        },
+        "hlru": {
+            1: ((32, 12, 1), (16, 8, 2)),
+            2: ((16, 12, 2), (16, 8, 2)),
+            3: ((16, 12, 2), (10, 12, 2)),
+            4: ((14, 12, 2), (8, 12, 2)),
+            5: ((12, 12, 2), (10, 8, 2)),
+            6: ((10, 12, 2), (8, 8, 2)),
+            7: ((12, 8, 2), (8, 8, 2)),
+            8: ((10, 8, 2), (6, 8, 2)),
+        },
     },
-}
-
-# Where memory is faster (H200) two stages mostly keep it busier.
-RING_FAST_MEMORY = {
-    "bdlru": {
-        2: ((12, 16, 1), (8, 8, 2)),
-        3: ((8, 8, 2), (5, 8, 2)),
-        4: ((4, 12, 2), (3, 8, 2)),
-    },
-    "hlru": {
-        1: ((32, 12, 1), (16, 8, 2)),
-        2: ((16, 12, 2), (16, 8, 2)),
-        3: ((16, 12, 2), (10, 12, 2)),
-        4: ((14, 12, 2), (8, 12, 2)),
-        5: ((12, 12, 2), (10, 8, 2)),
-        6: ((10, 12, 2), (8, 8, 2)),
-        7: ((12, 8, 2), (8, 8, 2)),
-        8: ((10, 8, 2), (6, 8, 2)),
-    },
-}
+)
 
 # The same in rows of 32 bytes, each warp with two chunks.
-RING_HALVES = {
-    "bdlru": {
-        2: ((14, 12, 1), (10, 8, 2)),
-        3: ((8, 8, 2), (6, 8, 2)),
-        4: ((5, 8, 2), (3, 8, 2)),
-    },
-    "hlru": {
-        1: ((32, 12, 1), (20, 8, 2)),
-        2: ((32, 8, 1), (16, 8, 2)),
-        3: ((24, 8, 1), (14, 8, 2)),
-        4: ((24, 8, 1), (12, 8, 2)),
-        5: ((16, 8, 1), (8, 10, 2)),
-        6: ((16, 8, 1), (8, 8, 2)),
-        7: ((14, 8, 1), (8, 8, 2)),
-        8: ((9, 8, 2), (6, 8, 2)),
-    },
-}
+RING_HALVES = Tiles(
+    {
+        "bdlru": {
+            2: ((14, 12, 1), (10, 8, 2)),
+            3: ((8, 8, 2), (6, 8, 2)),
+            4: ((5, 8, 2), (3, 8, 2)),
+        },
+        "hlru": {
+            1: ((32, 12, 1), (20, 8, 2)),
+            2: ((32, 8, 1), (16, 8, 2)),
+            3: ((24, 8, 1), (14, 8, 2)),
+            4: ((24, 8, 1), (12, 8, 2)),
+            5: ((16, 8, 1), (8, 10, 2)),
+            6: ((16, 8, 1), (8, 8, 2)),
+            7: ((14, 8, 1), (8, 8, 2)),
+            8: ((9, 8, 2), (6, 8, 2)),
+        },
+    }
+)
 
 # Composed maps that are conducted; the fourth number is groups of warps.
-CONDUCTED = {
-    "bdlru": {
-        2: ((14, 12, 1, 4), (10, 12, 1, 4)),
-        3: ((8, 12, 1, 4), (5, 12, 2, 4)),
-        4: ((5, 12, 1, 4), (3, 12, 2, 3)),
-    },
-    "hlru": {
-        1: ((32, 12, 1, 4), (20, 12, 2, 6)),
-        2: ((24, 12, 2, 4), (16, 12, 2, 6)),
-        3: ((20, 12, 2, 4), (12, 12, 2, 4)),
-        4: ((20, 12, 2, 4), (11, 12, 2, 4)),
-        5: ((14, 12, 2, 4), (8, 12, 2, 4)),
-    },
-}
+CONDUCTED = Tiles(
+    {
+        "bdlru": {
+            2: ((14, 12, 1, 4), (10, 12, 1, 4)),
+            3: ((8, 12, 1, 4), (5, 12, 2, 4)),
+            4: ((5, 12, 1, 4), (3, 12, 2, 3)),
+        },
+        "hlru": {
+            1: ((32, 12, 1, 4), (20, 12, 2, 6)),
+            2: ((24, 12, 2, 4), (16, 12, 2, 6)),
+            3: ((20, 12, 2, 4), (12, 12, 2, 4)),
+            4: ((20, 12, 2, 4), (11, 12, 2, 4)),
+            5: ((14, 12, 2, 4), (8, 12, 2, 4)),
+        },
+    }
+)
