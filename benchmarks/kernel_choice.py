@@ -5,11 +5,12 @@
     python benchmarks/kernel_choice.py --problems between-lines --csv kernel_choice.csv
 
 Few lanes: few sequences of many steps. Training: batches as layers get them, some with widths that fit no
-line. Between lines: widths of which rows begin inside lines of 128 bytes, or sectors, or words.
-Each kernel (a relay, maps round a ring, maps conducted) has the tile and the thread blocks that the rule
-would give it, and ``rule`` marks the one that the rule takes. Results are compared with those of the rule's
-choice, so that what is fast and wrong is seen. Share is the floor of bytes over the time, in parts of a
-device copy in the same run (bfloat16, softmax).
+line. Between lines: widths of which rows begin inside lines of 128 bytes, or sectors, or words. Benchmark:
+what ``statemix bench op`` times.
+Each kernel (a relay, maps round a ring, maps conducted) has the tile that the rule would give it, with every
+number of thread blocks that should not take much longer than what the rule takes, which ``rule`` marks.
+Results are compared with those of the rule's choice, so that what is fast and wrong is seen. Share is the
+floor of bytes over the time, in parts of a device copy in the same run (bfloat16, softmax).
 """
 
 from __future__ import annotations
@@ -25,36 +26,49 @@ from typing import Any
 import tiles
 import torch
 
-from statemix.bench.cases import Case
+from statemix.bench.cases import Case, cuda_cases
 from statemix.bench.environment import describe, write_csv
 from statemix.kernels.cuda import launch
-from statemix.kernels.cuda.configurations import Configuration, candidates
+from statemix.kernels.cuda.configurations import Configuration, Device
+from statemix.kernels.cuda.rule import candidates
 
-#: Sizes (family, m), and problems (B, T, N).
-PROBLEMS: dict[str, tuple[tuple[tuple[str, int], ...], tuple[tuple[int, int, int], ...]]] = {
-    "few-lanes": (
-        (*(("bdlru", m) for m in (2, 3, 4)), *(("hlru", m) for m in (1, 2, 4, 6))),
-        (
-            *((1, 65_536, width) for width in (64, 128, 256, 512, 1024)),
-            *((2, 65_536, 256), (1, 16_384, 384), (1, 4096, 256), (2, 4096, 256), (4, 2048, 256)),
-            *((8, 4096, 128), (2, 16_384, 512), (8, 4096, 256), (4, 4096, 512), (16, 2048, 256)),
-        ),
+#: Of kernels in the order in which the rule puts them: how much longer than the first, and how many.
+LONGER, AT_MOST = 1.5, 7
+
+Problem = tuple[str, int, int, int, int]
+
+
+def _every(bdlru: tuple[int, ...], hlru: tuple[int, ...], *shapes: tuple[int, int, int]) -> list[Problem]:
+    """Block sizes and orders with shapes (B, T, N), each with each."""
+    sizes = [*(("bdlru", m) for m in bdlru), *(("hlru", m) for m in hlru)]
+    return [(*size, *shape) for size in sizes for shape in shapes]
+
+
+#: (family, m, B, T, N).
+PROBLEMS: dict[str, list[Problem]] = {
+    "few-lanes": _every(
+        (2, 3, 4),
+        (1, 2, 4, 6),
+        *((1, 65_536, width) for width in (64, 128, 256, 512, 1024)),
+        *((2, 65_536, 256), (1, 16_384, 384), (1, 4096, 256), (2, 4096, 256), (4, 2048, 256)),
+        *((8, 4096, 128), (2, 16_384, 512), (8, 4096, 256), (4, 4096, 512), (16, 2048, 256)),
     ),
-    "training": (
-        (*(("bdlru", m) for m in (1, 2, 3, 4, 8)), *(("hlru", m) for m in (1, 2, 3, 4, 8))),
-        (
-            *((8, 4096, width) for width in (64, 112, 208, 256, 304, 512, 1024)),
-            *((16, 2048, width) for width in (96, 160, 304, 512)),
-            *((32, 1024, width) for width in (112, 304)),
-        ),
+    "training": _every(
+        (1, 2, 3, 4, 8),
+        (1, 2, 3, 4, 8),
+        *((8, 4096, width) for width in (64, 112, 208, 256, 304, 512, 1024)),
+        *((16, 2048, width) for width in (96, 160, 304, 512)),
+        *((32, 1024, width) for width in (112, 304)),
     ),
-    "between-lines": (
-        (*(("bdlru", m) for m in (1, 2, 3, 4, 8)), *(("hlru", m) for m in (1, 2, 4, 8))),
-        (
-            *((8, 4096, width) for width in (136, 200, 410, 600, 1000, 1008, 1023)),
-            *((32, 1024, 328), (32, 1024, 1000), (64, 512, 1000), (2, 16_384, 520), (1, 65_536, 1000)),
-        ),
+    "between-lines": _every(
+        (1, 2, 3, 4, 8),
+        (1, 2, 4, 8),
+        *((8, 4096, width) for width in (136, 200, 410, 600, 1000, 1008, 1023)),
+        *((32, 1024, 328), (32, 1024, 1000), (64, 512, 1000), (2, 16_384, 520), (1, 65_536, 1000)),
     ),
+    "benchmark": [
+        (case.family, case.M, case.B, case.T, case.N) for case in cuda_cases(("targets", "few-lanes"))
+    ],
 }
 
 
@@ -63,6 +77,15 @@ def name(tile: Configuration) -> str:
     if not tile.composes:
         return "relay" if tile.tile * tile.element_bytes < 128 else "relay of whole lines"
     return f"{'conducted' if tile.conducted else 'ring'}{' halves' if tile.chunks == 2 else ''}"
+
+
+def contenders(
+    family: str, direction: str, m: int, shape: tuple[int, int, int], limits: Device
+) -> list[Configuration]:
+    """What could be the fastest for a problem, the rule's choice first."""
+    rows = "unaligned" if shape[2] % 8 else "packed"
+    ranked = candidates(family, direction, m, "bfloat16", "softmax", *shape, limits, rows=rows)
+    return [tile for cost, tile in ranked if cost < LONGER * ranked[0][0]][:AT_MOST]
 
 
 def behind(rows: list[dict[str, Any]]) -> list[float]:
@@ -91,23 +114,17 @@ def main() -> None:
         parser.error("kernels need a CUDA device, and there is none here")
     index = torch.cuda.current_device()
     limits, rows = launch.device_properties(index), []
-    sizes, problems = PROBLEMS[options.problems]
-    for (family, m), direction in itertools.product(sizes, ("forward", "backward")):
-        ranked = {
-            (batch, steps, width): [
-                tile
-                for _, tile in candidates(
-                    *(family, direction, m, "bfloat16", "softmax", batch, steps, width, limits),
-                    rows="unaligned" if width % 8 else "packed",
-                )
-            ]
-            for batch, steps, width in problems
-        }
+    shapes: dict[tuple[str, int], list[tuple[int, int, int]]] = defaultdict(list)
+    for family, m, batch, steps, width in PROBLEMS[options.problems]:
+        shapes[family, m].append((batch, steps, width))
+    for ((family, m), of_size), direction in itertools.product(shapes.items(), ("forward", "backward")):
+        ranked = {shape: contenders(family, direction, m, shape, limits) for shape in of_size}
         with ThreadPoolExecutor() as pool:
             every = dict.fromkeys(tile for found in ranked.values() for tile in found)
             list(pool.map(lambda tile: launch.scan_kernel(tile, index), every))
         for (batch, steps, width), found in ranked.items():
             case = Case(family=family, B=batch, T=steps, M=m, N=width, dtype=torch.bfloat16)
+            timer = tiles.Timer(case, direction, options.seconds)
             problem = {"family": family, "direction": direction, "m": m, "B": batch, "T": steps, "N": width}
             for tile in found:
                 sizes_of_tile = {
@@ -115,9 +132,9 @@ def main() -> None:
                     "thread_blocks_of_a_tile": tile.thread_blocks(1), "paced": tile.paced,
                     "rule": tile == found[0],
                 }  # fmt: skip
-                found_here = tiles.measured(case, direction, tile, options.seconds)
-                rows.append({**problem, **sizes_of_tile, **found_here})
+                rows.append({**problem, **sizes_of_tile, **timer.measured(tile)})
                 print(*rows[-1].values(), flush=True)
+            del timer
             torch.cuda.empty_cache()
     points = behind(rows)
     print(

@@ -5,9 +5,10 @@
 
 A candidate is steps of a chunk, warps, stages, thread blocks that work on a tile, and where maps are
 conducted groups of warps and the chunks that a warp computes at once; its kernel is the one that the rule
-chooses or ``--kernel`` names. Without candidates every kernel runs with what the rule would give it. Each
-one's results are compared with those of the rule's choice, so that a fast tile that is wrong is seen. Share
-is the floor of bytes over the time, in parts of a device copy in the same run.
+chooses or ``--kernel`` names. Without candidates every kernel runs with what the rule would give it, and with
+every number of thread blocks. Each one's results are compared with those of the rule's choice, so that a fast
+tile that is wrong is seen. Share is the floor of bytes over the time, in parts of a device copy in the same
+run.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from statemix.bench.cases import Case
 from statemix.bench.environment import describe, write_csv
 from statemix.bench.timing import copy_gb_s, milliseconds
 from statemix.kernels.cuda import launch, scan
-from statemix.kernels.cuda.configurations import Configuration, candidates, choose
+from statemix.kernels.cuda.configurations import Configuration
+from statemix.kernels.cuda.rule import candidates, choose
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
@@ -62,17 +64,23 @@ def _largest_difference(one: Tensor, other: Tensor) -> float:
     return difference / max(float(b.abs().max()) for _, b in pairs)
 
 
-def measured(case: Case, direction: str, tile: Configuration, seconds: float) -> dict[str, Any]:
-    """Time, share of a copy, and how far results are from those of the rule's choice."""
-    device = torch.device("cuda", torch.cuda.current_device())
-    run = runner(case, direction)
-    wanted = [x for x in with_tile(None, run) if x is not None]
-    found = [x for x in with_tile(tile, run) if x is not None]
-    off = max(_largest_difference(one, other) for one, other in zip(found, wanted, strict=True))
-    del wanted, found
-    ms = with_tile(tile, lambda: milliseconds(run, device, budget_s=seconds))
-    share = case.floor_bytes(direction) / ms / 1e6 / copy_gb_s(device)
-    return {"ms": ms, "share_of_copy": share, "largest_difference": off}
+class Timer:
+    """Times tiles on tensors of a case, and compares their results with those of the rule's choice."""
+
+    def __init__(self, case: Case, direction: str, seconds: float) -> None:
+        self.device = torch.device("cuda", torch.cuda.current_device())
+        self.run = runner(case, direction)
+        self.floor_bytes, self.seconds = case.floor_bytes(direction), seconds
+        self.wanted = [x for x in with_tile(None, self.run) if x is not None]
+
+    def measured(self, tile: Configuration) -> dict[str, Any]:
+        """Time, share of a copy, and how far results are from those of the rule's choice."""
+        found = [x for x in with_tile(tile, self.run) if x is not None]
+        off = max(_largest_difference(one, other) for one, other in zip(found, self.wanted, strict=True))
+        del found
+        ms = with_tile(tile, lambda: milliseconds(self.run, self.device, budget_s=self.seconds))
+        share = self.floor_bytes / ms / 1e6 / copy_gb_s(self.device)
+        return {"ms": ms, "share_of_copy": share, "largest_difference": off}
 
 
 def main() -> int:
@@ -115,14 +123,14 @@ def main() -> int:
     fitting = [tile for tile in dict.fromkeys(tiles) if tile.shared_bytes <= limits.shared_memory]
     with ThreadPoolExecutor() as pool:
         list(pool.map(lambda tile: launch.scan_kernel(tile, index), fitting))
-    rows = []
+    rows, timer = [], Timer(case, arguments.direction, arguments.seconds)
     for tile in fitting:
         row = {
             "family": case.family, "direction": arguments.direction, "dtype": arguments.dtype, "B": case.B,
             "T": case.T, "m": case.M, "N": case.N, "kernel": tile.kernel, "steps": tile.steps,
             "warps": tile.warps, "stages": tile.stages, "cluster": tile.cluster, "groups": tile.groups,
             "chunks": tile.chunks, "rule": tile == chosen,
-            **measured(case, arguments.direction, tile, arguments.seconds),
+            **timer.measured(tile),
         }  # fmt: skip
         rows.append(row)
         print(row, flush=True)

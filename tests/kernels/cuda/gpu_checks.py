@@ -5,7 +5,7 @@ import importlib
 import pytest
 import torch
 
-from statemix.kernels.cuda import scan
+from statemix.kernels.cuda import rule, scan
 from tests.kernels.cuda import float64_loops
 
 PACKED = [0, 1, 1, 40, 41, 43, 43, 100, 163, 164, 300, 300]
@@ -83,9 +83,21 @@ def check(family, *shape, **keywords):
 
 
 def force(monkeypatch, choose):
-    """Runs the kernels that `choose` names, for the arguments of configurations.choose."""
+    """Runs the kernels that `choose` names, for the arguments of rule.choose."""
     monkeypatch.setattr(scan, "choose", choose)
     monkeypatch.setattr(scan, "_plans", {})
+
+
+def force_shape(monkeypatch, shape, adapt):
+    """Runs the kernel of one shape, as `adapt(candidate, direction, batch, width, device)` makes it."""
+
+    def choose(family, direction, m, dtype, normalization, batch, steps, width, device, **options):
+        options["normalization"] = normalization
+        candidate = rule._candidate(family, direction, m, dtype, shape, device, **options)
+        assert candidate is not None
+        return rule._fit(adapt(candidate, direction, batch, width, device), device)
+
+    force(monkeypatch, choose)
 
 
 def check_parts(family, m, batch, steps, width, normalization="softmax"):

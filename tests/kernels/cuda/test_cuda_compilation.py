@@ -1,11 +1,12 @@
 """Kernels compiled without a GPU, and what the assembler says of them. All of them: `make kernels-check`."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
-from statemix.kernels.cuda import cache, check, compiler, launch
-from statemix.kernels.cuda.configurations import choose
+from statemix.kernels.cuda import cache, check, compiler, launch, rule
+from statemix.kernels.cuda.rule import choose
 
 try:
     compiler.nvrtc_version()
@@ -18,7 +19,7 @@ def _sample():
     chosen = []
     for target, device in check.DEVICES.items():
         for family, m in (("bdlru", 4), ("bdlru", 8), ("hlru", 8)):
-            options = ("backward", m, "bfloat16", "softmax", 8, 4096, 1024, device)
+            options = ("backward", m, "bfloat16", "softmax", 64, 2048, 1024, device)  # of the covering list
             chosen.append((choose(family, *options), target))
     device = check.DEVICES["sm_90"]
     problem = ("bfloat16", "softmax", 8, 4096, 1024, device)
@@ -62,6 +63,33 @@ def test_kernels_of_the_default_normalization_spill_nothing_where_they_have_run(
             if configuration.time_broadcast:
                 continue  # logits that never change are kept over turns: eight bytes are spilled
             assert table[check.key(configuration, "sm_90")][1] == 0, configuration
+
+
+def _results_as_matrices():
+    """Kernels whose results leave as matrices, with chunks of few steps and of those that the rule takes."""
+    device, found = check.DEVICES["sm_90"], []
+    for family, m in (("bdlru", 2), ("bdlru", 3), ("bdlru", 4), ("hlru", 1), ("hlru", 4)):
+        for shape in ("narrow", "ring"):
+            options = {
+                "normalization": "softmax",
+                "rows": "packed",
+                "time_broadcast": False,
+                "gate_gradient": True,
+            }
+            tile = rule._candidate(family, "backward", m, "bfloat16", shape, device, **options)
+            found += [tile, *(replace(tile, steps=steps) for steps in (1, 2, 3, 5))]
+    return [tile for tile in dict.fromkeys(found) if not tile.miscompiled]
+
+
+@pytest.mark.parametrize(
+    "tile", [pytest.param(t, id=f"{t.kernel}-{t.block_size}-{t.steps}") for t in _results_as_matrices()]
+)
+def test_every_result_is_narrowed_in_the_compiled_kernel(tile):
+    """NVRTC 13.0 was seen to drop some: `Configuration.miscompiled`."""
+    text = compiler.compile_with_log(tile.source(), "compute_90")[0].decode(errors="replace")
+    values = tile.steps * (1 if tile.one_row else tile.block_size)
+    rows = (values, values * (tile.block_size + 1))  # of dL/dvalues and of dL/dlogits, two narrowed at once
+    assert text.count("cvt.rn.bf16x2.f32") == sum(-(-count // 2) for count in rows)
 
 
 @pytest.mark.parametrize("family", ["bdlru", "hlru"])

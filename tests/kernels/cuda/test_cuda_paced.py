@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from statemix.kernels.cuda import configurations
 from tests.kernels.cuda.gpu_checks import (
     FAMILIES,
     NORMALIZATIONS,
@@ -13,7 +12,7 @@ from tests.kernels.cuda.gpu_checks import (
     check,
     check_forward,
     check_parts,
-    force,
+    force_shape,
     kernels,
     outputs_start_as_nan,  # noqa: F401
     problem,
@@ -29,14 +28,10 @@ pytestmark = [
 def paced(monkeypatch, request):
     """Backward runs the relay of whole lines, paced, with so many thread blocks for a tile."""
 
-    def choose(family, direction, m, dtype, normalization, batch, steps, width, device, **options):
-        options["normalization"] = normalization
-        candidate = configurations._candidate(family, direction, m, dtype, "wide", device, **options)
-        assert candidate is not None
-        fitted = replace(candidate, stages=1, cluster=request.param, paced=direction == "backward")
-        return configurations._fit(fitted, device)
+    def adapt(candidate, direction, batch, width, device):
+        return replace(candidate, stages=1, cluster=request.param, paced=direction == "backward")
 
-    force(monkeypatch, choose)
+    force_shape(monkeypatch, "wide", adapt)
 
 
 @pytest.mark.parametrize("width", [1, 64, 72, 129, 130, 1001])

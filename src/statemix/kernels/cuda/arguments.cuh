@@ -74,8 +74,8 @@ struct Tile {
     static constexpr int BLOCKS = LANES * C::NB;     // blocks (channels) of a tile
     static constexpr bool APART = C::ROWS == Rows::unaligned;
     static constexpr int ROW = BLOCKS * C::E::BYTES + (APART ? 16 : 0);  // bytes of a staged row
-    // Where maps are composed rows are read from shared memory as matrices, by one instruction 512 bytes (stage.cuh).
-    static constexpr bool MATRICES = C::E::BYTES == 2 && C::COMPOSES && !APART;
+    // Where a lane holds one block, rows are read from shared memory as matrices, by one instruction 512 bytes (stage.cuh).
+    static constexpr bool MATRICES = C::E::BYTES == 2 && C::NB == 1 && C::R == 1 && !APART;
     // Narrow rows are for problems with few lanes, which are limited by the chain of states as much as by memory.
     static constexpr bool NARROW = BLOCKS * C::E::BYTES < 128;
     // Of rows of 64 bytes L2 keeps the other half of a line until the neighbour asks for it. The gradients, half of all that

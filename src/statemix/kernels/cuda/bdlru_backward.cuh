@@ -51,7 +51,8 @@ struct BackwardStage {
     static constexpr int SLACK_ROWS = M % C::R ? M + 1 : 0;  // absent rows are read, never used
     static constexpr int BYTES = (C::GATE_GRADIENT ? STATES + ROWS * ROW : VALUES) + SLACK_ROWS * ROW;
     typedef Ring<C::W, C::K, C::NB * ((M + C::R - 1) / C::R)> Relay;
-    static constexpr int SHARED = Relay::BYTES + C::W * C::D * BYTES;  // of the thread block
+    static constexpr int RESULTS = Relay::BYTES + C::W * C::D * BYTES;
+    static constexpr int SHARED = RESULTS + C::W * WrittenPlaces<C>::BYTES;  // of the thread block
 };
 
 template <class C, int MR, int MC>
@@ -191,6 +192,7 @@ DEVICE void bdlru_backward(const Arguments& arguments) {
     const int pitch = (int)N * E::BYTES;
     typename Stage::Relay ring(shared, warp, thread, tile.rank);
     char* const stages = shared + Stage::Relay::BYTES + warp * (C::D * Stage::BYTES);
+    const WrittenPlaces<C> written(shared + Stage::RESULTS + warp * WrittenPlaces<C>::BYTES, lane);
 
     const int chunks = (tile.length + S - 1) / S;
     const char* const logits = arguments.gate_logits + tile.offset(arguments.logits_batch, arguments.logits_time);
@@ -313,7 +315,7 @@ DEVICE void bdlru_backward(const Arguments& arguments) {
             store_state_gradients<C, MR, MC>(arguments, tile, lane, chunk, steps, p, u);
         else
             store_gradients<C, MR, MC>(arguments, tile, lane, chunk, steps, staged_logits, staged_values,
-                                       staged_states, p, u, sums, WrittenPlaces<C>(shared, lane));
+                                       staged_states, p, u, sums, written);
         __syncwarp();
         if (turn + C::D * WARPS < chunks) copy_after_gradients(turn + C::D * WARPS, stage);
         commit_copies();

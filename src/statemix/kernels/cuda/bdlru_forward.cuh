@@ -92,7 +92,8 @@ struct ForwardStage {
     static constexpr int SLACK_ROWS = M % C::R ? M + 1 : 0;  // absent rows are read, never used
     static constexpr int BYTES = (LOGIT_ROWS + VALUE_ROWS + SLACK_ROWS) * ROW;
     typedef Ring<C::W, C::K, C::NB * ((M + C::R - 1) / C::R)> Relay;
-    static constexpr int SHARED = Relay::BYTES + C::W * C::D * BYTES;  // of the thread block
+    static constexpr int RESULTS = Relay::BYTES + C::W * C::D * BYTES;
+    static constexpr int SHARED = RESULTS + C::W * WrittenPlaces<C>::BYTES;  // of the thread block
 };
 
 template <class C>
@@ -112,12 +113,12 @@ DEVICE void bdlru_forward(const Arguments& arguments) {
     const int pitch = (int)N * E::BYTES;
     typename Stage::Relay ring(shared, warp, thread, tile.rank);
     char* const stages = shared + Stage::Relay::BYTES + warp * (C::D * STAGE);
+    const WrittenPlaces<C> written(shared + Stage::RESULTS + warp * WrittenPlaces<C>::BYTES, lane);
 
     const int chunks = (tile.length + S - 1) / S;
     const char* const logits = arguments.gate_logits + tile.offset(arguments.logits_batch, arguments.logits_time);
     const char* const values = arguments.values + tile.offset(arguments.values_batch, arguments.values_time);
-    char* const hidden =
-        arguments.output + tile.first_step * M * pitch + (i64)(tile.n0 + lane.block) * E::BYTES;
+    char* const hidden = arguments.output + tile.first_step * M * pitch + (i64)tile.n0 * E::BYTES;
     const Strides logit_strides = {arguments.logits_time, arguments.logits_row, arguments.logits_line};
     const Strides value_strides = {arguments.values_time, arguments.values_line, arguments.values_line};
 
@@ -196,21 +197,7 @@ DEVICE void bdlru_forward(const Arguments& arguments) {
         run_steps<C, MR, MC>(a, q, h);
         ring.send(&q[S - 1][0][0]);
 
-        if (lane.count > 0) {
-            char* const out = fixed(hidden + ((i64)chunk * S * M + lane.share) * pitch);
-#pragma unroll
-            for (int s = 0; s < S; s++) {
-                if (s >= steps) break;
-#pragma unroll
-                for (int i = 0; i < MR; i++) {
-                    float x[NB];
-#pragma unroll
-                    for (int n = 0; n < NB; n++) x[n] = q[s][n][i];
-                    if (MC == M || partner_row<C>(i, 0, lane.share) < M)
-                        store_elements<E, NB, Tile<C>::APART>(out + (i64)(s * M + i * R) * pitch, x, lane.count);
-                }
-            }
-        }
+        store_outputs<C, M>(q, hidden, written, chunk, tile, lane, pitch);
         if (steps < S) {  // the end of the sequence, inside the chunk
 #pragma unroll
             for (int s = 0; s < S; s++)

@@ -19,7 +19,8 @@ from itertools import product
 from pathlib import Path
 
 from statemix.kernels.cuda import compiler
-from statemix.kernels.cuda.configurations import NORMALIZATIONS, Configuration, Device, choose
+from statemix.kernels.cuda.configurations import NORMALIZATIONS, Configuration, Device
+from statemix.kernels.cuda.rule import choose
 
 TABLE = Path(__file__).parent / "resources.csv"
 REGISTERS_OF_A_MULTIPROCESSOR = 65536

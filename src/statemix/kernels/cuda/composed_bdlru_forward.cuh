@@ -117,7 +117,7 @@ DEVICE void composed_bdlru_forward(const Arguments& arguments) {
 #pragma unroll
                 for (int i = 0; i < M; i++) q[s][0][i] = fmaf(a[s][0][i][j], h[0][j], q[s][0][i]);
 
-        store_outputs<C>(q, hidden, written, span, tile, lane, pitch);
+        store_outputs<C, M>(q, hidden, written, span, tile, lane, pitch);
         // The end of the sequence: the half that holds the last step has its state.
         if (steps > 0 && tile.length - chunk * S <= S) {
 #pragma unroll

@@ -157,7 +157,7 @@ DEVICE void composed_hlru_forward(const Arguments& arguments) {
 #pragma unroll
             for (int j = 0; j < M; j++) q[s][0] = fmaf(a[s][0][j], window[0][j], q[s][0]);
 
-        store_outputs<C>(q, hidden, written, span, tile, lane, pitch);
+        store_outputs<C, 1>(q, hidden, written, span, tile, lane, pitch);
         // The end of the sequence: the half that holds the last step has its window.
         if (steps > 0 && tile.length - chunk * S <= S) {
 #pragma unroll

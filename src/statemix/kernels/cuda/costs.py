@@ -12,30 +12,26 @@ an H100 and an H200 in ``benchmarks/results``.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from .configurations import Configuration, Device
+from statemix.kernels.cuda.configurations import USUAL_MEMORY, Configuration, Device
 
 CLOCK = 1.98  # GHz
 REGISTERS = 65536  # of a multiprocessor
-USUAL_MEMORY = 3350  # what an H100's memory (SXM) is made for, in GB/s; a copy gets seven eighths
 
 #: Shared memory of thread blocks that run on a multiprocessor, each as fast as alone: fitted, as if one with
 #: more of it already asked memory for all that a multiprocessor can get.
-IN_FLIGHT = 76 * 1024
+IN_FLIGHT = 80 * 1024
 
 
 #: What rows cost more that begin at sectors of 32 bytes, at pieces of 16 or at single elements, and how much
 #: more where not all tiles run at once; forward, backward. Below 1: what the rest of a formula overrates.
 SHARED_LINES = {
-    "wide": ((0.864, 0.802, 1.5, 1), (1.03, 0.96, 1.6, 1.25)),
-    "narrow": ((1, 1.13, 1.7, 1.1), (1.09, 1.48, 2.2, 1.1)),
-    "narrow paced": ((1, 1, 1, 1), (1.21, 1.47, 1.55, 1.25)),
-    "two lanes": ((1.38, 1.56, 1.6, 0.926), (2.06, 2.5, 2.6, 0.64)),
-    "ring": ((1.13, 1.31, 1.84, 1.1), (0.89, 2.81, 2.2, 1.33)),
-    "ring halves": ((0.637, 1.3, 1.1, 1.62), (0.88, 1.81, 2.4, 0.861)),
-    "conducted": ((1, 1.18, 1.6, 1), (1, 2.08, 2.2, 1)),
+    "wide": ((0.746, 0.817, 1.3, 1.56), (1.11, 1.04, 1.02, 1.83)),
+    "narrow": ((0.841, 1.13, 1.7, 1.38), (1.01, 1.48, 2.2, 2.15)),
+    "narrow paced": ((1, 1, 1, 1), (1.21, 1.39, 1.07, 1.35)),
+    "two lanes": ((1.1, 1.68, 1.6, 1.16), (2.06, 2.5, 2.6, 0.593)),
+    "ring": ((1.05, 1.31, 1.47, 1.02), (0.961, 2.81, 2.2, 1.23)),
+    "ring halves": ((0.736, 1.3, 1.1, 1.62), (0.88, 1.81, 2.4, 0.93)),
+    "conducted": ((1, 1.47, 1.6, 1), (1, 2.08, 2.2, 1)),
 }
 
 
@@ -73,28 +69,56 @@ def _relay(configuration: Configuration, tiles: int, steps: int, moved: float, d
     """One wave of thread blocks after the other."""
     size = configuration.cluster
     at_once = max(1, device.resident_clusters(size) * _thread_blocks_at_once(configuration, device))
-    memory = _copied(moved, device) / 1.08  # what keeps kernels below that is added later
+    memory = _copied(moved, device) / 1.17  # what keeps kernels below that is added later
     chain = _chain(configuration)
     whole, rest = divmod(tiles, at_once)
     time = 0.0
     for waves, running in ((whole, at_once), (1, rest)):
         if waves and running:
+            crowded = memory * _crowding(configuration, running * size, device)
+            crowded /= _drawn(configuration, running * size, device)
             turn = _turn(configuration, -(-running * size // device.multiprocessors))
             # A wave takes seven microseconds to start, to fill its rings and to empty them.
-            time += waves * (_sum((memory * running / tiles, chain, turn), 4.06) + 7160 / steps)
+            time += waves * (_sum((crowded * running / tiles, chain, turn), 4.06) + 5300 / steps)
     # Thread blocks of a cluster start, wait and leave together.
-    return time * (1 + (0.0602 if configuration.blocks_per_lane == 2 else 0.068) * (size - 1))
+    return time * (1 + (0.065 if configuration.blocks_per_lane == 2 else 0.0504) * (size - 1))
+
+
+def _drawn(configuration: Configuration, thread_blocks: int, device: Device) -> float:
+    """The part of what memory gives that so many multiprocessors can draw."""
+    enough = 0.533 if device.fast_memory else 0.48
+    if configuration.lanes_per_block > 1:
+        enough = 0.76  # rows of 32 bytes
+    return min(1, thread_blocks / device.multiprocessors / enough)
+
+
+def _crowding(configuration: Configuration, thread_blocks: int, device: Device) -> float:
+    """What it costs that more is under way than memory wants, and than L2 keeps."""
+    under_way = configuration.steps * configuration.warps * configuration.stages * configuration.step_bytes
+    wanted = 5880000 if "backward" in configuration.kernel else 7460000
+    if device.fast_memory:
+        wanted *= 1.2
+    return 1 + 0.0844 * min(1, max(0, under_way * thread_blocks / wanted - 1))
 
 
 def _thread_blocks_at_once(configuration: Configuration, device: Device) -> int:
     """How many thread blocks a multiprocessor runs, each as fast as if it were alone."""
-    # Lines through what the compiler gives. Of 266 relays in resources.csv they place all but four as the
-    # compiler's own number would; logits of those four are the same at all times: fewer registers suffice.
-    first, each = (66, 1.5) if "backward" in configuration.kernel else (56, 1.1)
-    registers = 8 * -(-(first + each * configuration.coefficient_registers) // 8)
-    by_registers = REGISTERS // (registers * 32 * configuration.warps)
+    by_registers = REGISTERS // (_registers(configuration) * 32 * configuration.warps)
     by_memory = min(IN_FLIGHT, device.shared_memory) // configuration.shared_bytes
     return max(1, int(min(by_registers, by_memory)))
+
+
+def _registers(configuration: Configuration) -> int:
+    """Of a thread of a relay, as the compiler should give them."""
+    # Lines through what it gives. Of 266 relays in resources.csv they place all but four as the compiler's
+    # own number would; logits of those four are the same at all times: fewer registers suffice.
+    first, each = (66, 1.5) if "backward" in configuration.kernel else (56, 1.1)
+    return 8 * -(-int(first + each * configuration.coefficient_registers) // 8)
+
+
+def fits_registers(configuration: Configuration) -> bool:
+    """Whether a relay with more steps would not spill registers."""
+    return _registers(configuration) <= min(232, REGISTERS // (32 * configuration.warps))
 
 
 def alignment(configuration: Configuration, width: int) -> str:
@@ -135,24 +159,24 @@ def _row_cost(configuration: Configuration, device: Device) -> float:
     if row >= 128:
         return 1.0
     if row < 64:
-        return 1.37 if backward else 1.14
+        return 1.48 if backward else 1.14
     # L2 asks for the other halves of lines, and is not as much faster as memory may be.
     if configuration.composes:
-        cost, power = (0.77, 0.418) if backward else (1.04, 0.16)
+        cost, power = (0.77, 0.334) if backward else (1.04, 0.233)
     else:
-        apart = 0.325 if configuration.cluster > 1 else 0.116  # neighbouring tiles are, on the chip
-        cost, power = (1.06, apart) if backward else (1.04, 0.05)
+        apart = 0.686 if configuration.cluster > 1 else 0.12  # neighbouring tiles are, on the chip
+        cost, power = (1.06, apart) if backward else (1.04, 0.032)
     if backward and not configuration.one_row and configuration.cluster == 2:
         # m rows of gradients, from all multiprocessors, are more than L2 keeps.
-        cost *= 1.24 if configuration.composes else 1.15
+        cost *= 1.33 if configuration.composes else 0.955
     return cost * (device.memory_gb_s / USUAL_MEMORY) ** power
 
 
 def _turn(configuration: Configuration, neighbours: int) -> float:
     """What a step costs of a warp's turn, with that many thread blocks on its multiprocessor."""
-    latency = 960 * (1.0 if configuration.stages == 1 else 0.36)  # most of it passes in the turn before
+    latency = 960 * (1.0 if configuration.stages == 1 else 0.288)  # most of it passes in the turn before
     # Ten to thirty instructions for a coefficient, from each warp, on four schedulers.
-    work = (3.19 if "backward" in configuration.kernel else 1.16) * configuration.coefficient_registers
+    work = (2.76 if "backward" in configuration.kernel else 1.3) * configuration.coefficient_registers
     turn = latency + work * configuration.warps * neighbours
     return turn / (configuration.steps * configuration.warps * configuration.cluster)
 
@@ -162,9 +186,9 @@ def _chain(configuration: Configuration) -> float:
     m, lanes = configuration.block_size, configuration.lanes_per_block
     rows = 1 if configuration.one_row else -(-m // lanes)
     # In cycles.
-    hand_over = 145 if configuration.one_row and "backward" in configuration.kernel else 93.1
-    step = configuration.blocks_per_lane * (3.42 + 1.01 * rows * m)
-    exchange = 37 if lanes > 1 else 0  # of the parts of a sum
+    hand_over = 76.5 if configuration.one_row and "backward" in configuration.kernel else 79.8
+    step = configuration.blocks_per_lane * (4.45 + 1.36 * rows * m)
+    exchange = 32 if lanes > 1 else 0  # of the parts of a sum
     return (hand_over / configuration.steps + step + exchange) / CLOCK
 
 
@@ -186,15 +210,15 @@ def _ring(configuration: Configuration, tiles: int, steps: int, moved: float, de
     memory = _copied(moved, device)
     # Instructions of all warps of a multiprocessor: for each coefficient, and to compose it into the map.
     if "backward" in configuration.kernel:
-        power, start = 3.39, 4840
-        turn = 973 * (configuration.stages == 1) + 11.4 * warps
-        turn += (2.6 + 0.259 * m) * coefficients * configuration.warps
-        memory *= 1.22 if configuration.cluster < 3 else 1.0  # all multiprocessors ask for more than L2 keeps
-        hop, remote = 32 + 2.26 * m * m, 30.4
+        power, start = 3.39, 4180
+        turn = 641 * (configuration.stages == 1) + 11.4 * warps
+        turn += (2.81 + 0.24 * m) * coefficients * configuration.warps
+        memory *= 1.32 if configuration.cluster < 3 else 1.0  # all multiprocessors ask for more than L2 keeps
+        hop, remote = 32 + 2.82 * m * m, 32.8
     else:
-        power, start = 2.96, 3900
-        turn = 23.3 * warps + (0.93 + 0.176 * m) * coefficients * configuration.warps
-        hop, remote = 30.2 + 2.03 * m * m, 87
+        power, start = 3.45, 3980
+        turn = 21.6 * warps + (0.774 + 0.22 * m) * coefficients * configuration.warps
+        hop, remote = 29.1 + 1.62 * m * m, 87
     chain = hop / 2 + (remote / configuration.warps if configuration.cluster > 1 else 0)
     limits = (memory, waves * turn / (configuration.steps * warps), waves * chain / configuration.steps)
     return _sum(limits, power) + (start + turn / 2) * waves / steps
@@ -203,11 +227,11 @@ def _ring(configuration: Configuration, tiles: int, steps: int, moved: float, de
 def _ring_halves(configuration: Configuration, tiles: int, steps: int, moved: float, device: Device) -> float:
     """The same in rows of 32 bytes: by memory or by a turn."""
     m, waves = configuration.block_size, _waves(configuration, tiles, device)
-    rows, work = (1.27, 33.5) if "backward" in configuration.kernel else (1.31, 20.5)
+    rows, work = (1.27, 26.8) if "backward" in configuration.kernel else (1.41, 15.8)
     warps = configuration.warps * configuration.cluster
-    turn = 635 + work * configuration.coefficient_registers + 31.3 * m * m + 25.9 * warps
+    turn = 635 + work * configuration.coefficient_registers + 29 * m * m + 20.7 * warps
     limits = (rows * _copied(moved, device), waves * turn / (2 * configuration.steps * warps))
-    return _sum(limits, 4.45) + (4820 + turn / 2) * waves / steps
+    return _sum(limits, 3.56) + (5020 + turn / 2) * waves / steps
 
 
 def _conducted(configuration: Configuration, tiles: int, steps: int, moved: float, device: Device) -> float:
@@ -216,13 +240,13 @@ def _conducted(configuration: Configuration, tiles: int, steps: int, moved: floa
     coefficients, halves = configuration.coefficient_registers, configuration.chunks == 2
     # And the part of the multiprocessors that draws all that memory gives.
     if "backward" in configuration.kernel:
-        rows, enough, start = 0.72 if halves else 0.78, 1.01, 680
-        turn = 75.4 * maps + 81.2 * coefficients
-        conductor = 2.6 * size * maps
+        rows, enough, start = 0.72 if halves else 0.722, 1.01, 680
+        turn = 60.3 * maps + 81.2 * coefficients
+        conductor = 2.08 * size * maps
     else:
-        rows, enough, start = 1.24 if halves else 1.1, 0.12, 2550
-        turn = 57.8 * maps + 38.1 * coefficients
-        conductor = 617 + 1.34 * size * maps
+        rows, enough, start = 1.19 if halves else 1.1, 0.12, 2550
+        turn = 40 * maps + 38.1 * coefficients
+        conductor = 617 + 1.19 * size * maps
     memory = rows * _copied(moved, device) / min(1.0, tiles * size / device.multiprocessors / enough)
     of_group = configuration.chunks * configuration.steps * configuration.warps // configuration.groups * size
     limits = (memory, turn / (of_group * configuration.groups), conductor / of_group)

@@ -20,24 +20,3 @@ struct MapStage : OfChunk {
     static constexpr int RESULTS = Maps::BYTES + C::W * C::D * BYTES, WORKING = RESULTS + C::W * WrittenPlaces<C>::BYTES;
     static constexpr int SHARED = WORKING > Maps::CONDUCTOR_BYTES ? WORKING : Maps::CONDUCTOR_BYTES;
 };
-
-// The outputs of a span, PER_STEP rows a step; `hidden` is at the tile's first block and step.
-template <class C, class Q>
-DEVICE void store_outputs(const Q& q, char* hidden, const WrittenPlaces<C>& written, int span, const Tile<C>& tile,
-                          const Lane<C>& lane, int pitch) {
-    constexpr int S = C::S, PER_STEP = sizeof(Q) / sizeof(float) / S;
-    const float* const results = (const float*)&q;
-    const int chunk = C::CH * span + (Tile<C>::MATRICES ? written.half : lane.half);
-    const int rows = min(S, tile.length - chunk * S) * PER_STEP;
-    char* const out = hidden + (i64)chunk * S * PER_STEP * pitch;
-    if (Tile<C>::MATRICES || lane.count > 0) {
-        RowWriter<C, S * PER_STEP> writer(written, out, pitch, rows, tile.valid);
-        char* const own = Tile<C>::MATRICES ? out : fixed(out + lane.block * C::E::BYTES);
-#pragma unroll
-        for (int row = 0; row < S * PER_STEP; row++) {
-            if (!Tile<C>::MATRICES && row >= rows) break;
-            const float x[1] = {results[row]};
-            writer.put(row, x, own + (i64)row * pitch);
-        }
-    }
-}

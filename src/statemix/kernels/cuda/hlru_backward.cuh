@@ -27,7 +27,8 @@ struct BackwardStage {
     static constexpr int GRADS = LOGIT_ROWS * ROW, VALUES = GRADS + S * ROW, STATES = VALUES + S * ROW;
     static constexpr int BYTES = C::GATE_GRADIENT ? STATES + STATE_ROWS * ROW : VALUES;
     typedef Ring<C::W, C::K, C::NB * M> Relay;
-    static constexpr int SHARED = Relay::BYTES + C::W * C::D * BYTES;  // of the thread block
+    static constexpr int RESULTS = Relay::BYTES + C::W * C::D * BYTES;
+    static constexpr int SHARED = RESULTS + C::W * WrittenPlaces<C>::BYTES;  // of the thread block
 };
 
 template <class C>
@@ -147,6 +148,7 @@ DEVICE void hlru_backward(const Arguments& arguments) {
     const int pitch = (int)N * E::BYTES;
     typename Stage::Relay ring(shared, warp, thread, tile.rank);
     char* const stages = shared + Stage::Relay::BYTES + warp * (C::D * Stage::BYTES);
+    const WrittenPlaces<C> written(shared + Stage::RESULTS + warp * WrittenPlaces<C>::BYTES, lane);
 
     const int chunks = (tile.length + S - 1) / S;
     const char* const logits = arguments.gate_logits + tile.offset(arguments.logits_batch, arguments.logits_time);
@@ -266,7 +268,7 @@ DEVICE void hlru_backward(const Arguments& arguments) {
             store_channel_gradients<C>(arguments, tile, lane, chunk, steps, p, u);
         else
             store_window_gradients<C>(arguments, tile, lane, chunk, steps, staged_logits, staged_values, staged_states,
-                                      p, u, sums, WrittenPlaces<C>(shared, lane));
+                                      p, u, sums, written);
         __syncwarp();
         if (turn + C::D * WARPS < chunks) copy_after_gradients(turn + C::D * WARPS, stage);
         commit_copies();

@@ -48,7 +48,8 @@ struct ForwardStage {
     static constexpr int LOGIT_ROWS = (C::TIME_BROADCAST ? 1 : C::S) * (C::M + 1);
     static constexpr int BYTES = (LOGIT_ROWS + C::S) * Tile<C>::ROW;
     typedef Ring<C::W, C::K, C::NB * C::M> Relay;
-    static constexpr int SHARED = Relay::BYTES + C::W * C::D * BYTES;  // of the thread block
+    static constexpr int RESULTS = Relay::BYTES + C::W * C::D * BYTES;
+    static constexpr int SHARED = RESULTS + C::W * WrittenPlaces<C>::BYTES;  // of the thread block
 };
 
 template <class C>
@@ -66,11 +67,12 @@ DEVICE void hlru_forward(const Arguments& arguments) {
     const int pitch = (int)N * E::BYTES;
     typename Stage::Relay ring(shared, warp, thread, tile.rank);
     char* const stages = shared + Stage::Relay::BYTES + warp * (C::D * STAGE);
+    const WrittenPlaces<C> written(shared + Stage::RESULTS + warp * WrittenPlaces<C>::BYTES, lane);
 
     const int chunks = (tile.length + S - 1) / S;
     const char* const logits = arguments.gate_logits + tile.offset(arguments.logits_batch, arguments.logits_time);
     const char* const values = arguments.values + tile.offset(arguments.values_batch, arguments.values_time);
-    char* const hidden = arguments.output + tile.first_step * pitch + (i64)(tile.n0 + lane.block) * E::BYTES;
+    char* const hidden = arguments.output + tile.first_step * pitch + (i64)tile.n0 * E::BYTES;
     const Strides logit_strides = {arguments.logits_time, arguments.logits_row, arguments.logits_line};
     const Strides value_strides = {arguments.values_time, arguments.values_line, arguments.values_line};
 
@@ -137,14 +139,7 @@ DEVICE void hlru_forward(const Arguments& arguments) {
         run_window<C>(a, q, window);
         ring.send(&window[0][0]);
 
-        if (lane.count > 0) {
-            char* const out = fixed(hidden + (i64)chunk * S * pitch);
-#pragma unroll
-            for (int s = 0; s < S; s++) {
-                if (s >= steps) break;
-                store_elements<E, NB, Tile<C>::APART>(out + (i64)s * pitch, q[s], lane.count);
-            }
-        }
+        store_outputs<C, 1>(q, hidden, written, chunk, tile, lane, pitch);
         if (steps < S) {  // the end of the sequence, inside the chunk; the slot still holds the chunk's first window
             ring.read(thread, &window[0][0]);
 #pragma unroll

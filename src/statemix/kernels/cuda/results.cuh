@@ -99,3 +99,32 @@ class RowWriter<C, COUNT, PER_STEP, STREAMS, false> {
         store_elements<typename C::E, C::NB, Tile<C>::APART, STREAMS>(place, x, count);
     }
 };
+
+// The outputs of a warp's chunks, LINES rows a step; `hidden` is at the tile's first block and step, and what a lane has of a
+// step are its own rows, every R-th. The steps that do not exist are not stored.
+template <class C, int LINES, class Q>
+DEVICE void store_outputs(const Q& q, char* hidden, const WrittenPlaces<C>& written, int span, const Tile<C>& tile,
+                          const Lane<C>& lane, int pitch) {
+    constexpr bool MATRICES = Tile<C>::MATRICES;
+    constexpr int S = C::S, NB = C::NB, OWN = sizeof(Q) / sizeof(float) / (S * NB);
+    const float* const results = (const float*)&q;
+    const int chunk = C::CH * span + (MATRICES ? written.half : lane.half);
+    const int rows = min(S, tile.length - chunk * S) * LINES;
+    if (!MATRICES && lane.count == 0) return;
+    char* const out = hidden + (i64)chunk * S * LINES * pitch;
+    char* const own = MATRICES ? out : fixed(out + (i64)lane.share * pitch + lane.block * C::E::BYTES);
+    RowWriter<C, S * LINES> writer(written, out, pitch, rows, tile.valid);
+#pragma unroll
+    for (int s = 0; s < S; s++) {
+        if (!MATRICES && s * LINES >= rows) break;
+#pragma unroll
+        for (int i = 0; i < OWN; i++) {
+            float x[NB];
+#pragma unroll
+            for (int n = 0; n < NB; n++) x[n] = results[(s * NB + n) * OWN + i];
+            const int line = s * LINES + i * C::R;
+            if (OWN * C::R == LINES || partner_row<C>(i, 0, lane.share) < LINES)
+                writer.put(line, x, own + (i64)line * pitch);
+        }
+    }
+}

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from statemix.kernels.cuda import launch
-from statemix.kernels.cuda.configurations import Configuration, choose
+from statemix.kernels.cuda.configurations import Configuration
+from statemix.kernels.cuda.rule import choose
 
 #: How often an argument had to be copied to be readable, by "family.direction.argument".
 copies: Counter[str] = Counter()
