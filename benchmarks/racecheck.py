@@ -3,13 +3,15 @@
     compute-sanitizer --tool memcheck python benchmarks/racecheck.py kernels
     compute-sanitizer --tool racecheck python benchmarks/racecheck.py kernels | kernels-sync
     compute-sanitizer --tool racecheck python benchmarks/racecheck.py arrive | sync | fresh
+    compute-sanitizer --tool racecheck python benchmarks/racecheck.py copies | fresh-copies
 
 racecheck reports races in the kernels' hand-over. The other words show what it can follow. ``arrive`` is
 the hand-over alone, in a ring of four warps (or ``--warps``) that pass a number on, as the kernels do it: the
 sender signals with ``bar.arrive`` and goes on. ``sync`` is the same ring with ``bar.sync`` on both sides,
-``fresh`` has a new slot for every turn too, so that nothing is ever overwritten. ``kernels-sync`` compiles
-the kernels with ``bar.sync`` on both sides and keeps each ring in one thread block: the order of accesses is
-the same, and full barriers alone make it.
+``fresh`` has a new slot for every turn too, so that nothing is ever overwritten. In ``copies`` and
+``fresh-copies`` each warp of these copies 512 bytes in every turn to a place that no other warp touches, as
+the kernels do with their inputs. ``kernels-sync`` compiles the kernels with ``bar.sync`` on both sides and
+keeps each ring in one thread block: the order of accesses is the same, and full barriers alone make it.
 """
 
 import argparse
@@ -45,17 +47,32 @@ FULL_BARRIERS = (
 TURNS = 64
 
 RING = """
-struct Arguments {{ float* out; long long rest[{fields} - 1]; }};
+struct Arguments {{ float* out; const char* given; long long rest[{fields} - 2]; }};
 extern "C" __global__ void statemix_kernel(const __grid_constant__ Arguments arguments) {{
-    extern __shared__ float slots[];
+    extern __shared__ __align__(16) float slots[];
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    float* const own = slots + 32 * ({turns} + 1) + warp * 128;  // where the warp copies to
+    auto copy = [&](int turn) {{
+        const unsigned to = (unsigned)__cvta_generic_to_shared(own + lane * 4);
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;\\ncp.async.commit_group;" ::"r"(to),
+                     "l"(arguments.given + turn * 512 + lane * 16) : "memory");
+    }};
+    if ({copies}) copy(warp);
     if (warp == {warps} - 1) {{  // the first state comes from the last warp
         slots[lane] = 0.f;
         asm volatile("{signal} 1, 64;" ::: "memory");
     }}
     for (int turn = warp; turn < {turns}; turn += {warps}) {{
+        float zero = 0.f;
+        if ({copies}) {{
+            asm volatile("cp.async.wait_group 0;" ::: "memory");
+            __syncwarp();
+            zero = own[(lane + 1) % 32 * 4];
+            __syncwarp();
+            if (turn + {warps} < {turns}) copy(turn + {warps});
+        }}
         asm volatile("bar.sync %0, 64;" ::"r"(warp + 1) : "memory");
-        const float state = slots[{read} * 32 + lane] + 1.f;
+        const float state = slots[{read} * 32 + lane] + 1.f + zero;
         const int next = (warp + 1) % {warps};
         if (turn + 1 == {turns}) {{
             arguments.out[lane] = state;
@@ -88,17 +105,18 @@ def run_kernels(*, full_barriers: bool) -> None:
 
 
 def run_ring(kind: str, warps: int) -> None:
-    fresh = kind == "fresh"
+    fresh, copies = "fresh" in kind, "copies" in kind
     fields = len(launch.ARGUMENT_FIELDS)
     source = RING.format(
-        fields=fields, warps=warps, turns=TURNS,
+        fields=fields, warps=warps, turns=TURNS, copies=int(copies),
         signal="bar.arrive" if kind == "arrive" else "bar.sync",
         read="turn" if fresh else "warp",
         write="(turn + 1)" if fresh else "next",
     )  # fmt: skip
-    kernel = launch.Kernel(source, 0, threads=32 * warps, shared_bytes=128 * (TURNS + 1))
-    out = torch.zeros(32, device="cuda")
-    kernel.launch(1, (out.data_ptr(), *[0] * (fields - 1)))
+    shared_bytes = 128 * (TURNS + 1) + 512 * warps
+    kernel = launch.Kernel(source, 0, threads=32 * warps, shared_bytes=shared_bytes)
+    out, given = torch.zeros(32, device="cuda"), torch.zeros(128 * TURNS, device="cuda")
+    kernel.launch(1, (out.data_ptr(), given.data_ptr(), *[0] * (fields - 2)))
     torch.cuda.synchronize()
     assert (out == TURNS).all(), out
     print(kind, "ring ran: every turn counted", flush=True)
@@ -106,7 +124,8 @@ def run_ring(kind: str, warps: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("kernels", "kernels-sync", "arrive", "sync", "fresh"))
+    rings = ("arrive", "sync", "fresh", "copies", "fresh-copies")
+    parser.add_argument("what", choices=("kernels", "kernels-sync", *rings))
     parser.add_argument("--warps", type=int, default=4, help="of the ring alone")
     options = parser.parse_args()
     if options.what.startswith("kernels"):
