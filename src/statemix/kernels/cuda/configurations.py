@@ -85,7 +85,7 @@ class Configuration:
 
     @property
     def miscompiled(self) -> bool:
-        """Whether NVRTC 13.0 loses results: its PTX never converts the first two rows of dL/dvalues."""
+        """Whether NVRTC 12.8 to 13.2 lose results: the first two rows of dL/dvalues are in no PTX."""
         backward = self.kernel.endswith("bdlru_backward") and self.gate_gradient
         return backward and self.matrices and self.block_size == 2 and self.steps in (3, 4)
 
