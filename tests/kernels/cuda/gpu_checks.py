@@ -95,7 +95,9 @@ def force_shape(monkeypatch, shape, adapt):
         options["normalization"] = normalization
         candidate = rule._candidate(family, direction, m, dtype, shape, device, **options)
         assert candidate is not None
-        return rule._fit(adapt(candidate, direction, batch, width, device), device)
+        tile = rule._fit(adapt(candidate, direction, batch, width, device), device)
+        assert not tile.miscompiled, "the rule takes no such tile"
+        return tile
 
     force(monkeypatch, choose)
 

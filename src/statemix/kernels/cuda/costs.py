@@ -78,7 +78,7 @@ def _relay(configuration: Configuration, tiles: int, steps: int, moved: float, d
             crowded = memory * _crowding(configuration, running * size, device)
             crowded /= _drawn(configuration, running * size, device)
             turn = _turn(configuration, -(-running * size // device.multiprocessors))
-            # A wave takes seven microseconds to start, to fill its rings and to empty them.
+            # A wave takes some microseconds to start, to fill its rings and to empty them.
             time += waves * (_sum((crowded * running / tiles, chain, turn), 4.06) + 5300 / steps)
     # Thread blocks of a cluster start, wait and leave together.
     return time * (1 + (0.065 if configuration.blocks_per_lane == 2 else 0.0504) * (size - 1))
@@ -95,7 +95,7 @@ def _drawn(configuration: Configuration, thread_blocks: int, device: Device) -> 
 def _crowding(configuration: Configuration, thread_blocks: int, device: Device) -> float:
     """What it costs that more is under way than memory wants, and than L2 keeps."""
     under_way = configuration.steps * configuration.warps * configuration.stages * configuration.step_bytes
-    wanted = 5880000 if "backward" in configuration.kernel else 7460000
+    wanted = 5.88e6 if "backward" in configuration.kernel else 7.46e6  # bytes
     if device.fast_memory:
         wanted *= 1.2
     return 1 + 0.0844 * min(1, max(0, under_way * thread_blocks / wanted - 1))

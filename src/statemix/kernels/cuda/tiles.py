@@ -1,10 +1,10 @@
 """The tiles that each relay was measured to be fastest with, on an H100 and on an H200.
 
 Sizes are (steps of a chunk, warps, stages of shared memory), forward and backward, by family and by block
-size or order. What a thread block has under
-way is steps x warps x stages rows of each tensor: for most kernels of whole lines 40 to 60 KB are best, the
-lower end on an H100. More warps with shorter chunks hide more of the waiting than fewer with longer ones.
-Which of the tables a problem gets is decided in ``rule.py``.
+size or order. What a thread block has under way is steps x warps x stages rows of each tensor: 40 to 60 KB
+are best for most kernels on a full device, the lower end on an H100, and more where fewer thread blocks run.
+More warps with shorter chunks hide more of the waiting than fewer with longer ones. Which of the tables a
+problem gets is decided in ``rule.py``.
 """
 
 from __future__ import annotations
