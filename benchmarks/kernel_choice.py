@@ -75,7 +75,8 @@ PROBLEMS: dict[str, list[Problem]] = {
 def name(tile: Configuration) -> str:
     """What a table calls the kernel of a configuration."""
     if not tile.composes:
-        return "relay" if tile.tile * tile.element_bytes < 128 else "relay of whole lines"
+        row = tile.tile * tile.element_bytes
+        return "relay" if row < 128 else "relay of whole lines" if row == 128 else "relay of two lines"
     return f"{'conducted' if tile.conducted else 'ring'}{' halves' if tile.chunks == 2 else ''}"
 
 

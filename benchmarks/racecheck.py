@@ -1,6 +1,7 @@
 """Runs every hand-over of the CUDA kernels once on small tensors, for NVIDIA's compute-sanitizer.
 
-    compute-sanitizer --tool memcheck python benchmarks/racecheck.py kernels
+    compute-sanitizer --report-api-errors no --tool memcheck python benchmarks/racecheck.py kernels
+    compute-sanitizer --tool synccheck python benchmarks/racecheck.py kernels
     compute-sanitizer --tool racecheck python benchmarks/racecheck.py kernels | kernels-sync
     compute-sanitizer --tool racecheck python benchmarks/racecheck.py arrive | sync | fresh
     compute-sanitizer --tool racecheck python benchmarks/racecheck.py copies | fresh-copies
@@ -34,7 +35,10 @@ CASES = (
     ("bdlru", 8, 2, 100, 32),  # two lanes a block
     ("hlru", 4, 2, 300, 64),
     ("bdlru", 5, 1, 600, 64),  # a cluster
-    ("bdlru", 4, 4, 400, 520),  # tiles that keep pace
+    ("bdlru", 2, 16, 100, 256),  # a relay that reads matrices
+    ("hlru", 2, 64, 60, 1000),  # rows of two lines
+    ("bdlru", 4, 8, 100, 1000),  # the same in a cluster, tiles that keep pace
+    ("bdlru", 4, 4, 400, 520),
 )
 #: File, what stands there, what takes its place. Once the loaders of a conductor wait for its first warp,
 #: nobody has to say that maps were read: they are written again two turns later.

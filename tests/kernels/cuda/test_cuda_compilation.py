@@ -77,15 +77,15 @@ def _results_as_matrices():
                 "gate_gradient": True,
             }
             tile = rule._candidate(family, "backward", m, "bfloat16", shape, device, **options)
-            found += [tile, *(replace(tile, steps=steps) for steps in (1, 2, 3, 5))]
-    return [tile for tile in dict.fromkeys(found) if not tile.miscompiled]
+            found += [tile, *(replace(tile, steps=steps) for steps in (1, 2, 3, 4, 5))]
+    return list(dict.fromkeys(found))
 
 
 @pytest.mark.parametrize(
     "tile", [pytest.param(t, id=f"{t.kernel}-{t.block_size}-{t.steps}") for t in _results_as_matrices()]
 )
 def test_every_result_is_narrowed_in_the_compiled_kernel(tile):
-    """NVRTC 12.8 to 13.2 were seen to drop some: `Configuration.miscompiled`."""
+    """NVRTC 12.8 to 13.2 dropped some of BD-LRU m = 2 where rows waited as pairs (`RowWriter.kept`)."""
     text = compiler.compile_with_log(tile.source(), "compute_90")[0].decode(errors="replace")
     values = tile.steps * (1 if tile.one_row else tile.block_size)
     rows = (values, values * (tile.block_size + 1))  # of dL/dvalues and of dL/dlogits, two narrowed at once

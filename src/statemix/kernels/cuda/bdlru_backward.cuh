@@ -239,6 +239,7 @@ DEVICE void bdlru_backward(const Arguments& arguments) {
         }
         commit_copies();
     }
+    ring.enter();
     if (first == WARPS - 1) {
         const float nothing[NB][MR] = {};
         ring.send(&nothing[0][0]);

@@ -137,6 +137,7 @@ DEVICE void bdlru_forward(const Arguments& arguments) {
         if (first + d * WARPS < chunks) copy_chunk(first + d * WARPS, d);
         commit_copies();
     }
+    ring.enter();
     if (first == WARPS - 1) {
         float h[NB][MR];
         load_own_state<C, MR>(arguments.carry_in, tile, lane, N, h);

@@ -42,7 +42,7 @@ _SIZES = {"bdlru": (1, 2, 3, 4, 6, 8, 12, 16), "hlru": (1, 2, 4, 8, 16, 32)}
 # Many lanes to few: (B, T, N).
 _PROBLEMS = ((64, 2048, 1024), (8, 4096, 128), (1, 65536, 512), (1, 65536, 256), (1, 65536, 64))
 # Rows that begin inside lines and sectors.
-_BETWEEN_LINES = ((8, 4096, 1000), (8, 4096, 200))
+_BETWEEN_LINES = ((8, 4096, 1000), (64, 512, 1000), (8, 4096, 200))
 
 
 def covering(target: str) -> list[Configuration]:

@@ -82,6 +82,7 @@ DEVICE void composed_bdlru_backward(const Arguments& arguments) {
         }
         commit_copies();
     }
+    maps.enter();
     if (spans > 0) {
         maps.begin(carry[0]);
     } else if (first == 0 && upper) {  // an empty sequence

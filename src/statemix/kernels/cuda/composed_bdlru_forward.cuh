@@ -60,6 +60,7 @@ DEVICE void composed_bdlru_forward(const Arguments& arguments) {
         if (first + d * STRIDE < spans) copy_span(first + d * STRIDE, d);
         commit_copies();
     }
+    maps.enter();
     load_own_state<C, M>(arguments.carry_in, tile, lane, N, h);
     if (spans > 0)
         maps.begin(h[0]);

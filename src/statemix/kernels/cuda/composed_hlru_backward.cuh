@@ -107,6 +107,7 @@ DEVICE void composed_hlru_backward(const Arguments& arguments) {
         }
         commit_copies();
     }
+    maps.enter();
     if (spans > 0) {
         maps.begin(pending[0]);
     } else if (first == 0 && lane.half == 0) {

@@ -105,6 +105,7 @@ DEVICE void composed_hlru_forward(const Arguments& arguments) {
         if (first + d * STRIDE < spans) copy_span(first + d * STRIDE, d);
         commit_copies();
     }
+    maps.enter();
     load_window<C>(arguments.carry_in, tile, lane, N, window);
     if (spans > 0)
         maps.begin(window[0]);

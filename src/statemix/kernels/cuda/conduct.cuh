@@ -151,6 +151,7 @@ struct Conducting {
         turn++;
     }
 
+    DEVICE void enter() const {}
     DEVICE void begin(const float (&)[M]) const {}
     DEVICE void end(int) const {}
 

@@ -84,12 +84,6 @@ class Configuration:
         return one_block and self.element_bytes == 2 and self.rows != "unaligned"
 
     @property
-    def miscompiled(self) -> bool:
-        """Whether NVRTC 12.8 to 13.2 lose results: the first two rows of dL/dvalues are in no PTX."""
-        backward = self.kernel.endswith("bdlru_backward") and self.gate_gradient
-        return backward and self.matrices and self.block_size == 2 and self.steps in (3, 4)
-
-    @property
     def one_row(self) -> bool:
         """Whether the kernel has one row of logits a step: H-LRU, and BD-LRU with blocks of one as such."""
         return "hlru" in self.kernel

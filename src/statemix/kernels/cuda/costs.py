@@ -25,6 +25,8 @@ IN_FLIGHT = 80 * 1024
 #: What rows cost more that begin at sectors of 32 bytes, at pieces of 16 or at single elements, and how much
 #: more where not all tiles run at once; forward, backward. Below 1: what the rest of a formula overrates.
 SHARED_LINES = {
+    "broad": ((0.574, 0.915, 1.69, 1.56), (1.11, 0.53, 1.0, 1.83)),
+    "broad clustered": ((0.574, 0.915, 0.811, 1.56), (0.777, 0.6, 0.7, 1.83)),
     "wide": ((0.746, 0.817, 1.3, 1.56), (1.11, 1.04, 1.02, 1.83)),
     "narrow": ((0.841, 1.13, 1.7, 1.38), (1.01, 1.48, 2.2, 2.15)),
     "narrow paced": ((1, 1, 1, 1), (1.21, 1.39, 1.07, 1.35)),
@@ -81,7 +83,7 @@ def _relay(configuration: Configuration, tiles: int, steps: int, moved: float, d
             # A wave takes some microseconds to start, to fill its rings and to empty them.
             time += waves * (_sum((crowded * running / tiles, chain, turn), 4.06) + 5300 / steps)
     # Thread blocks of a cluster start, wait and leave together.
-    return time * (1 + (0.065 if configuration.blocks_per_lane == 2 else 0.0504) * (size - 1))
+    return time * (1 + (0.065 if configuration.blocks_per_lane > 1 else 0.0504) * (size - 1))
 
 
 def _drawn(configuration: Configuration, thread_blocks: int, device: Device) -> float:
@@ -146,7 +148,10 @@ def _shape(configuration: Configuration) -> str:
         return "conducted"
     if configuration.composes:
         return "ring" if configuration.chunks == 1 else "ring halves"
-    if configuration.tile * configuration.element_bytes >= 128:
+    row = configuration.tile * configuration.element_bytes
+    if row > 128:
+        return "broad clustered" if configuration.cluster > 1 else "broad"
+    if row == 128:
         return "wide"
     if configuration.lanes_per_block > 1:
         return "two lanes"
@@ -210,15 +215,15 @@ def _ring(configuration: Configuration, tiles: int, steps: int, moved: float, de
     memory = _copied(moved, device)
     # Instructions of all warps of a multiprocessor: for each coefficient, and to compose it into the map.
     if "backward" in configuration.kernel:
-        power, start = 3.39, 4180
+        power, start = 3.39, 3930
         turn = 641 * (configuration.stages == 1) + 11.4 * warps
         turn += (2.81 + 0.24 * m) * coefficients * configuration.warps
-        memory *= 1.32 if configuration.cluster < 3 else 1.0  # all multiprocessors ask for more than L2 keeps
+        memory *= 1.3 if configuration.cluster < 3 else 1.0  # all multiprocessors ask for more than L2 keeps
         hop, remote = 32 + 2.82 * m * m, 32.8
     else:
-        power, start = 3.45, 3980
-        turn = 21.6 * warps + (0.774 + 0.22 * m) * coefficients * configuration.warps
-        hop, remote = 29.1 + 1.62 * m * m, 87
+        power, start = 3.73, 3690
+        turn = 20 * warps + (0.774 + 0.22 * m) * coefficients * configuration.warps
+        hop, remote = 36.4 + 2.03 * m * m, 109
     chain = hop / 2 + (remote / configuration.warps if configuration.cluster > 1 else 0)
     limits = (memory, waves * turn / (configuration.steps * warps), waves * chain / configuration.steps)
     return _sum(limits, power) + (start + turn / 2) * waves / steps
@@ -240,9 +245,9 @@ def _conducted(configuration: Configuration, tiles: int, steps: int, moved: floa
     coefficients, halves = configuration.coefficient_registers, configuration.chunks == 2
     # And the part of the multiprocessors that draws all that memory gives.
     if "backward" in configuration.kernel:
-        rows, enough, start = 0.72 if halves else 0.722, 1.01, 680
-        turn = 60.3 * maps + 81.2 * coefficients
-        conductor = 2.08 * size * maps
+        rows, enough, start = 0.72 if halves else 0.578, 1.26, 680
+        turn = 55.8 * maps + 127 * coefficients
+        conductor = 2.6 * size * maps
     else:
         rows, enough, start = 1.19 if halves else 1.1, 0.12, 2550
         turn = 40 * maps + 38.1 * coefficients

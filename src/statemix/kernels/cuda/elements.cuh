@@ -59,13 +59,18 @@ struct Float16 {
     }
 };
 
-// A lane's NB elements of one row: adjacent ones as one vector, or (apart) 32 elements from each other,
-// which keeps the accesses of a warp coalesced where a vector would be misaligned.
+// A lane's NB elements of one row (four only of 16 bits): adjacent ones as one vector, or (apart) 32 elements from each
+// other, which keeps the accesses of a warp coalesced where a vector would be misaligned.
 template <class E, int NB, bool APART>
 DEVICE void load_elements(const char* p, float (&x)[NB]) {
+    static_assert(NB <= 2 || (NB == 4 && E::BYTES == 2));
     if constexpr (NB == 1 || APART) {
 #pragma unroll
         for (int n = 0; n < NB; n++) x[n] = E::widen(*(const typename E::Bits*)(p + n * 32 * E::BYTES));
+    } else if constexpr (NB == 4) {
+        const uint2 pairs = *(const uint2*)p;
+        E::widen_pair(pairs.x, x[0], x[1]);
+        E::widen_pair(pairs.y, x[2], x[3]);
     } else if constexpr (E::BYTES == 2) {
         E::widen_pair(*(const u32*)p, x[0], x[1]);
     } else {
@@ -87,6 +92,8 @@ DEVICE void store_elements(char* p, const float (&x)[NB], int count) {
 #pragma unroll
         for (int n = 0; n < NB; n++)
             if (n < count) *(typename E::Bits*)(p + n * 32 * E::BYTES) = E::narrow(x[n]);
+    } else if constexpr (NB == 4) {
+        *(uint2*)p = make_uint2(E::narrow_pair(x[0], x[1]), E::narrow_pair(x[2], x[3]));
     } else if constexpr (E::BYTES == 2) {
         *(u32*)p = E::narrow_pair(x[0], x[1]);
     } else {

@@ -195,6 +195,7 @@ DEVICE void hlru_backward(const Arguments& arguments) {
         }
         commit_copies();
     }
+    ring.enter();
     if (first == WARPS - 1) {
         const float nothing[NB][M] = {};
         ring.send(&nothing[0][0]);

@@ -91,6 +91,7 @@ DEVICE void hlru_forward(const Arguments& arguments) {
         if (first + d * WARPS < chunks) copy_chunk(first + d * WARPS, d);
         commit_copies();
     }
+    ring.enter();
     if (first == WARPS - 1) {
         float window[NB][M];
         load_window<C>(arguments.carry_in, tile, lane, N, window);

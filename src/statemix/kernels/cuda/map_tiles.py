@@ -29,7 +29,7 @@ RING = Tiles(
     fast={
         "bdlru": {
             2: ((8, 8, 2), (8, 12, 1)),
-            3: ((8, 8, 1), (5, 14, 1)),
+            3: ((8, 8, 2), (5, 14, 1)),
             4: ((3, 10, 2), (2, 12, 2)),
         },
         "hlru": {
@@ -104,16 +104,43 @@ RING_HALVES = Tiles(
     }
 )
 
-# Composed maps that are conducted; the fourth number is groups of warps.
+# Composed maps that are conducted, in rows of 64 bytes; the fourth number is groups of warps. While a group
+# waits for the conductor the others compute, and four or five of them have enough to do with as many warps as
+# registers allow.
 CONDUCTED = Tiles(
+    usual={
+        "bdlru": {
+            2: ((14, 15, 1, 5), (8, 15, 1, 5)),
+            3: ((6, 16, 1, 4), (4, 15, 1, 5)),
+            4: ((5, 12, 1, 4), (3, 12, 2, 4)),
+        },
+        "hlru": {
+            1: ((32, 16, 1, 4), (20, 16, 1, 4)),
+            2: ((24, 16, 2, 4), (16, 16, 2, 4)),
+            3: ((18, 16, 2, 4), (13, 16, 1, 4)),
+            4: ((20, 12, 2, 4), (14, 12, 2, 6)),
+            5: ((14, 12, 2, 4), (8, 12, 2, 4)),
+        },
+    },
+    fast={
+        "bdlru": {
+            2: ((14, 15, 1, 5), (8, 15, 2, 5)),
+            3: ((6, 16, 1, 4), (4, 16, 2, 4)),
+        },
+    },
+)
+
+# The same for kernels that take more registers: in rows of 32 bytes, each warp with two chunks, and where a
+# gate takes two special functions.
+CONDUCTED_FEWER_WARPS = Tiles(
     {
         "bdlru": {
             2: ((14, 12, 1, 4), (10, 12, 1, 4)),
             3: ((8, 12, 1, 4), (5, 12, 2, 4)),
-            4: ((5, 12, 1, 4), (3, 12, 2, 3)),
+            4: ((5, 12, 1, 4), (3, 12, 2, 4)),
         },
         "hlru": {
-            1: ((32, 12, 1, 4), (20, 12, 2, 6)),
+            1: ((32, 16, 1, 4), (20, 12, 2, 6)),
             2: ((24, 12, 2, 4), (16, 12, 2, 6)),
             3: ((20, 12, 2, 4), (12, 12, 2, 4)),
             4: ((20, 12, 2, 4), (11, 12, 2, 4)),

@@ -8,9 +8,10 @@
 #pragma once
 #include "results.cuh"
 
-DEVICE void synchronize_cluster() {
-    asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
-}
+// At the cluster's barrier, in two parts, between which there is time for other work. Nothing in memory waits for it (a
+// release would wait for all that was stored): it says that thread blocks run, and that barriers are initialized.
+DEVICE void arrive_at_cluster() { asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory"); }
+DEVICE void wait_for_cluster() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
 DEVICE u32 address_in_cluster(u32 address, u32 rank) {
     u32 remote;
     asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(address), "r"(rank));
@@ -109,13 +110,21 @@ struct Ring {
                 asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
                 expect_bytes(barrier, LANES * COUNT * 4);
             }
-            __syncthreads();
-            synchronize_cluster();
+            __syncwarp();
+            arrive_at_cluster();
         }
     }
-    // No thread block may leave while a neighbour may still store into its shared memory.
+    // Before anything is sent or received: the other thread blocks run. First copies can be asked for before.
+    DEVICE void enter() {
+        if constexpr (K > 1) wait_for_cluster();
+    }
+    // No thread block may leave while a neighbour may still store into its shared memory: each has received all by now.
     DEVICE void leave() {
-        if constexpr (K > 1) synchronize_cluster();
+        if constexpr (K > 1) {
+            __syncwarp();
+            arrive_at_cluster();
+            wait_for_cluster();
+        }
     }
     // Waits for the predecessor's state; then it can be read until the next send. `zero` (zero_after) orders the wait.
     DEVICE void wait(u32 zero = 0) {
@@ -138,6 +147,7 @@ struct Ring {
     // Where fewer lanes than 32 own a state, `mine` says whether this one does.
     DEVICE void send(const float* state, bool mine = true) {
         if (K > 1 && warp == W - 1) {
+            // Addresses that were made before, in registers, cost relays of whole lines in clusters a fifth of their speed.
             const u32 next = rank + 1 == K ? 0 : rank + 1;
             if (mine)
                 store_remote<COUNT, LANES>(address_in_cluster(shared_address(slots + place * V), next), state,

@@ -50,8 +50,7 @@ class RowWriter {
     const WrittenPlaces<C>& places;
     char* to;
     int pitch, gap, limit;  // gap: behind each step
-    u32 pairs[ROWS / 2];
-    float even;
+    float kept[ROWS];  // NVRTC 12.8 to 13.2 drop conversions of some rows that are kept as pairs
 
   public:
     // `first`: the first row of the chunk that the lane stores, at the tile's first block. Steps lie `time` bytes apart.
@@ -63,17 +62,17 @@ class RowWriter {
 
     // A row's number, what the lane has of it, and where that would lie in memory.
     DEVICE void put(int row, const float (&x)[1], char*) {
-        if (row % 2 == 0) {
-            even = x[0];
-            if (row == COUNT - 1) pairs[row % ROWS / 2] = C::E::narrow_pair(x[0], x[0]);
-        } else {
-            pairs[row % ROWS / 2] = C::E::narrow_pair(even, x[0]);
-        }
-        if (row % ROWS == ROWS - 1 || row == COUNT - 1) flush(row / ROWS * ROWS);
+        kept[row % ROWS] = x[0];
+        if (row % ROWS == ROWS - 1 || row == COUNT - 1) flush(row / ROWS * ROWS, row % ROWS + 1);
     }
 
   private:
-    DEVICE void flush(int first) {
+    // Rows of which the last `given` were put since the flush before.
+    DEVICE void flush(int first, int given) {
+        u32 pairs[ROWS / 2];
+#pragma unroll
+        for (int i = 0; i < ROWS; i += 2)
+            pairs[i / 2] = i < given ? C::E::narrow_pair(kept[i], kept[i + 1 < given ? i + 1 : i]) : 0;
         __syncwarp();  // what was there has been read
         store_matrices<C>(places.given, places.column, pairs);
         __syncwarp();

@@ -12,7 +12,7 @@ from typing import Any
 
 from statemix.kernels.cuda.configurations import ELEMENT_BYTES, Configuration, Device
 from statemix.kernels.cuda.costs import alignment, fits_registers, step_nanoseconds
-from statemix.kernels.cuda.map_tiles import CONDUCTED, RING, RING_HALVES, RING_LONG
+from statemix.kernels.cuda.map_tiles import CONDUCTED, CONDUCTED_FEWER_WARPS, RING, RING_HALVES, RING_LONG
 from statemix.kernels.cuda.tiles import (
     FLOAT32,
     FLOAT32_CLUSTERED,
@@ -20,6 +20,7 @@ from statemix.kernels.cuda.tiles import (
     NARROW_CLUSTERED,
     NARROW_PACED,
     UNDER_WAY,
+    UNDER_WAY_BROAD,
     UNDER_WAY_PACED,
     WIDE,
     WIDE_CLUSTERED,
@@ -27,13 +28,16 @@ from statemix.kernels.cuda.tiles import (
     Tiles,
 )
 
-#: Relays in rows of 128 bytes and of 64, with one thread block for each tile and with several: their tiles in
-#: half precision and in float32.
-RELAYS: dict[str, tuple[Tiles, Tiles]] = {
-    "wide": (WIDE, FLOAT32),
-    "wide clustered": (WIDE_CLUSTERED, FLOAT32_CLUSTERED),
-    "narrow": (NARROW, NARROW),
-    "narrow clustered": (NARROW_CLUSTERED, NARROW_CLUSTERED),
+#: Relays in rows of 256 bytes, of 128 and of 64, with one thread block for each tile and with several: blocks
+#: of a lane in half precision, their tiles in half precision and in float32. Broad ones have sizes by what is
+#: under way.
+RELAYS: dict[str, tuple[int, Tiles, Tiles | None]] = {
+    "broad": (4, WIDE, None),
+    "broad clustered": (4, WIDE_CLUSTERED, None),
+    "wide": (2, WIDE, FLOAT32),
+    "wide clustered": (2, WIDE_CLUSTERED, FLOAT32_CLUSTERED),
+    "narrow": (1, NARROW, NARROW),
+    "narrow clustered": (1, NARROW_CLUSTERED, NARROW_CLUSTERED),
 }
 
 #: Kernels that compose maps: their tiles, and the chunks that a warp computes at once.
@@ -42,7 +46,7 @@ COMPOSED = {
     "ring long": (RING_LONG, 1),
     "ring halves": (RING_HALVES, 2),
     "conducted": (CONDUCTED, 1),
-    "conducted halves": (CONDUCTED, 2),
+    "conducted halves": (CONDUCTED_FEWER_WARPS, 2),
 }
 
 #: Turns of its warps for which neighbouring tiles are left alone.
@@ -53,6 +57,9 @@ FULL, EMPTY = 0.87, 0.5
 
 #: Steps of the longest chunk.
 LONGEST = 40
+
+#: The largest blocks and orders of relays in rows of 256 bytes.
+LARGEST_BROAD = {"bdlru": 4, "hlru": 8}
 
 #: Normalizations with two special functions a gate.
 FUNCTIONS = ("sigmoid", "tanh")
@@ -66,6 +73,8 @@ def _candidate(
         return _relay(family, direction, m, dtype, shape, device, **rest)
     kind = "hlru" if m == 1 else family  # a block of one is a channel of order one
     table, chunks = COMPOSED[shape]
+    if table is CONDUCTED and rest["normalization"] in FUNCTIONS:
+        table = CONDUCTED_FEWER_WARPS
     sizes = table.sizes(kind, m, direction, fast_memory=device.fast_memory)
     if sizes is None:
         return None
@@ -90,12 +99,13 @@ def _candidate(
 def _relay(
     family: str, direction: str, m: int, dtype: str, shape: str, device: Device, **rest
 ) -> Configuration | None:
-    half, wide = ELEMENT_BYTES[dtype] == 2, shape.startswith("wide")
-    lanes = 2 if family == "bdlru" and not wide and m >= 8 else 1
-    table = RELAYS[shape][0 if half else 1]
-    if not (wide or half or lanes == 2):
+    half, narrow = ELEMENT_BYTES[dtype] == 2, shape.startswith("narrow")
+    lanes = 2 if family == "bdlru" and narrow and m >= 8 else 1
+    blocks, *tables = RELAYS[shape]
+    table = tables[0 if half else 1]
+    if table is None or (narrow and not half and lanes == 1):
         return None  # one block a lane in 32 bits is a row of 128 bytes already
-    functions = half and wide and rest["normalization"] in FUNCTIONS
+    functions = half and not narrow and rest["normalization"] in FUNCTIONS
     sizes = table.sizes(family, m, direction, fast_memory=device.fast_memory)
     if functions and shape == "wide":
         found = WIDE_FUNCTIONS.sizes(family, m, direction, fast_memory=device.fast_memory)
@@ -107,7 +117,7 @@ def _relay(
         kernel=f"{family}_{direction}",
         block_size=m,
         dtype=dtype,
-        blocks_per_lane=2 if wide and half else 1,
+        blocks_per_lane=blocks if half else 1,
         lanes_per_block=lanes,
         steps=steps,
         warps=warps,
@@ -119,14 +129,16 @@ def _relay(
 
 def _between_lines(
     configuration: Configuration, shape: str, steps: int, width: int, device: Device
-) -> Configuration:
+) -> Configuration | None:
     """A relay where rows lie between lines, so that a tile shares lines with its neighbours.
 
     L2 must hold those for both, so less is under way. Where one step of eight warps is more than that tiles
     keep pace backward, where most is written, if there is time to drift apart. Clusters and relays in rows
-    of 64 bytes do where rows share sectors too.
+    of 64 bytes do where rows share sectors too. Rows of 256 bytes share half as much, and are for this alone.
     """
     beginning = alignment(configuration, width)
+    if shape.startswith("broad"):
+        return None if beginning == "lines" else _broad(configuration, beginning, steps, device)
     if configuration.composes or configuration.lanes_per_block > 1 or beginning == "lines":
         return configuration
     backward = "backward" in configuration.kernel
@@ -149,11 +161,34 @@ def _between_lines(
     if backward and limit < 11 * chunk_bytes:
         chunk = max(1, UNDER_WAY_PACED // (8 * chunk_bytes))
         return _paced(replace(configuration, steps=chunk, warps=8, stages=1), steps)
-    # As near as possible, with many warps: one less is as bad as to miss by three percent.
     sizes = [(chunk, warps) for warps in range(8, 16) for chunk in range(1, 33)]
-    chunk, warps = min(
-        sizes, key=lambda size: abs(size[0] * size[1] * chunk_bytes / limit - 1) + 0.03 * (15 - size[1])
-    )
+    return _with_under_way(configuration, limit, sizes)
+
+
+def _broad(configuration: Configuration, beginning: str, steps: int, device: Device) -> Configuration | None:
+    """A relay in rows of 256 bytes; None where none was measured to be fast."""
+    family = "hlru" if configuration.one_row else "bdlru"
+    if configuration.block_size > LARGEST_BROAD[family] or configuration.normalization in FUNCTIONS:
+        return None
+    backward = "backward" in configuration.kernel
+    limit = UNDER_WAY_BROAD["backward" if backward else "forward"][beginning][device.fast_memory]
+    of_step = configuration.step_bytes
+    if backward and beginning == "pieces" and limit < 6 * of_step:
+        return _paced(replace(configuration, steps=1, warps=8, stages=1), steps)
+    sizes = [(chunk, warps) for warps in range(5, 16) for chunk in range(1, 33)]
+    if beginning == "elements":  # fewer warps are faster, most of all where they write as much as they read
+        chunk = max(1, limit // (8 * of_step))
+        most = 8 if backward or chunk > 1 else 15
+        sizes = [(chunk, min(most, max(5, limit // of_step)))]
+    fitting = [size for size in sizes if fits_registers(replace(configuration, steps=size[0], warps=size[1]))]
+    return _with_under_way(configuration, limit, fitting)
+
+
+def _with_under_way(configuration: Configuration, limit: int, sizes: list[tuple[int, int]]) -> Configuration:
+    """The chunk and warps with so many bytes under way, as nearly as possible, with many warps."""
+    of_step = configuration.step_bytes
+    # One warp less is as bad as to miss by three percent.
+    chunk, warps = min(sizes, key=lambda size: abs(size[0] * size[1] * of_step / limit - 1) - 0.03 * size[1])
     return replace(configuration, steps=chunk, warps=warps, stages=1)
 
 
@@ -194,8 +229,6 @@ def _filled(configuration: Configuration, shape: str, tiles: int, device: Device
     sizes.sort(key=lambda size: abs(size[0] * size[1] / wanted - 1) - 0.1 * size[1])
     for chunk, count in sizes:
         larger = replace(configuration, steps=chunk, stages=count)
-        if larger.miscompiled:
-            continue
         if larger.shared_bytes <= device.shared_memory and (chunk == steps or fits_registers(larger)):
             return larger
     return configuration
@@ -222,7 +255,7 @@ def _tile_sizes(configuration: Configuration, shape: str, tiles: int, device: De
     """How many thread blocks a tile can have; but for narrow relays, all clusters run at once."""
     if configuration.conducted:
         return list(range(2, min(32, device.multiprocessors // max(1, tiles) - 1) + 1))
-    if shape in ("wide", "narrow"):
+    if shape in ("broad", "wide", "narrow"):
         return [1]
     sizes = range(2 if "clustered" in shape else 1, 9 if device.clusters else 2)
     if shape.startswith("narrow"):
@@ -259,8 +292,9 @@ def candidates(
         candidate = _candidate(family, direction, block_size, dtype, shape, device, **rest)
         if candidate is not None:
             candidate = _between_lines(candidate, shape, steps, width, device)
+        if candidate is not None:
             found += _spread(_fit(candidate, device), shape, batch, steps, width, device)
-    return sorted((scored for scored in found if not scored[1].miscompiled), key=lambda scored: scored[0])
+    return sorted(found, key=lambda scored: scored[0])
 
 
 @lru_cache(maxsize=4096)

@@ -45,7 +45,12 @@ struct RingOfTeams {
             initialize_barrier(map_left);
             initialize_barrier(state_left);
         }
+    }
+
+    // Before begin(): all barriers are initialized.
+    DEVICE void enter() {
         __syncthreads();
+        ring.enter();
     }
 
     // The state before the first turn goes to the first team.

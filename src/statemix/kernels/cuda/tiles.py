@@ -391,6 +391,12 @@ UNDER_WAY = {
     "backward": {"sectors": (36_000, 50_000), "pieces": (30_000, 42_000), "elements": (24_000, 32_000)},
 }
 
+#: The same in rows of 256 bytes.
+UNDER_WAY_BROAD = {
+    "forward": {"sectors": (48_000, 56_000), "pieces": (48_000, 56_000), "elements": (49_500, 50_000)},
+    "backward": {"sectors": (42_000, 54_000), "pieces": (42_000, 54_000), "elements": (37_000, 46_000)},
+}
+
 #: The same where neighbouring tiles keep pace.
 UNDER_WAY_PACED = 66_000
 
