@@ -16,7 +16,7 @@ RING = Tiles(
             4: ((4, 10, 1), (2, 12, 1)),
         },
         "hlru": {
-            1: ((17, 8, 2), (24, 12, 1)),
+            1: ((17, 8, 2), (20, 12, 1)),
             2: ((17, 8, 2), (16, 12, 1)),
             3: ((8, 12, 2), (8, 14, 2)),
             4: ((14, 8, 2), (8, 8, 2)),
@@ -111,7 +111,7 @@ CONDUCTED = Tiles(
     usual={
         "bdlru": {
             2: ((14, 15, 1, 5), (8, 15, 1, 5)),
-            3: ((6, 16, 1, 4), (4, 15, 1, 5)),
+            3: ((6, 16, 1, 4), (5, 12, 1, 6)),
             4: ((5, 12, 1, 4), (3, 12, 2, 4)),
         },
         "hlru": {
@@ -130,8 +130,8 @@ CONDUCTED = Tiles(
     },
 )
 
-# The same for kernels that take more registers: in rows of 32 bytes, each warp with two chunks, and where a
-# gate takes two special functions.
+# The same in rows of 32 bytes, each warp with two chunks; and in rows of 64 where a gate takes two special
+# functions, which takes registers, and in float32.
 CONDUCTED_FEWER_WARPS = Tiles(
     {
         "bdlru": {

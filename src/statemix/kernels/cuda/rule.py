@@ -73,7 +73,7 @@ def _candidate(
         return _relay(family, direction, m, dtype, shape, device, **rest)
     kind = "hlru" if m == 1 else family  # a block of one is a channel of order one
     table, chunks = COMPOSED[shape]
-    if table is CONDUCTED and rest["normalization"] in FUNCTIONS:
+    if table is CONDUCTED and (rest["normalization"] in FUNCTIONS or ELEMENT_BYTES[dtype] == 4):
         table = CONDUCTED_FEWER_WARPS
     sizes = table.sizes(kind, m, direction, fast_memory=device.fast_memory)
     if sizes is None:
