@@ -15,6 +15,10 @@ TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 4e-3, torch.float16: 5e-4}
 STATE_TOLERANCE = 1e-5
 NORMALIZATIONS = ("softmax", "sigmoid", "relu", "tanh", "linear", "none")
 FAMILIES = ("bdlru", "hlru")
+NEEDS_GPU = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
+]
 
 
 @pytest.fixture(autouse=True)

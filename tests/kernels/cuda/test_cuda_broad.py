@@ -8,6 +8,7 @@ import torch
 from statemix.kernels.cuda import launch, rule
 from tests.kernels.cuda.gpu_checks import (
     FAMILIES,
+    NEEDS_GPU,
     PACKED,
     check,
     check_forward,
@@ -18,10 +19,7 @@ from tests.kernels.cuda.gpu_checks import (
     problem,
 )
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
-]
+pytestmark = NEEDS_GPU
 
 
 @pytest.fixture(

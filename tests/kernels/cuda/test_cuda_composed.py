@@ -7,6 +7,7 @@ import torch
 
 from statemix.kernels.cuda import launch, rule
 from tests.kernels.cuda.gpu_checks import (
+    NEEDS_GPU,
     NORMALIZATIONS,
     PACKED,
     check,
@@ -18,10 +19,7 @@ from tests.kernels.cuda.gpu_checks import (
     problem,
 )
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
-]
+pytestmark = NEEDS_GPU
 
 
 EXCHANGES = tuple(exchange for exchange in rule.COMPOSED if "long" not in exchange)

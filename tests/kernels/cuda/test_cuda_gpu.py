@@ -9,6 +9,7 @@ from statemix.kernels.cuda import scan
 from tests.kernels.cuda import float64_loops
 from tests.kernels.cuda.gpu_checks import (
     FAMILIES,
+    NEEDS_GPU,
     NORMALIZATIONS,
     PACKED,
     check,
@@ -20,10 +21,7 @@ from tests.kernels.cuda.gpu_checks import (
     problem,
 )
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
-]
+pytestmark = NEEDS_GPU
 
 
 @pytest.mark.parametrize("family, m", [("bdlru", m) for m in range(1, 17)] + [("hlru", m) for m in (*range(1, 13), 16, 17, 24, 25, 32)])  # fmt: skip

@@ -7,6 +7,7 @@ import torch
 
 from tests.kernels.cuda.gpu_checks import (
     FAMILIES,
+    NEEDS_GPU,
     NORMALIZATIONS,
     PACKED,
     check,
@@ -18,10 +19,7 @@ from tests.kernels.cuda.gpu_checks import (
     problem,
 )
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
-]
+pytestmark = NEEDS_GPU
 
 
 @pytest.fixture(params=[1, 3], ids=lambda count: f"{count} thread blocks")
