@@ -3,6 +3,7 @@
     python benchmarks/kernel_choice.py --csv kernel_choice.csv
     python benchmarks/kernel_choice.py --problems training --csv kernel_choice.csv
     python benchmarks/kernel_choice.py --problems between-lines --csv kernel_choice.csv
+    python benchmarks/kernel_choice.py --dtype float32 --csv kernel_choice.csv
 
 Few lanes: few sequences of many steps. Training: batches as layers get them, some with widths that fit no
 line. Between lines: widths of which rows begin inside lines of 128 bytes, or sectors, or words. Benchmark:
@@ -10,7 +11,7 @@ what ``statemix bench op`` times.
 Each kernel (a relay, maps round a ring, maps conducted) has the tile that the rule would give it, with every
 number of thread blocks that should not take much longer than what the rule takes, which ``rule`` marks.
 Results are compared with those of the rule's choice, so that what is fast and wrong is seen. Share is the
-floor of bytes over the time, in parts of a device copy in the same run (bfloat16, softmax).
+floor of bytes over the time, in parts of a device copy in the same run (softmax).
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ import torch
 from statemix.bench.cases import Case, cuda_cases
 from statemix.bench.environment import describe, write_csv
 from statemix.kernels.cuda import launch
-from statemix.kernels.cuda.configurations import Configuration, Device
+from statemix.kernels.cuda.configurations import ELEMENT_BYTES, Configuration, Device
 from statemix.kernels.cuda.rule import candidates
 
 #: Of kernels in the order in which the rule puts them: how much longer than the first, and how many.
@@ -81,11 +82,11 @@ def name(tile: Configuration) -> str:
 
 
 def contenders(
-    family: str, direction: str, m: int, shape: tuple[int, int, int], limits: Device
+    family: str, direction: str, m: int, shape: tuple[int, int, int], limits: Device, dtype: str = "bfloat16"
 ) -> list[Configuration]:
     """What could be the fastest for a problem, the rule's choice first."""
-    rows = "unaligned" if shape[2] % 8 else "packed"
-    ranked = candidates(family, direction, m, "bfloat16", "softmax", *shape, limits, rows=rows)
+    rows = "unaligned" if shape[2] * ELEMENT_BYTES[dtype] % 16 else "packed"
+    ranked = candidates(family, direction, m, dtype, "softmax", *shape, limits, rows=rows)
     return [tile for cost, tile in ranked if cost < LONGER * ranked[0][0]][:AT_MOST]
 
 
@@ -93,7 +94,7 @@ def behind(rows: list[dict[str, Any]]) -> list[float]:
     """By how many points of a copy the rule's choice is behind the fastest kernel, for each problem."""
     problems = defaultdict(list)
     for row in rows:
-        key = tuple(row[column] for column in ("family", "direction", "m", "B", "T", "N"))
+        key = tuple(row[column] for column in ("family", "direction", "dtype", "m", "B", "T", "N"))
         problems[key].append(row)
     return [
         100 * max(row["share_of_copy"] - chosen["share_of_copy"] for row in found)
@@ -108,25 +109,29 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--problems", choices=PROBLEMS, default="few-lanes")
+    parser.add_argument("--dtype", choices=tiles.DTYPES, default="bfloat16")
     parser.add_argument("--seconds", type=float, default=0.02, help="of timing, for each")
     parser.add_argument("--csv", type=Path)
     options = parser.parse_args()
     if not torch.cuda.is_available():
         parser.error("kernels need a CUDA device, and there is none here")
     index = torch.cuda.current_device()
-    limits, rows = launch.device_properties(index), []
+    limits, dtype, rows = launch.device_properties(index), tiles.DTYPES[options.dtype], []
     shapes: dict[tuple[str, int], list[tuple[int, int, int]]] = defaultdict(list)
     for family, m, batch, steps, width in PROBLEMS[options.problems]:
         shapes[family, m].append((batch, steps, width))
     for ((family, m), of_size), direction in itertools.product(shapes.items(), ("forward", "backward")):
-        ranked = {shape: contenders(family, direction, m, shape, limits) for shape in of_size}
+        ranked = {
+            shape: contenders(family, direction, m, shape, limits, options.dtype) for shape in of_size
+        }
         with ThreadPoolExecutor() as pool:
             every = dict.fromkeys(tile for found in ranked.values() for tile in found)
             list(pool.map(lambda tile: launch.scan_kernel(tile, index), every))
         for (batch, steps, width), found in ranked.items():
-            case = Case(family=family, B=batch, T=steps, M=m, N=width, dtype=torch.bfloat16)
+            case = Case(family=family, B=batch, T=steps, M=m, N=width, dtype=dtype)
             timer = tiles.Timer(case, direction, options.seconds)
-            problem = {"family": family, "direction": direction, "m": m, "B": batch, "T": steps, "N": width}
+            problem = {"family": family, "direction": direction, "dtype": options.dtype}
+            problem |= {"m": m, "B": batch, "T": steps, "N": width}
             for tile in found:
                 sizes_of_tile = {
                     "kernel": name(tile), "steps": tile.steps, "warps": tile.warps, "stages": tile.stages,
