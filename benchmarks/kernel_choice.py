@@ -121,9 +121,7 @@ def main() -> None:
     for family, m, batch, steps, width in PROBLEMS[options.problems]:
         shapes[family, m].append((batch, steps, width))
     for ((family, m), of_size), direction in itertools.product(shapes.items(), ("forward", "backward")):
-        ranked = {
-            shape: contenders(family, direction, m, shape, limits, options.dtype) for shape in of_size
-        }
+        ranked = {shape: contenders(family, direction, m, shape, limits, options.dtype) for shape in of_size}
         with ThreadPoolExecutor() as pool:
             every = dict.fromkeys(tile for found in ranked.values() for tile in found)
             list(pool.map(lambda tile: launch.scan_kernel(tile, index), every))
