@@ -94,6 +94,45 @@ def test_training_shapes_get_what_was_measured_fastest_by_far(
     assert (chosen.conducted, chosen.tile, chosen.cluster) == (False, tile, cluster)
 
 
+@pytest.mark.parametrize(
+    "device, family, direction, m, problem, kernel, tile, cluster",
+    [
+        (H100, "hlru", "backward", 6, (1, 65536, 256), "ring", 16, 6),
+        (H100, "bdlru", "forward", 4, (2, 16384, 512), "relay", 32, 2),
+        (H100, "bdlru", "forward", 8, (8, 4096, 64), "relay", 16, 2),  # three thread blocks: 59 for 91 %
+        (H100, "bdlru", "backward", 8, (8, 4096, 1000), "relay", 32, 1),
+        (H200, "bdlru", "forward", 2, (1, 65536, 1024), "ring", 32, 3),
+        (H200, "bdlru", "backward", 3, (8, 4096, 1000), "relay", 32, 1),
+        (H200, "hlru", "forward", 1, (8, 4096, 64), "ring", 16, 3),
+    ],
+)
+def test_float32_gets_what_was_measured_faster_by_far_than_with_tiles_of_half_precision(
+    device, family, direction, m, problem, kernel, tile, cluster
+):
+    """Of benchmarks/results/kernel_choice_*-float32_*_2026-11-28.csv, some that the rule gets right."""
+    chosen = choose(family, direction, m, "float32", "softmax", *problem, device)
+    assert chosen.kernel == ("composed_" if kernel == "ring" else "") + f"{family}_{direction}"
+    assert (chosen.conducted, chosen.tile, chosen.cluster) == (False, tile, cluster)
+
+
+@pytest.mark.parametrize("device", [H100, H200], ids=["H100", "H200"])
+@pytest.mark.parametrize("direction", [0, 1], ids=["forward", "backward"])
+def test_what_is_under_way_costs_from_what_l2_keeps_to_all_that_it_can_cost(direction, device):
+    crowding = costs.FLOAT32_CROWDING[direction]
+    name = ("forward", "backward")[direction]
+    ring = next(
+        tile
+        for _, tile in candidates("hlru", name, 2, "float32", "softmax", 2, 16384, 512, device)
+        if tile.composes and not tile.conducted and tile.chunks == 1
+    )
+    one = replace(ring, cluster=1, warps=4, stages=1)
+    slower = [crowding.slower(replace(one, steps=steps), 32, device) for steps in range(1, 2000)]
+    assert slower[0] == 1 and slower == sorted(slower)
+    assert slower[-1] == pytest.approx(1 + crowding.cost[device.fast_memory])
+    kept = crowding.bytes[device.fast_memory] / (32 * 4 * one.step_bytes)  # steps
+    assert slower[int(kept) - 2] == 1 < slower[int(kept) + 1] < slower[-1]
+
+
 def _relay_of_whole_lines(family, direction, m, steps, width, device):
     rows = "unaligned" if width % 8 else "packed"
     found = candidates(family, direction, m, "bfloat16", "softmax", 8, steps, width, device, rows=rows)

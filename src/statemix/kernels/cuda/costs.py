@@ -12,6 +12,8 @@ an H100 and an H200 in ``benchmarks/results``.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from statemix.kernels.cuda.configurations import USUAL_MEMORY, Configuration, Device
 
 CLOCK = 1.98  # GHz
@@ -34,7 +36,74 @@ SHARED_LINES = {
     "ring": ((1.05, 1.31, 1.47, 1.02), (0.961, 2.81, 2.2, 1.23)),
     "ring halves": ((0.736, 1.3, 1.1, 1.62), (0.88, 1.81, 2.4, 0.93)),
     "conducted": ((1, 1.47, 1.6, 1), (1, 2.08, 2.2, 1)),
+    "float32 wide": ((0.895, 0.817, 1.09, 1.34), (1.41, 1.04, 1.43, 0.937)),
+    "float32 wide clustered": ((0.884, 0.817, 1.3, 1.56), (1.02, 1.04, 1.02, 1.83)),
+    "float32 two lanes": ((1.09, 1.68, 1.12, 1.1), (1.56, 2.5, 2.6, 0.845)),
+    "float32 ring": ((1.05, 1.31, 1.2, 1.27), (1.19, 2.81, 2.2, 1.18)),
+    "float32 ring halves": ((0.952, 1.3, 1.08, 1.22), (1.43, 1.81, 2.69, 0.677)),
+    "float32 conducted": ((0.657, 1.47, 1.6, 1), (0.664, 2.08, 2.2, 1)),
 }
+
+
+@dataclass(frozen=True)
+class Factors:
+    """Times as much as formulas for half precision say: of parts of a cost, and of all of it.
+
+    Attributes:
+        hop: of a ring, which its chunks hide less where they are shorter.
+        start: of a ring in halves, until all of its warps have something to do.
+    """
+
+    memory: float = 1.0
+    everything: float = 1.0
+    hop: float = 1.0
+    start: float = 1.0
+
+
+#: Forward and backward.
+FLOAT32 = {
+    "float32 wide": (Factors(everything=0.95), Factors(memory=0.752, everything=1.45)),
+    "float32 wide clustered": (Factors(memory=0.837, everything=1.02), Factors(memory=1.1)),
+    "float32 two lanes": (Factors(memory=0.99, everything=1.1), Factors(memory=1.4, everything=0.95)),
+    "float32 ring": (Factors(everything=1.01, hop=1.01), Factors(memory=0.951, everything=1.03, hop=1.33)),
+    "float32 ring halves": (
+        Factors(memory=0.864, everything=0.936, start=0.563),
+        Factors(memory=1.06, everything=0.964, start=0.726),
+    ),
+    "float32 conducted": (Factors(memory=0.643, everything=1.54), Factors(memory=1.4, everything=0.98)),
+}
+
+
+@dataclass(frozen=True)
+class Crowding:
+    """What it costs that more is under way on a device than L2 keeps.
+
+    Attributes:
+        bytes: under way from which on it does, on an H100 and where memory is fast.
+        cost: the most that it costs there, in parts of what memory takes.
+        within: the part of those bytes by which more cost all of it.
+        relays: the part of the cost that relays pay.
+    """
+
+    bytes: tuple[float, float]
+    cost: tuple[float, float]
+    within: float
+    relays: float
+
+    def slower(self, configuration: Configuration, tiles: int, device: Device) -> float:
+        """Times as long as memory would take otherwise."""
+        running = min(tiles * configuration.cluster, device.multiprocessors)
+        steps = configuration.steps * configuration.warps * configuration.stages * configuration.chunks
+        more = steps * configuration.step_bytes * running / self.bytes[device.fast_memory] - 1
+        cost = self.cost[device.fast_memory] * (1.0 if configuration.composes else self.relays)
+        return 1 + cost * min(1.0, max(0.0, more) / self.within)
+
+
+#: In float32, forward and backward. In half precision no tile of a table has so much under way.
+FLOAT32_CROWDING = (
+    Crowding((8.8e6, 12.9e6), (0.103, 0.182), 0.251, 1.5),
+    Crowding((9.3e6, 10.5e6), (0.126, 0.127), 0.185, 0.0503),
+)
 
 
 def step_nanoseconds(
@@ -43,6 +112,21 @@ def step_nanoseconds(
     """Nanoseconds that one step of all sequences should take."""
     tiles = batch * -(-width // configuration.tile)
     moved = _bytes(configuration, batch, width) * _shared_lines(configuration, tiles, width, device)
+    factors = _factors(configuration)
+    moved *= factors.memory
+    if configuration.element_bytes == 4:
+        crowding = FLOAT32_CROWDING["backward" in configuration.kernel]
+        moved *= crowding.slower(configuration, tiles, device)
+    return factors.everything * _nanoseconds(configuration, tiles, steps, moved, device)
+
+
+def _factors(configuration: Configuration) -> Factors:
+    if configuration.element_bytes == 2:
+        return Factors()
+    return FLOAT32[_shape(configuration)]["backward" in configuration.kernel]
+
+
+def _nanoseconds(configuration: Configuration, tiles: int, steps: int, moved: float, device: Device) -> float:
     if configuration.conducted:
         return _conducted(configuration, tiles, steps, moved, device)
     if configuration.chunks == 2:
@@ -89,8 +173,8 @@ def _relay(configuration: Configuration, tiles: int, steps: int, moved: float, d
 def _drawn(configuration: Configuration, thread_blocks: int, device: Device) -> float:
     """The part of what memory gives that so many multiprocessors can draw."""
     enough = 0.533 if device.fast_memory else 0.48
-    if configuration.lanes_per_block > 1:
-        enough = 0.76  # rows of 32 bytes
+    if configuration.tile * configuration.element_bytes < 64:
+        enough = 0.76  # narrow rows
     return min(1, thread_blocks / device.multiprocessors / enough)
 
 
@@ -144,6 +228,13 @@ def _shared_lines(configuration: Configuration, tiles: int, width: int, device: 
 
 
 def _shape(configuration: Configuration) -> str:
+    shape = _shape_of_rows(configuration)
+    if configuration.element_bytes == 2:
+        return shape
+    return f"float32 {shape}{' clustered' if shape == 'wide' and configuration.cluster > 1 else ''}"
+
+
+def _shape_of_rows(configuration: Configuration) -> str:
     if configuration.conducted:
         return "conducted"
     if configuration.composes:
@@ -224,7 +315,9 @@ def _ring(configuration: Configuration, tiles: int, steps: int, moved: float, de
         power, start = 3.73, 3690
         turn = 20 * warps + (0.774 + 0.22 * m) * coefficients * configuration.warps
         hop, remote = 36.4 + 2.03 * m * m, 109
-    chain = hop / 2 + (remote / configuration.warps if configuration.cluster > 1 else 0)
+    chain = _factors(configuration).hop * hop / 2 + (
+        remote / configuration.warps if configuration.cluster > 1 else 0
+    )
     limits = (memory, waves * turn / (configuration.steps * warps), waves * chain / configuration.steps)
     return _sum(limits, power) + (start + turn / 2) * waves / steps
 
@@ -236,7 +329,7 @@ def _ring_halves(configuration: Configuration, tiles: int, steps: int, moved: fl
     warps = configuration.warps * configuration.cluster
     turn = 635 + work * configuration.coefficient_registers + 29 * m * m + 20.7 * warps
     limits = (rows * _copied(moved, device), waves * turn / (2 * configuration.steps * warps))
-    return _sum(limits, 3.56) + (5020 + turn / 2) * waves / steps
+    return _sum(limits, 3.56) + (_factors(configuration).start * 5020 + turn / 2) * waves / steps
 
 
 def _conducted(configuration: Configuration, tiles: int, steps: int, moved: float, device: Device) -> float:

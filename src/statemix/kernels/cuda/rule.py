@@ -12,10 +12,15 @@ from typing import Any
 
 from statemix.kernels.cuda.configurations import ELEMENT_BYTES, Configuration, Device
 from statemix.kernels.cuda.costs import alignment, fits_registers, step_nanoseconds
-from statemix.kernels.cuda.map_tiles import CONDUCTED, CONDUCTED_FEWER_WARPS, RING, RING_HALVES, RING_LONG
-from statemix.kernels.cuda.tiles import (
+from statemix.kernels.cuda.float32_tiles import (
     FLOAT32,
     FLOAT32_CLUSTERED,
+    FLOAT32_RING,
+    FLOAT32_RING_HALVES,
+    FLOAT32_RING_LONG,
+)
+from statemix.kernels.cuda.map_tiles import CONDUCTED, CONDUCTED_FEWER_WARPS, RING, RING_HALVES, RING_LONG
+from statemix.kernels.cuda.tiles import (
     NARROW,
     NARROW_CLUSTERED,
     NARROW_PACED,
@@ -40,13 +45,13 @@ RELAYS: dict[str, tuple[int, Tiles, Tiles | None]] = {
     "narrow clustered": (1, NARROW_CLUSTERED, NARROW_CLUSTERED),
 }
 
-#: Kernels that compose maps: their tiles, and the chunks that a warp computes at once.
-COMPOSED = {
-    "ring": (RING, 1),
-    "ring long": (RING_LONG, 1),
-    "ring halves": (RING_HALVES, 2),
-    "conducted": (CONDUCTED, 1),
-    "conducted halves": (CONDUCTED_FEWER_WARPS, 2),
+#: Kernels that compose maps: chunks that a warp computes at once, tiles in half precision and in float32.
+COMPOSED: dict[str, tuple[int, Tiles, Tiles]] = {
+    "ring": (1, RING, FLOAT32_RING),
+    "ring long": (1, RING_LONG, FLOAT32_RING_LONG),
+    "ring halves": (2, RING_HALVES, FLOAT32_RING_HALVES),
+    "conducted": (1, CONDUCTED, CONDUCTED_FEWER_WARPS),
+    "conducted halves": (2, CONDUCTED_FEWER_WARPS, CONDUCTED_FEWER_WARPS),
 }
 
 #: Turns of its warps for which neighbouring tiles are left alone.
@@ -72,8 +77,9 @@ def _candidate(
     if shape in RELAYS:
         return _relay(family, direction, m, dtype, shape, device, **rest)
     kind = "hlru" if m == 1 else family  # a block of one is a channel of order one
-    table, chunks = COMPOSED[shape]
-    if table is CONDUCTED and (rest["normalization"] in FUNCTIONS or ELEMENT_BYTES[dtype] == 4):
+    chunks, *tables = COMPOSED[shape]
+    table = tables[0 if ELEMENT_BYTES[dtype] == 2 else 1]
+    if table is CONDUCTED and rest["normalization"] in FUNCTIONS:
         table = CONDUCTED_FEWER_WARPS
     sizes = table.sizes(kind, m, direction, fast_memory=device.fast_memory)
     if sizes is None:
@@ -215,8 +221,10 @@ def _filled(configuration: Configuration, shape: str, tiles: int, device: Device
     What memory wants under way is so much of the whole device, and tiles were measured where it was full.
     """
     part = max(tiles * configuration.cluster / device.multiprocessors, EMPTY)
-    if part > FULL or "long" in shape or configuration.conducted or configuration.paced:
+    if part > FULL or configuration.conducted or configuration.paced:
         return configuration
+    if "long" in shape or (configuration.chunks == 2 and configuration.element_bytes == 4):
+        return configuration  # that is how it was measured
     if configuration.lanes_per_block > 1 or (configuration.composes and "backward" in configuration.kernel):
         return configuration  # it gains nothing
     steps, stages = configuration.steps, range(configuration.stages, 3)
