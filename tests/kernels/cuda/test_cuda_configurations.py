@@ -118,7 +118,7 @@ def test_float32_gets_what_was_measured_faster_by_far_than_with_tiles_of_half_pr
 @pytest.mark.parametrize("device", [H100, H200], ids=["H100", "H200"])
 @pytest.mark.parametrize("direction", [0, 1], ids=["forward", "backward"])
 def test_what_is_under_way_costs_from_what_l2_keeps_to_all_that_it_can_cost(direction, device):
-    crowding = costs.FLOAT32_CROWDING[direction]
+    crowding = costs.FLOAT32_CROWDING[True][direction]
     name = ("forward", "backward")[direction]
     ring = next(
         tile

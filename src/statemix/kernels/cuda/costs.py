@@ -76,34 +76,43 @@ FLOAT32 = {
 
 @dataclass(frozen=True)
 class Crowding:
-    """What it costs that more is under way on a device than L2 keeps.
+    """What it costs that more is under way on a device than memory wants, and than L2 keeps.
 
     Attributes:
         bytes: under way from which on it does, on an H100 and where memory is fast.
         cost: the most that it costs there, in parts of what memory takes.
         within: the part of those bytes by which more cost all of it.
-        relays: the part of the cost that relays pay.
     """
 
     bytes: tuple[float, float]
     cost: tuple[float, float]
     within: float
-    relays: float
 
-    def slower(self, configuration: Configuration, tiles: int, device: Device) -> float:
+    def slower(self, configuration: Configuration, thread_blocks: int, device: Device) -> float:
         """Times as long as memory would take otherwise."""
-        running = min(tiles * configuration.cluster, device.multiprocessors)
         steps = configuration.steps * configuration.warps * configuration.stages * configuration.chunks
-        more = steps * configuration.step_bytes * running / self.bytes[device.fast_memory] - 1
-        cost = self.cost[device.fast_memory] * (1.0 if configuration.composes else self.relays)
-        return 1 + cost * min(1.0, max(0.0, more) / self.within)
+        under_way = steps * configuration.step_bytes * thread_blocks
+        more = under_way / self.bytes[device.fast_memory] - 1
+        return 1 + self.cost[device.fast_memory] * min(1.0, max(0.0, more) / self.within)
 
 
-#: In float32, forward and backward. In half precision no tile of a table has so much under way.
-FLOAT32_CROWDING = (
-    Crowding((8.8e6, 12.9e6), (0.103, 0.182), 0.251, 1.5),
-    Crowding((9.3e6, 10.5e6), (0.126, 0.127), 0.185, 0.0503),
+#: Of relays, forward and backward.
+CROWDING = (
+    Crowding((7.46e6, 8.952e6), (0.0844, 0.0844), 1),
+    Crowding((5.88e6, 7.056e6), (0.0844, 0.0844), 1),
 )
+
+#: Of all kernels in float32, beside that: those that compose maps, and relays.
+FLOAT32_CROWDING = {
+    True: (
+        Crowding((8.8e6, 12.9e6), (0.103, 0.182), 0.251),
+        Crowding((9.3e6, 10.5e6), (0.126, 0.127), 0.185),
+    ),
+    False: (
+        Crowding((8.8e6, 12.9e6), (0.154, 0.273), 0.251),
+        Crowding((9.3e6, 10.5e6), (0.00634, 0.00639), 0.185),
+    ),
+}
 
 
 def step_nanoseconds(
@@ -115,8 +124,9 @@ def step_nanoseconds(
     factors = _factors(configuration)
     moved *= factors.memory
     if configuration.element_bytes == 4:
-        crowding = FLOAT32_CROWDING["backward" in configuration.kernel]
-        moved *= crowding.slower(configuration, tiles, device)
+        crowding = FLOAT32_CROWDING[configuration.composes]["backward" in configuration.kernel]
+        running = min(tiles * configuration.cluster, device.multiprocessors)
+        moved *= crowding.slower(configuration, running, device)
     return factors.everything * _nanoseconds(configuration, tiles, steps, moved, device)
 
 
@@ -157,11 +167,12 @@ def _relay(configuration: Configuration, tiles: int, steps: int, moved: float, d
     at_once = max(1, device.resident_clusters(size) * _thread_blocks_at_once(configuration, device))
     memory = _copied(moved, device) / 1.17  # what keeps kernels below that is added later
     chain = _chain(configuration)
+    crowding = CROWDING["backward" in configuration.kernel]
     whole, rest = divmod(tiles, at_once)
     time = 0.0
     for waves, running in ((whole, at_once), (1, rest)):
         if waves and running:
-            crowded = memory * _crowding(configuration, running * size, device)
+            crowded = memory * crowding.slower(configuration, running * size, device)
             crowded /= _drawn(configuration, running * size, device)
             turn = _turn(configuration, -(-running * size // device.multiprocessors))
             # A wave takes some microseconds to start, to fill its rings and to empty them.
@@ -176,15 +187,6 @@ def _drawn(configuration: Configuration, thread_blocks: int, device: Device) -> 
     if configuration.tile * configuration.element_bytes < 64:
         enough = 0.76  # narrow rows
     return min(1, thread_blocks / device.multiprocessors / enough)
-
-
-def _crowding(configuration: Configuration, thread_blocks: int, device: Device) -> float:
-    """What it costs that more is under way than memory wants, and than L2 keeps."""
-    under_way = configuration.steps * configuration.warps * configuration.stages * configuration.step_bytes
-    wanted = 5.88e6 if "backward" in configuration.kernel else 7.46e6  # bytes
-    if device.fast_memory:
-        wanted *= 1.2
-    return 1 + 0.0844 * min(1, max(0, under_way * thread_blocks / wanted - 1))
 
 
 def _thread_blocks_at_once(configuration: Configuration, device: Device) -> int:

@@ -47,6 +47,7 @@ RING = Tiles(
 
 # The same with longer chunks, of which a ring of many thread blocks has fewer links.
 RING_LONG = Tiles(
+    of_a_part=True,
     usual={
         "bdlru": {
             2: ((16, 8, 1), (6, 16, 1)),

@@ -70,6 +70,12 @@ LARGEST_BROAD = {"bdlru": 4, "hlru": 8}
 FUNCTIONS = ("sigmoid", "tanh")
 
 
+def _tiles(shape: str, dtype: str) -> Tiles | None:
+    """The tiles of a kernel in half precision, or in float32; None where it has none."""
+    _, half, full = RELAYS[shape] if shape in RELAYS else COMPOSED[shape]
+    return half if ELEMENT_BYTES[dtype] == 2 else full
+
+
 def _candidate(
     family: str, direction: str, m: int, dtype: str, shape: str, device: Device, **rest
 ) -> Configuration | None:
@@ -77,11 +83,10 @@ def _candidate(
     if shape in RELAYS:
         return _relay(family, direction, m, dtype, shape, device, **rest)
     kind = "hlru" if m == 1 else family  # a block of one is a channel of order one
-    chunks, *tables = COMPOSED[shape]
-    table = tables[0 if ELEMENT_BYTES[dtype] == 2 else 1]
+    chunks, table = COMPOSED[shape][0], _tiles(shape, dtype)
     if table is CONDUCTED and rest["normalization"] in FUNCTIONS:
         table = CONDUCTED_FEWER_WARPS
-    sizes = table.sizes(kind, m, direction, fast_memory=device.fast_memory)
+    sizes = table and table.sizes(kind, m, direction, fast_memory=device.fast_memory)
     if sizes is None:
         return None
     steps, warps, stages, *groups = sizes
@@ -107,8 +112,7 @@ def _relay(
 ) -> Configuration | None:
     half, narrow = ELEMENT_BYTES[dtype] == 2, shape.startswith("narrow")
     lanes = 2 if family == "bdlru" and narrow and m >= 8 else 1
-    blocks, *tables = RELAYS[shape]
-    table = tables[0 if half else 1]
+    blocks, table = RELAYS[shape][0], _tiles(shape, dtype)
     if table is None or (narrow and not half and lanes == 1):
         return None  # one block a lane in 32 bits is a row of 128 bytes already
     functions = half and not narrow and rest["normalization"] in FUNCTIONS
@@ -218,13 +222,14 @@ def _fit(configuration: Configuration, device: Device) -> Configuration:
 def _filled(configuration: Configuration, shape: str, tiles: int, device: Device) -> Configuration:
     """More steps or stages where fewer thread blocks run than the device has room for.
 
-    What memory wants under way is so much of the whole device, and tiles were measured where it was full.
+    What memory wants under way is so much of the whole device, and most tiles were measured on a full one.
     """
     part = max(tiles * configuration.cluster / device.multiprocessors, EMPTY)
     if part > FULL or configuration.conducted or configuration.paced:
         return configuration
-    if "long" in shape or (configuration.chunks == 2 and configuration.element_bytes == 4):
-        return configuration  # that is how it was measured
+    table = _tiles(shape, configuration.dtype)
+    if table is None or table.of_a_part:
+        return configuration
     if configuration.lanes_per_block > 1 or (configuration.composes and "backward" in configuration.kernel):
         return configuration  # it gains nothing
     steps, stages = configuration.steps, range(configuration.stages, 3)

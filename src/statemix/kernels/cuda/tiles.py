@@ -17,10 +17,14 @@ Table = dict[str, dict[int, tuple[Sizes, Sizes]]]
 
 @dataclass(frozen=True)
 class Tiles:
-    """A kernel's sizes, and those that differ where memory is faster (H200)."""
+    """A kernel's sizes, and those that differ where memory is faster (H200).
+
+    Those of a part of a device were measured where not all multiprocessors had a thread block.
+    """
 
     usual: Table
     fast: Table = field(default_factory=dict)
+    of_a_part: bool = False
 
     def sizes(self, family: str, m: int, direction: str, *, fast_memory: bool) -> Sizes | None:
         """The sizes of a kernel; None where the table has none for this block size or order."""
